@@ -1,0 +1,91 @@
+"""vllm_ext: discovers, chooses, checks and wires the plugins of a vLLM-style inference engine.
+
+Public names are imported on first use, so that ``import vllm_ext`` costs little and never imports torch by itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from vllm_ext._version import __version__
+
+if TYPE_CHECKING:
+    from vllm_ext.contracts.attention import (
+        AttentionBackend,
+        AttentionImpl,
+        AttentionMetadata,
+        AttentionMetadataBuilder,
+    )
+    from vllm_ext.contracts.communicator import DeviceCommunicatorBase
+    from vllm_ext.contracts.current_platform import current_platform
+    from vllm_ext.contracts.custom_op import CustomOp
+    from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
+    from vllm_ext.contracts.platform import Platform, PlatformEnum
+    from vllm_ext.contracts.sampling_params import SamplingParams
+    from vllm_ext.contracts.worker import WorkerBase
+    from vllm_ext.dispatch.bootstrap import load_general_plugins, load_plugins_by_group
+    from vllm_ext.engine.llm import LLM
+    from vllm_ext.engine.llm_engine import LLMEngine
+    from vllm_ext.errors import Unavailable
+    from vllm_ext.registry.models import ModelRegistry
+
+_MODULE_OF = {
+    "AttentionBackend": "contracts.attention",
+    "AttentionImpl": "contracts.attention",
+    "AttentionMetadata": "contracts.attention",
+    "AttentionMetadataBuilder": "contracts.attention",
+    "CompletionOutput": "contracts.outputs",
+    "CustomOp": "contracts.custom_op",
+    "DeviceCommunicatorBase": "contracts.communicator",
+    "LLM": "engine.llm",
+    "LLMEngine": "engine.llm_engine",
+    "ModelRegistry": "registry.models",
+    "Platform": "contracts.platform",
+    "PlatformEnum": "contracts.platform",
+    "RequestOutput": "contracts.outputs",
+    "SamplingParams": "contracts.sampling_params",
+    "Unavailable": "errors",
+    "WorkerBase": "contracts.worker",
+    "current_platform": "contracts.current_platform",
+    "load_general_plugins": "dispatch.bootstrap",
+    "load_plugins_by_group": "dispatch.bootstrap",
+}
+
+__all__ = [
+    "LLM",
+    "AttentionBackend",
+    "AttentionImpl",
+    "AttentionMetadata",
+    "AttentionMetadataBuilder",
+    "CompletionOutput",
+    "CustomOp",
+    "DeviceCommunicatorBase",
+    "LLMEngine",
+    "ModelRegistry",
+    "Platform",
+    "PlatformEnum",
+    "RequestOutput",
+    "SamplingParams",
+    "Unavailable",
+    "WorkerBase",
+    "__version__",
+    "current_platform",
+    "load_general_plugins",
+    "load_plugins_by_group",
+]
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'vllm_ext' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"vllm_ext.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

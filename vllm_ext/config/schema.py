@@ -1,0 +1,90 @@
+"""The settings as typed, frozen structs. A key that is not here does not exist.
+
+Every field has a one-line meaning in ``Meta``, which ``etc/vllm-ext.yaml`` repeats.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+PositiveInt = Annotated[int, Meta(ge=1)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A mapping in the settings file."""
+
+
+class PlatformSettings(_Section, frozen=True):
+    driver: Annotated[
+        str | list[str],
+        Meta(
+            description="auto, a platform plugin's name, or a list of names of which the first that activates wins"
+        ),
+    ] = "auto"
+    disabled: Annotated[list[str], Meta(description="platform plugins never to be used")] = []
+
+
+class HookSettings(_Section, frozen=True):
+    enabled: Annotated[
+        Literal["all"] | list[str],
+        Meta(description="all, or the names to load, in this order"),
+    ] = "all"
+    disabled: Annotated[list[str], Meta(description="names never to be loaded; wins over enabled")] = []
+
+
+class PluginsSettings(_Section, frozen=True):
+    general: HookSettings = HookSettings()
+
+
+class AttentionSettings(_Section, frozen=True):
+    backend: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+
+
+class WorkerSettings(_Section, frozen=True):
+    cls: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+
+
+class CommunicatorSettings(_Section, frozen=True):
+    cls: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+
+
+class EngineSettings(_Section, frozen=True):
+    model: Annotated[
+        str | None,
+        Meta(description="directory of a Hugging Face model; null for the model that comes with vllm-ext"),
+    ] = None
+    dtype: Annotated[
+        Dtype, Meta(description="dtype of weights and computation; auto is the checkpoint's")
+    ] = "auto"
+    max_model_len: Annotated[
+        PositiveInt | None,
+        Meta(description="tokens of prompt and output together; null for the model's own limit"),
+    ] = None
+    block_size: Annotated[PositiveInt, Meta(description="tokens in a block of the KV cache")] = 16
+    max_num_seqs: Annotated[PositiveInt, Meta(description="requests computed in one step at most")] = 64
+    max_num_batched_tokens: Annotated[
+        PositiveInt, Meta(description="tokens computed in one step at most")
+    ] = 2048
+    kv_cache_memory: Annotated[
+        PositiveInt | None, Meta(description="bytes for the KV cache; null for what fits and can be used")
+    ] = None
+    executor: Annotated[str, Meta(description="executor plugin that runs the workers")] = "uniproc"
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the engine's random numbers")] = 0
+
+
+class Settings(_Section, frozen=True):
+    """All settings, with their defaults."""
+
+    platform: PlatformSettings = PlatformSettings()
+    plugins: PluginsSettings = PluginsSettings()
+    attention: AttentionSettings = AttentionSettings()
+    worker: WorkerSettings = WorkerSettings()
+    communicator: CommunicatorSettings = CommunicatorSettings()
+    custom_ops: Annotated[
+        list[str], Meta(description="custom ops of the platform: all or none, then +name and -name")
+    ] = []
+    engine: EngineSettings = EngineSettings()

@@ -1,0 +1,1 @@
+"""What plugins implement, and what crosses the border between engine and worker."""

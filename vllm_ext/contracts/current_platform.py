@@ -1,0 +1,93 @@
+"""``current_platform``: the platform that this code runs for.
+
+Inside an engine it is that engine's platform (a context variable, so two engines in one process may differ); elsewhere
+it is the process default, which the resolver registered by :mod:`vllm_ext.dispatch` chooses on first use. Inside a
+platform's own entry point there is no answer yet, and asking raises with the plugin's name.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_ext.contracts.platform import Platform
+
+_running: ContextVar[Platform | None] = ContextVar("vllm_ext_platform", default=None)
+_probing: ContextVar[str | None] = ContextVar("vllm_ext_probing", default=None)
+
+
+class CurrentPlatform:
+    """Stands for the current platform: attributes and methods are those of the platform itself."""
+
+    def __init__(self) -> None:
+        self._default: Platform | None = None
+        self._resolver: Callable[[], Platform] | None = None
+        self._lock = threading.RLock()
+
+    def get(self) -> Platform:
+        """The platform object behind the proxy.
+
+        Raises:
+            RuntimeError: asked inside a platform's entry point, where nothing is decided yet.
+        """
+        if (plugin := _probing.get()) is not None:
+            raise RuntimeError(
+                f"platform plugin {plugin!r} asked for current_platform while its own entry point runs; "
+                "no platform is chosen yet. Ask for it in a general plugin or in the worker"
+            )
+        if (running := _running.get()) is not None:
+            return running
+        with self._lock:
+            if self._default is None:
+                if self._resolver is None:
+                    raise RuntimeError("no platform is chosen: import current_platform from vllm_ext")
+                self._default = self._resolver()
+            return self._default
+
+    def set_resolver(self, resolver: Callable[[], Platform]) -> None:
+        """Register how the process default is found; called once, by :mod:`vllm_ext.dispatch`."""
+        self._resolver = resolver
+
+    def set_default(self, platform: Platform | None) -> None:
+        """Make ``platform`` the process default; ``None`` forgets it, so that the next use resolves again."""
+        with self._lock:
+            self._default = platform
+
+    def has_default(self) -> bool:
+        return self._default is not None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return getattr(self.get(), name)
+
+    def __repr__(self) -> str:
+        chosen = _running.get() or self._default
+        return f"<current_platform: {chosen!r}>" if chosen else "<current_platform: not chosen yet>"
+
+
+current_platform = CurrentPlatform()
+
+
+@contextmanager
+def use_platform(platform: Platform) -> Iterator[None]:
+    """Make ``platform`` the current one inside the block (this thread or task)."""
+    token = _running.set(platform)
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+@contextmanager
+def probing(plugin: str) -> Iterator[None]:
+    """Mark the block as running the entry point of platform plugin ``plugin``."""
+    token = _probing.set(plugin)
+    try:
+        yield
+    finally:
+        _probing.reset(token)

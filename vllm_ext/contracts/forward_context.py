@@ -1,0 +1,47 @@
+"""What the attention layers of a model read during one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vllm_ext.contracts.attention import AttentionMetadata
+
+
+@dataclass(slots=True)
+class ForwardContext:
+    """``attn_metadata`` by layer name; ``None`` in a profiling run, which has no KV cache to read."""
+
+    attn_metadata: dict[str, AttentionMetadata] | None
+    num_tokens: int
+    additional: dict[str, Any]
+    """What :meth:`Platform.set_additional_forward_context` returned for this step."""
+
+
+_current: ContextVar[ForwardContext] = ContextVar("vllm_ext_forward_context")
+
+
+@contextmanager
+def set_forward_context(
+    attn_metadata: dict[str, AttentionMetadata] | None,
+    num_tokens: int,
+    additional: dict[str, Any] | None = None,
+) -> Iterator[None]:
+    """Make the metadata of one step visible to the layers called inside the block."""
+    token = _current.set(ForwardContext(attn_metadata, num_tokens, additional or {}))
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def get_forward_context() -> ForwardContext:
+    """The context of the forward pass that is running; RuntimeError outside of one."""
+    try:
+        return _current.get()
+    except LookupError:
+        raise RuntimeError("a model's forward runs inside set_forward_context(...)") from None

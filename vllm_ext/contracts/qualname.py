@@ -1,0 +1,40 @@
+"""Class paths: from ``package.module.Class`` to the class, checked against the contract it should keep."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, TypeVar
+
+from vllm_ext.errors import ContractError, innermost_cause
+
+T = TypeVar("T")
+
+
+def resolve_class(qualname: Any, base: type[T], *, slot: str, source: str) -> type[T]:
+    """Import the class that ``qualname`` names.
+
+    Args:
+        qualname: ``package.module.Class`` or ``package.module:Class``.
+        base: what the class has to derive from.
+        slot: what it is for, e.g. ``worker``; source: who named it, e.g. ``platform 'cpu'``; both for messages.
+
+    Raises:
+        ContractError: the path has another form, cannot be imported, or names something else.
+    """
+    if not isinstance(qualname, str) or not qualname.strip():
+        raise ContractError(f"{slot} class of {source}: expected a class path 'package.module.Class', got {qualname!r}")
+    separator = ":" if ":" in qualname else "."
+    module, _, name = qualname.rpartition(separator)
+    if not module or not name.isidentifier():
+        raise ContractError(f"{slot} class of {source}: {qualname!r} is not a class path 'package.module.Class'")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (Exception, SystemExit) as error:
+        raise ContractError(
+            f"{slot} class of {source}: {qualname!r} cannot be imported: {innermost_cause(error)}"
+        ) from error
+    if not isinstance(found, type) or not issubclass(found, base):
+        raise ContractError(
+            f"{slot} class of {source}: {qualname!r} is not a subclass of {base.__module__}.{base.__qualname__}"
+        )
+    return found

@@ -1,0 +1,158 @@
+"""The configuration object that platforms, workers and models see, with vLLM's names.
+
+It is mutable, because a platform's hooks exist to change it; :class:`vllm_ext.dispatch.Dispatcher` records what they
+changed. One object belongs to one engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class HFConfig:
+    """A model's ``config.json`` with its keys as attributes.
+
+    Sub-objects stay dictionaries. ``getattr`` of an absent key raises :class:`AttributeError`; ``get`` has a default.
+    """
+
+    def __init__(self, values: dict[str, Any], source: Path | None = None) -> None:
+        self._values = values
+        self.source = source
+
+    def __getattr__(self, key: str) -> Any:
+        try:
+            return self.__dict__["_values"][key]
+        except KeyError:
+            raise AttributeError(f"{self.source or 'the model configuration'} has no key {key!r}") from None
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of ``key``; ``default`` where it is absent or null."""
+        value = self._values.get(key)
+        return default if value is None else value
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(self._values)
+
+
+@dataclass
+class ModelConfig:
+    """The model: its directory, the dtype of weights and computation, and its length limit in tokens."""
+
+    model: str
+    hf_config: HFConfig
+    dtype: torch.dtype
+    max_model_len: int
+    tokenizer: str
+    seed: int = 0
+
+    @property
+    def architectures(self) -> list[str]:
+        return list(self.hf_config.get("architectures", []))
+
+
+@dataclass
+class CacheConfig:
+    """The KV cache. ``block_size`` in tokens, ``kv_cache_memory_bytes`` the user's limit, if any."""
+
+    block_size: int = 16
+    kv_cache_memory_bytes: int | None = None
+    num_gpu_blocks: int | None = None
+    """Number of blocks, once :meth:`WorkerBase.determine_available_memory` was asked (vLLM's name, any device)."""
+
+
+@dataclass
+class ParallelConfig:
+    """Processes and the worker class. ``worker_cls`` is ``auto`` until the platform's hook has set it."""
+
+    worker_cls: str = "auto"
+    distributed_executor_backend: str = "uniproc"
+    tensor_parallel_size: int = 1
+    rank: int = 0
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor_parallel_size
+
+
+@dataclass
+class SchedulerConfig:
+    """Limits of one step: number of requests, and of tokens over all of them."""
+
+    max_num_seqs: int = 64
+    max_num_batched_tokens: int = 2048
+
+
+@dataclass
+class DeviceConfig:
+    """``device_type`` is torch's name of the device."""
+
+    device_type: str = ""
+
+
+@dataclass
+class LoadConfig:
+    """``use_tqdm_on_load``: show progress while weights are read (on a terminal)."""
+
+    use_tqdm_on_load: bool = False
+
+
+@dataclass
+class AttentionConfig:
+    """``backend`` is ``None`` (the platform chooses) or a class path."""
+
+    backend: str | None = None
+
+
+@dataclass
+class CompilationConfig:
+    """``custom_ops`` as in vLLM: ``all`` or ``none``, then ``+name`` and ``-name``."""
+
+    custom_ops: list[str] = field(default_factory=list)
+    static_forward_context: dict[str, Any] = field(default_factory=dict)
+    """Layers that own a KV cache, by their name in the model."""
+
+
+@dataclass
+class VllmConfig:
+    """All configuration of one engine."""
+
+    model_config: ModelConfig
+    cache_config: CacheConfig = field(default_factory=CacheConfig)
+    parallel_config: ParallelConfig = field(default_factory=ParallelConfig)
+    scheduler_config: SchedulerConfig = field(default_factory=SchedulerConfig)
+    device_config: DeviceConfig = field(default_factory=DeviceConfig)
+    load_config: LoadConfig = field(default_factory=LoadConfig)
+    attention_config: AttentionConfig = field(default_factory=AttentionConfig)
+    compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
+    additional_config: dict[str, Any] = field(default_factory=dict)
+
+
+_current: ContextVar[VllmConfig | None] = ContextVar("vllm_ext_vllm_config", default=None)
+
+
+@contextmanager
+def set_current_vllm_config(vllm_config: VllmConfig) -> Iterator[None]:
+    """Make ``vllm_config`` what :func:`get_current_vllm_config` answers inside the block (this thread or task)."""
+    token = _current.set(vllm_config)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def get_current_vllm_config() -> VllmConfig:
+    """The configuration of the engine being built; RuntimeError outside of one."""
+    vllm_config = _current.get()
+    if vllm_config is None:
+        raise RuntimeError(
+            "no engine is being built here: layers and custom ops are constructed inside set_current_vllm_config(...)"
+        )
+    return vllm_config

@@ -1,0 +1,143 @@
+"""Every exception that vllm_ext raises on purpose.
+
+::
+
+    VllmExtError
+    ├── ConfigError              a setting, file, variable or option is wrong
+    ├── PluginError
+    │   ├── PluginNotFound       a named plugin that no distribution provides
+    │   ├── AmbiguousPlugin      a name, or an automatic choice, that fits several plugins
+    │   ├── PluginLoadError      a named plugin that failed
+    │   ├── PlatformUnavailable  no platform of those asked for could be activated
+    │   ├── ContractError        a plugin's object does not keep the contract of its kind
+    │   └── RegistrationError    a registration that cannot be accepted
+    ├── Unavailable              raised by a plugin: not usable here, and why
+    ├── ModelError
+    │   ├── UnsupportedModel     an architecture or a feature that nothing registered supports
+    │   ├── CheckpointError      a model directory with missing, truncated or unfitting parts
+    │   └── TokenizerError       a tokenizer that is missing or cannot be read
+    ├── InvalidRequest           a prompt or a sampling parameter out of range
+    ├── EngineError              the engine cannot be started, or cannot go on
+    └── MissingDependency        an optional package that a chosen feature needs
+
+``exit_code`` is what the command line returns for an error that reaches it: 1 a finding, 2 wrong input,
+3 no platform.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class VllmExtError(Exception):
+    """Base of all errors of vllm_ext; its text is meant for the user."""
+
+    exit_code = 1
+
+
+class ConfigError(VllmExtError, ValueError):
+    """A setting is unknown, has the wrong type, or names something that does not exist."""
+
+    exit_code = 2
+
+
+class PluginError(VllmExtError):
+    """A plugin cannot be used; ``plugin`` names it where one is to blame."""
+
+    def __init__(self, message: str, *, plugin: str | None = None) -> None:
+        super().__init__(message)
+        self.plugin = plugin
+
+
+class PluginNotFound(PluginError, LookupError):
+    """A plugin that was named is not installed."""
+
+    exit_code = 2
+
+
+class AmbiguousPlugin(PluginError):
+    """A name stands for several plugins, or several platforms could be chosen."""
+
+    exit_code = 2
+
+
+class PluginLoadError(PluginError):
+    """A plugin that was named failed to import, to run, or to give the right kind of value."""
+
+    exit_code = 1
+
+
+class PlatformUnavailable(PluginError):
+    """No platform of those asked for activated on this machine."""
+
+    exit_code = 3
+
+
+class ContractError(PluginError, TypeError):
+    """A plugin handed over an object that does not keep the contract of its kind."""
+
+    exit_code = 1
+
+
+class RegistrationError(PluginError, TypeError, ValueError):
+    """A model, op or backend was registered in a form that cannot be accepted."""
+
+
+class Unavailable(VllmExtError):
+    """Raised by a platform's entry point to decline, with the reason a user should read."""
+
+
+class ModelError(VllmExtError):
+    """A model directory cannot be served."""
+
+    exit_code = 2
+
+
+class UnsupportedModel(ModelError):
+    """No registered model implements what the model directory asks for."""
+
+
+class CheckpointError(ModelError):
+    """A file of a model directory is missing, damaged, or does not fit the model."""
+
+
+class TokenizerError(ModelError):
+    """The tokenizer of a model directory is missing or cannot be read."""
+
+
+class InvalidRequest(VllmExtError, ValueError):
+    """A prompt or a sampling parameter is not acceptable."""
+
+    exit_code = 2
+
+
+class EngineError(VllmExtError, RuntimeError):
+    """The engine cannot start, or a step failed."""
+
+
+class MissingDependency(VllmExtError, ImportError):
+    """A chosen feature needs a package that is not installed."""
+
+
+def listing(names: Iterable[str]) -> str:
+    """``a, b, c`` in sorted order, or ``none``: the part of a message that says what exists."""
+    return ", ".join(sorted(names)) or "none"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)`` for the closest of ``known``, or an empty string when none is close."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def innermost_cause(error: BaseException) -> str:
+    """One line for the error at the bottom of the chain: ``TypeName: message``."""
+    seen = {id(error)}
+    while (deeper := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
+        if id(deeper) in seen:
+            break
+        seen.add(id(deeper))
+        error = deeper
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__

@@ -1,0 +1,64 @@
+"""A mapping of names to registrations, with owners and a way back."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from vllm_ext.registry.owners import Owner, current_owner
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Registration(Generic[T]):
+    """A registered value and who registered it; ``owner`` is ``None`` for what comes with vllm_ext."""
+
+    value: T
+    owner: Owner | None
+
+    @property
+    def owner_text(self) -> str:
+        return str(self.owner) if self.owner else "vllm_ext itself"
+
+
+class Registry(Generic[T]):
+    """Registrations of one kind (``what``, for messages), by name. Safe to use from several threads."""
+
+    def __init__(self, what: str, builtin: dict[str, T] | None = None) -> None:
+        self.what = what
+        self._entries = {name: Registration(value, None) for name, value in (builtin or {}).items()}
+        self._lock = threading.RLock()
+
+    def register(self, name: str, value: T) -> None:
+        """Add or replace an entry.
+
+        The same owner, or anybody with the same value, registers again without a word; a replacement of somebody
+        else's entry is a warning that names both.
+        """
+        entry = Registration(value, current_owner())
+        with self._lock:
+            old = self._entries.get(name)
+            self._entries[name] = entry
+        if old is None or old.value == value or (old.owner and old.owner.identity == entry.owner.identity):  # type: ignore[union-attr]
+            return
+        logger.warning("%s %r: %s replaces the registration of %s", self.what, name, entry.owner_text, old.owner_text)
+
+    def find(self, name: str) -> Registration[T] | None:
+        return self._entries.get(name)
+
+    def names(self) -> list[str]:
+        return sorted(self._entries)
+
+    def snapshot(self) -> dict[str, Registration[T]]:
+        """The present state, for :meth:`restore`."""
+        with self._lock:
+            return dict(self._entries)
+
+    def restore(self, state: dict[str, Registration[T]]) -> None:
+        """Return to a state that :meth:`snapshot` gave; meant for tests."""
+        with self._lock:
+            self._entries = dict(state)
