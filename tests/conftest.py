@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
+
+# What tests share is importable as ``support.*``; its fixtures are known everywhere.
+sys.path.insert(0, str(Path(__file__).parent))
+pytest_plugins = ["support.checkpoints", "support.plugins"]
 
 
 @pytest.fixture(autouse=True)
@@ -26,5 +32,8 @@ def _clean_registries():
     models, ops = ModelRegistry.snapshot(), CUSTOM_OPS.snapshot()
     yield
     ModelRegistry.restore(models)
-    CUSTOM_OPS.restore(ops)
+    # In-tree ops register when their module is imported, which may have been in this test, and happens once.
+    now = CUSTOM_OPS.ops.snapshot()
+    in_tree = {name: op for name, op in now.items() if op.value.__module__.startswith("vllm_ext.")}
+    CUSTOM_OPS.restore((ops[0] | in_tree, ops[1]))
     current_platform.set_default(None)

@@ -69,7 +69,7 @@ def test_a_misspelt_attribute_is_an_error_and_not_none():
 def test_device_functions_come_from_torchs_module_for_the_device_type():
     import torch
 
-    with use_platform(Alpha()):
+    with use_platform(Beta()):
         assert current_platform.synchronize is torch.cpu.synchronize
 
 

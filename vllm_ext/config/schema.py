@@ -21,9 +21,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class PlatformSettings(_Section, frozen=True):
     driver: Annotated[
         str | list[str],
-        Meta(
-            description="auto, a platform plugin's name, or a list of names of which the first that activates wins"
-        ),
+        Meta(description="auto, a platform plugin's name, or a list of names of which the first that activates wins"),
     ] = "auto"
     disabled: Annotated[list[str], Meta(description="platform plugins never to be used")] = []
 
@@ -57,18 +55,14 @@ class EngineSettings(_Section, frozen=True):
         str | None,
         Meta(description="directory of a Hugging Face model; null for the model that comes with vllm-ext"),
     ] = None
-    dtype: Annotated[
-        Dtype, Meta(description="dtype of weights and computation; auto is the checkpoint's")
-    ] = "auto"
+    dtype: Annotated[Dtype, Meta(description="dtype of weights and computation; auto is the checkpoint's")] = "auto"
     max_model_len: Annotated[
         PositiveInt | None,
         Meta(description="tokens of prompt and output together; null for the model's own limit"),
     ] = None
     block_size: Annotated[PositiveInt, Meta(description="tokens in a block of the KV cache")] = 16
     max_num_seqs: Annotated[PositiveInt, Meta(description="requests computed in one step at most")] = 64
-    max_num_batched_tokens: Annotated[
-        PositiveInt, Meta(description="tokens computed in one step at most")
-    ] = 2048
+    max_num_batched_tokens: Annotated[PositiveInt, Meta(description="tokens computed in one step at most")] = 2048
     kv_cache_memory: Annotated[
         PositiveInt | None, Meta(description="bytes for the KV cache; null for what fits and can be used")
     ] = None

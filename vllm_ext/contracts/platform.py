@@ -197,11 +197,13 @@ class Platform:
 
     def __getattr__(self, name: str) -> Any:
         """Device functions such as ``synchronize`` come from torch's module for the device type."""
-        if not name.startswith("_") and (device_type := type(self).__dict__.get("device_type")):
+        # From the class: asking the instance for a device type that is not set would end up here again.
+        device_type = getattr(type(self), "device_type", None)
+        if device_type and not name.startswith("_"):
             import torch
 
             module = getattr(torch, device_type, None)
-            if module is not None and hasattr(module, name):
+            if hasattr(module, name):
                 return getattr(module, name)
         raise AttributeError(f"platform {type(self).__qualname__} has no attribute {name!r}")
 

@@ -114,3 +114,20 @@ class WorkerBase:
     def _not_implemented(self, method: str) -> NotImplementedError:
         cls = type(self)
         return NotImplementedError(f"worker {cls.__module__}.{cls.__qualname__} does not implement {method}()")
+
+
+REQUIRED_METHODS = (
+    "init_device",
+    "load_model",
+    "get_kv_cache_spec",
+    "determine_available_memory",
+    "initialize_from_config",
+    "compile_or_warm_up_model",
+    "execute_model",
+)
+"""What every worker implements itself; ``sample_tokens`` and ``get_model`` depend on how it is used."""
+
+
+def missing_methods(worker_cls: type[WorkerBase]) -> list[str]:
+    """Which of :data:`REQUIRED_METHODS` the class leaves as they are in :class:`WorkerBase`."""
+    return [name for name in REQUIRED_METHODS if getattr(worker_cls, name) is getattr(WorkerBase, name)]

@@ -1,0 +1,316 @@
+"""Bad input of every kind that a user can give: the message says what to do, and the exit code says what it was.
+
+2 wrong usage or settings, a missing or ambiguous name, a model that cannot be served; 3 no platform; 1 a plugin that
+was named and failed.
+"""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from vllm_ext.cli.main import main
+
+PLATFORMS = "vllm.platform_plugins"
+GENERAL = "vllm.general_plugins"
+
+PLATFORM_CLASS = """
+from vllm_ext.platforms.cpu import CpuPlatform
+from vllm_ext import PlatformEnum
+class Npu(CpuPlatform):
+    _enum = PlatformEnum.OOT
+"""
+
+
+@pytest.fixture
+def run(capsys):
+    """Run ``vllm-ext run`` with the arguments; returns exit code and stderr, and asserts that stdout is empty."""
+
+    def call(*arguments):
+        code = main(["run", "--max-tokens", "2", *map(str, arguments)])
+        captured = capsys.readouterr()
+        assert (captured.out == "") is (code != 0)
+        return code, captured.err
+
+    return call
+
+
+def install_platform(plugins, name, body, platform_class=PLATFORM_CLASS):
+    module = f"{name}_plugin"
+    files = {f"{module}/__init__.py": f"def register():\n    {body}\n", f"{module}/platform.py": platform_class}
+    plugins.distribution(f"{name}_dist", {PLATFORMS: [f"{name} = {module}:register"]}, files)
+
+
+def working(name):
+    return f"return '{name}_plugin.platform.Npu'"
+
+
+# Names and settings ---------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_driver(run):
+    code, err = run("--platform", "npu")
+
+    assert code == 2
+    assert "no platform plugin 'npu' is installed, which platform.driver (command line (--platform)) names" in err
+    assert "installed: cpu" in err
+
+
+def test_an_unknown_key_in_a_file_is_named_with_file_line_and_the_closest_key(run, tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("platform:\n  driver: cpu\nengine:\n  max_nm_seqs: 4\nplatfrom: {}\n")
+
+    code, err = run("--config-file", file)
+
+    assert code == 2
+    assert f"file {file} line 4: engine.max_nm_seqs: unknown key (did you mean 'max_num_seqs'?)" in err
+    assert f"file {file} line 5: platfrom: unknown key (did you mean 'platform'?)" in err
+
+
+def test_a_missing_config_file(run):
+    code, err = run("--config-file", "/nowhere/vllm-ext.yaml")
+
+    assert code == 2
+    assert "settings file /nowhere/vllm-ext.yaml cannot be read: No such file or directory" in err
+
+
+def test_an_unknown_variable(run, monkeypatch):
+    monkeypatch.setenv("VLLM_EXT_PLATFORM__DRIVR", "cpu")
+
+    code, err = run()
+
+    assert code == 2
+    assert "environment (VLLM_EXT_PLATFORM__DRIVR): no setting has this variable" in err
+    assert "did you mean 'VLLM_EXT_PLATFORM__DRIVER'?" in err
+
+
+def test_a_name_in_vllm_plugins_that_nothing_has(run, monkeypatch):
+    monkeypatch.setenv("VLLM_PLUGINS", "npu")
+
+    code, err = run()
+
+    assert code == 2
+    assert "no plugin 'npu' is installed, which VLLM_PLUGINS names" in err
+
+
+# Platforms ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_named_platform_that_declines_without_a_reason(run, plugins):
+    install_platform(plugins, "npu", "return None")
+
+    code, err = run("--platform", "npu")
+
+    assert code == 3
+    assert "platform plugin 'npu' of npu-dist 0.1 declined: it returned None" in err
+    assert "A list permits that: platform: {driver: [npu, cpu]}" in err
+
+
+def test_a_named_platform_that_declines_with_a_reason(run, plugins):
+    install_platform(plugins, "npu", "from vllm_ext import Unavailable; raise Unavailable('no NPU in this machine')")
+
+    code, err = run("--platform", "npu")
+
+    assert code == 3
+    assert "no NPU in this machine" in err
+
+
+def test_a_named_platform_that_raises_shows_the_plugins_own_traceback(run, plugins):
+    install_platform(plugins, "npu", "raise OSError('libnpu.so: cannot open')")
+
+    code, err = run("--platform", "npu")
+
+    assert code == 3
+    assert "OSError: libnpu.so: cannot open" in err
+    assert "npu_plugin/__init__.py" in err
+
+
+def test_a_list_of_platforms_is_the_permission_to_fall_back(run, plugins):
+    install_platform(plugins, "npu", "return None")
+
+    assert run("--platform", "npu,cpu")[0] == 0
+
+
+def test_a_missing_name_in_a_list_is_still_an_error(run):
+    code, err = run("--platform", "npu,cpu")
+
+    assert code == 2
+    assert "no platform plugin 'npu' is installed" in err
+
+
+def test_two_active_platforms_print_the_line_for_the_settings(run, plugins):
+    for name in ("npu", "tpu"):
+        install_platform(plugins, name, working(name))
+
+    code, err = run()
+
+    assert code == 2
+    assert "platform: {driver: npu}" in err
+    assert "platform: {driver: tpu}" in err
+
+
+def test_a_platform_that_fails_beside_auto_is_a_warning_with_cause_and_replacement(run, plugins):
+    install_platform(plugins, "npu", "raise OSError('libnpu.so: cannot open')")
+
+    code, err = run()
+
+    assert code == 0
+    assert err.count("OSError: libnpu.so: cannot open") == 1
+    assert "'npu'" in err
+    assert "'cpu'" in err
+
+
+@pytest.mark.parametrize(
+    "body, message",
+    [
+        ("return 3", "expected a class path 'package.module.Class', got 3"),
+        ("return 'npu_plugin.platform.Absent'", "'npu_plugin.platform.Absent' cannot be imported: AttributeError"),
+        ("return 'json.JSONDecoder'", "is not a subclass of vllm_ext.contracts.platform.Platform"),
+    ],
+)
+def test_a_named_platform_that_answers_with_something_else(run, plugins, body, message):
+    install_platform(plugins, "npu", body)
+
+    code, err = run("--platform", "npu")
+
+    assert code == 3
+    assert message in err
+
+
+# General plugins ------------------------------------------------------------------------------------------------------
+
+
+def test_a_general_plugin_that_exits_at_import_is_reported_and_the_rest_goes_on(run, plugins):
+    plugins.distribution("quitter", {GENERAL: ["q = quitter:run"]}, {"quitter.py": "import sys; sys.exit(7)"})
+
+    code, err = run()
+
+    assert code == 0
+    assert "general plugin 'q' of quitter 0.1 is left out, since it failed: SystemExit: 7" in err
+
+
+def test_a_general_plugin_that_was_named_has_to_work(run, plugins):
+    plugins.distribution("quitter", {GENERAL: ["q = quitter:run"]}, {"quitter.py": "import sys; sys.exit(7)"})
+
+    code, err = run("--set", "plugins.general.enabled=[q]")
+
+    assert code == 1
+    assert "'q' of quitter 0.1" in err
+    assert "SystemExit: 7" in err
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(random_llama, tmp_path):
+    """A copy of a good model directory, to be damaged."""
+    return shutil.copytree(random_llama, tmp_path / "model")
+
+
+def change_tensors(model, change):
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, file)
+
+
+def test_an_undamaged_model_runs(run, model):
+    assert run("--model", model)[0] == 0
+
+
+def test_an_unsupported_architecture(run, model):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | {"architectures": ["LlamaForCausalLLM"]}))
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert "'LlamaForCausalLLM' (did you mean 'LlamaForCausalLM'?). Supported: LlamaForCausalLM" in err
+
+
+def test_a_missing_tensor(run, model):
+    change_tensors(model, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"{model}/model.safetensors does not hold all tensors of the model" in err
+    assert "missing: model.layers.1.mlp.up_proj.weight" in err
+
+
+def test_a_tensor_of_a_wrong_shape(run, model):
+    change_tensors(model, lambda tensors: tensors.update({"model.norm.weight": torch.ones(7)}))
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"{model}/model.safetensors: tensor 'model.norm.weight'" in err
+    assert "7" in err
+    assert "64" in err
+
+
+def test_a_tensor_that_the_model_does_not_know(run, model):
+    change_tensors(model, lambda tensors: tensors.update({"model.extra.weight": torch.ones(7)}))
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"{model}/model.safetensors: tensor 'model.extra.weight'" in err
+
+
+def test_a_truncated_file(run, model):
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"{file}: cannot be read as safetensors" in err
+
+
+def test_a_pickled_checkpoint_is_refused(run, model):
+    (model / "model.safetensors").unlink()
+    torch.save({}, model / "pytorch_model.bin")
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert "pytorch_model.bin are pickled, and loading a pickle runs code. Convert them to safetensors" in err
+
+
+def test_a_missing_shard(run, model):
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (model / "model.safetensors.index.json").write_text(json.dumps(index))
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert "lists files that do not exist: model-00001-of-00002.safetensors" in err
+
+
+def test_a_missing_tokenizer(run, model):
+    (model / "tokenizer.json").unlink()
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"no tokenizer.json in {str(model)!r}" in err
+
+
+def test_a_damaged_tokenizer(run, model):
+    (model / "tokenizer.json").write_text("{")
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert "tokenizer.json" in err
+    assert "cannot be read" in err
+
+
+def test_no_message_comes_with_a_traceback_unless_asked_for(run, model):
+    (model / "tokenizer.json").unlink()
+
+    assert "Traceback" not in run("--model", model)[1]

@@ -1,0 +1,75 @@
+"""``vllm-ext run``: text on stdout, everything else on stderr."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from vllm_ext.cli.main import main
+
+FAST = ["--max-tokens", "8", "--seed", "3"]
+
+
+def run(capsys, *arguments):
+    code = main(["run", *arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_a_prompt_is_continued_by_the_model_in_the_box(capsys):
+    code, out, err = run(capsys, "It was a truth", *FAST)
+
+    assert (code, err) == (0, "")
+    assert out.startswith("It was a truth")
+    assert len(out) > len("It was a truth") + 8
+
+
+def test_json_has_the_requests_in_order_and_nothing_else(capsys):
+    code, out, _ = run(capsys, "My dear", "The evening", "--json", *FAST)
+
+    outputs = json.loads(out)
+    assert code == 0
+    assert [output["prompt"] for output in outputs] == ["My dear", "The evening"]
+    assert [len(output["token_ids"]) for output in outputs] == [8, 8]
+    assert {output["finish_reason"] for output in outputs} == {"length"}
+
+
+def test_streamed_text_is_that_of_the_json(capsys):
+    _, as_json, _ = run(capsys, "My dear", "The evening", "--json", *FAST)
+    _, streamed, _ = run(capsys, "My dear", "The evening", *FAST)
+
+    assert streamed == "\n\n".join(output["prompt"] + output["text"] for output in json.loads(as_json)) + "\n"
+
+
+def test_the_same_seed_gives_the_same_text(capsys):
+    assert run(capsys, *FAST)[1] == run(capsys, *FAST)[1]
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--temperature", "-1"], "temperature is -1.0; it takes a number, at least 0.0"),
+        (["--max-tokens", "0"], "max_tokens is 0; it takes an integer, at least 1"),
+        (["--dtype", "int4"], "engine.dtype: expected one of auto, float32, bfloat16, float16, given 'int4'"),
+        (["--model", "/nowhere"], "model directory '/nowhere' does not exist"),
+    ],
+)
+def test_bad_input_is_exit_2_with_one_message_and_no_traceback(arguments, message, capsys):
+    code, out, err = run(capsys, *arguments)
+
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+
+
+def test_bad_options_are_refused_before_torch_is_imported():
+    program = (
+        "import sys; from vllm_ext.cli.main import main; code = main(['run', '--set', 'engine.blok_size=3']); "
+        "sys.exit('torch was imported' if 'torch' in sys.modules else code)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert "(did you mean 'block_size'?)" in done.stderr

@@ -1,0 +1,175 @@
+"""One rule, per key: command line > environment > file (a later file wins) > default."""
+
+from __future__ import annotations
+
+import pytest
+
+from vllm_ext.config import Override, Settings, load_config, parse_set
+from vllm_ext.config.environment import variable_of
+from vllm_ext.config.keys import all_keys
+from vllm_ext.errors import ConfigError
+
+# Per key: what a file, the environment and the command line give, as YAML text; the first differs from the default.
+VALUES = {
+    "platform.driver": ("from_file", "from_env", "from_cli"),
+    "platform.disabled": ("[from_file]", "from_env", "[from_cli]"),
+    "plugins.general.enabled": ("[from_file]", "from_env", "[from_cli]"),
+    "plugins.general.disabled": ("[from_file]", "from_env", "[from_cli]"),
+    "attention.backend": ("from_file", "from_env", "from_cli"),
+    "worker.cls": ("from_file", "from_env", "from_cli"),
+    "communicator.cls": ("from_file", "from_env", "from_cli"),
+    "custom_ops": ("[from_file]", "from_env", "[from_cli]"),
+    "engine.model": ("from_file", "from_env", "from_cli"),
+    "engine.dtype": ("float32", "bfloat16", "float16"),
+    "engine.executor": ("from_file", "from_env", "from_cli"),
+    **{
+        f"engine.{name}": ("11", "12", "13")
+        for name in ("max_model_len", "block_size", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory", "seed")
+    },
+}
+
+
+@pytest.fixture
+def file_with(tmp_path):
+    def file_with(key: str, value: str, name: str = "settings.yaml"):
+        path = tmp_path / name
+        lines = [f"{'  ' * depth}{part}:" for depth, part in enumerate(key.split("."))]
+        path.write_text("\n".join(lines) + f" {value}\n")
+        return path
+
+    return file_with
+
+
+def value_of(config, key: str) -> str:
+    value = config.settings
+    for part in key.split("."):
+        value = getattr(value, part)
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+def test_the_table_has_every_key():
+    assert set(VALUES) == set(all_keys())
+
+
+@pytest.mark.parametrize("key", VALUES)
+class TestEachKey:
+    def test_a_file_wins_over_the_default(self, key, file_with):
+        file, *_ = VALUES[key]
+        config = load_config([file_with(key, file)], environ={})
+
+        assert value_of(config, key) == file.strip("[]")
+        assert config.origin(key).kind == "file"
+        assert value_of(config, key) != value_of(load_config(environ={}), key)
+
+    def test_a_later_file_wins_over_an_earlier_one(self, key, file_with):
+        earlier, _, later = VALUES[key]
+        files = [file_with(key, earlier, "1.yaml"), file_with(key, later, "2.yaml")]
+
+        assert value_of(load_config(files, environ={}), key) == later.strip("[]")
+
+    def test_the_environment_wins_over_a_file(self, key, file_with):
+        file, env, _ = VALUES[key]
+        config = load_config([file_with(key, file)], environ={variable_of(key): env})
+
+        assert value_of(config, key) == env
+        assert config.origin(key).kind == "environment"
+
+    def test_the_command_line_wins_over_the_environment(self, key):
+        _, env, cli = VALUES[key]
+        config = load_config(overrides=[parse_set(f"{key}={cli}")], environ={variable_of(key): env})
+
+        assert value_of(config, key) == cli.strip("[]")
+        assert config.origin(key).kind == "command line"
+
+    def test_the_command_line_wins_over_a_file(self, key, file_with):
+        file, _, cli = VALUES[key]
+        config = load_config([file_with(key, file)], [parse_set(f"{key}={cli}")], environ={})
+
+        assert value_of(config, key) == cli.strip("[]")
+
+
+def test_mappings_merge_key_by_key(file_with):
+    files = [file_with("engine.seed", "1", "1.yaml"), file_with("engine.block_size", "8", "2.yaml")]
+
+    engine = load_config(files, environ={"VLLM_EXT_ENGINE__MAX_NUM_SEQS": "2"}).settings.engine
+
+    assert (engine.seed, engine.block_size, engine.max_num_seqs) == (1, 8, 2)
+
+
+def test_lists_replace(file_with):
+    files = [file_with("custom_ops", "[a, b]", "1.yaml"), file_with("custom_ops", "[c]", "2.yaml")]
+
+    assert load_config(files, environ={}).settings.custom_ops == ["c"]
+
+
+def test_the_command_line_replaces_what_a_minus_in_the_environment_disabled():
+    environ = {"VLLM_EXT_PLUGINS__GENERAL__ENABLED": "-a"}
+
+    config = load_config(overrides=[parse_set("plugins.general.disabled=[b]")], environ=environ)
+
+    assert config.settings.plugins.general.disabled == ["b"]
+
+
+def test_no_source_gives_the_defaults():
+    config = load_config(environ={})
+
+    assert (config.settings, dict(config.origins)) == (Settings(), {})
+
+
+class TestOverrides:
+    def test_the_option_is_the_origin(self):
+        config = load_config(overrides=[Override("platform.driver", "cpu", "--platform")], environ={})
+
+        assert str(config.origin("platform.driver")) == "command line (--platform)"
+
+    def test_a_later_one_wins(self):
+        overrides = [Override("engine.seed", 1, "--seed"), parse_set("engine.seed=2")]
+
+        assert load_config(overrides=overrides, environ={}).settings.engine.seed == 2
+
+    def test_values_may_be_typed_already(self):
+        overrides = [Override("platform.driver", ("a", "b"), "driver"), Override("engine.model", None, "model")]
+
+        assert load_config(overrides=overrides, environ={}).settings.platform.driver == ["a", "b"]
+
+    def test_set_reads_yaml_with_mappings_key_by_key(self):
+        overrides = [parse_set("engine={seed: 3, block_size: 4}"), parse_set("engine.seed=5")]
+
+        engine = load_config(overrides=overrides, environ={}).settings.engine
+
+        assert (engine.seed, engine.block_size) == (5, 4)
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("engine.sed=1", "engine.sed: unknown key (did you mean 'seed'?); keys of 'engine': block_size,"),
+            ("seed=1", "seed: unknown key (did you mean 'engine.seed'?)"),
+            ("engine.seed=x", "engine.seed: expected a whole number from 0 to 9223372036854775807, given 'x'"),
+            ("platform.driver=off", "platform.driver: expected auto, or a name, or a list of names, given False"),
+            ("engine=1", "engine: expected a mapping of keys to values, given 1"),
+            ("engine={sed: 1}", "engine.sed: unknown key (did you mean 'seed'?)"),
+        ],
+    )
+    def test_a_mistake_names_the_option_and_what_is_expected(self, text, expected):
+        with pytest.raises(ConfigError) as caught:
+            load_config(overrides=[parse_set(text)], environ={})
+
+        assert str(caught.value).startswith(f"command line (--set {text}): {expected}")
+
+    @pytest.mark.parametrize("text", ["engine.seed", "=1", ""])
+    def test_set_without_key_or_value_is_refused(self, text):
+        with pytest.raises(ConfigError, match=r"\(--set\): expected KEY=VALUE, given"):
+            parse_set(text)
+
+    @pytest.mark.parametrize("text", ["custom_ops=[a", "custom_ops=!!python/name:os.sep ''"])
+    def test_set_with_text_that_is_no_yaml_value_is_refused(self, text):
+        with pytest.raises(ConfigError, match="is not a YAML value"):
+            parse_set(text)
+
+
+def test_mistakes_of_all_sources_are_in_one_message(file_with):
+    with pytest.raises(ConfigError) as caught:
+        load_config([file_with("a", "1")], [parse_set("b=1")], environ={"VLLM_EXT_C": "1"})
+
+    assert str(caught.value).startswith("3 mistakes in the settings:\n")
+    assert [line.split(" ")[2] for line in str(caught.value).splitlines()[1:]] == ["file", "environment", "command"]

@@ -1,0 +1,295 @@
+"""What is found on the path, in every form in which distributions come."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from support.distributions import GENERAL, PLATFORM, write_egg_info, write_zip
+from support.plugins import write_distribution
+
+from vllm_ext.discovery import scan
+
+
+@pytest.fixture
+def site(tmp_path):
+    site = tmp_path / "site"
+    site.mkdir()
+    return site
+
+
+def names(*folders) -> list[str]:
+    return [record.name for record in scan([str(folder) for folder in folders]) if record.shadowed_by is None]
+
+
+def test_a_record_says_what_is_declared_and_by_whom(site):
+    write_distribution(site, "Acme_Plugins", {GENERAL: ["models = acme.models:register"]}, {}, "1.2")
+
+    (record,) = scan([str(site)])
+
+    assert (record.group, record.name, record.value) == (GENERAL, "models", "acme.models:register")
+    assert (record.distribution, record.version) == ("acme-plugins", "1.2")
+    assert record.location == str(site / "Acme_Plugins-1.2.dist-info")
+    assert (record.editable, record.fault, record.shadowed_by, record.in_tree) == (False, None, None, False)
+
+
+def test_the_path_of_the_process_is_the_default(site, monkeypatch):
+    write_distribution(site, "acme", {GENERAL: ["only_here = acme:register"]}, {})
+    monkeypatch.syspath_prepend(str(site))
+
+    assert "only_here" in [record.name for record in scan()]
+
+
+def test_nothing_is_imported(site, monkeypatch):
+    write_distribution(site, "acme", {GENERAL: ["a = canary:register"]}, {"canary.py": "raise RuntimeError"})
+    monkeypatch.syspath_prepend(str(site))
+
+    assert names(site) == ["a"]
+    assert "canary" not in sys.modules
+
+
+def test_groups_of_others_are_left_out_and_unknown_ones_of_ours_are_not(site):
+    groups = ["console_scripts", "vllm.general_plugin", "vllm_ext.new_things", "vllmx.plugins"]
+    write_distribution(site, "acme", {group: [f"{group} = a:b"] for group in groups}, {})
+
+    assert names(site) == ["vllm.general_plugin", "vllm_ext.new_things"]
+
+
+def test_comments_blanks_and_repetitions_in_the_file_are_no_plugins(site):
+    lines = ["# a = b:c", "; a = b:c", "", " a =x.y : z ", "a = x.y : z"]
+    write_distribution(site, "acme", {GENERAL: lines}, {})
+
+    (record,) = scan([str(site)])
+
+    assert (record.name, record.value, record.fault) == ("a", "x.y : z", None)
+
+
+def test_a_file_rewritten_within_the_same_second_is_seen(site):
+    write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+    file = site / "acme-0.1.dist-info" / "entry_points.txt"
+    stat = file.stat()
+
+    for name in ("b", "c"):
+        file.write_text(f"[{GENERAL}]\n{name} = acme:f\n")
+        os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+        assert names(site) == [name]
+
+
+def test_requirements_on_the_hosts_are_kept_as_written(site):
+    write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+    with (site / "acme-0.1.dist-info" / "METADATA").open("a") as file:
+        for requirement in ("vllm>=0.30", "vllm_ext ; python_version > '3'", "torch", "vllm-extra", "VLLM[audio]"):
+            file.write(f"Requires-Dist: {requirement}\n")
+        file.write("\nRequires-Dist: vllm in-the-description\n")
+
+    (record,) = scan([str(site)])
+
+    assert record.requires == ("vllm>=0.30", "vllm_ext ; python_version > '3'", "VLLM[audio]")
+
+
+class TestForms:
+    """dist-info, egg-info, editable, zip, and finders of somebody else."""
+
+    def test_an_editable_installation(self, site):
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+        direct_url = {"url": "file:///source", "dir_info": {"editable": True}}
+        (site / "acme-0.1.dist-info" / "direct_url.json").write_text(json.dumps(direct_url))
+
+        assert [record.editable for record in scan([str(site)])] == [True]
+
+    def test_an_egg_info_in_a_source_tree(self, site):
+        egg_info = write_egg_info(site, "acme", {GENERAL: ["a = acme:f"]}, "3.1")
+
+        (record,) = scan([str(site)])
+
+        assert (record.distribution, record.version, record.location) == ("acme", "3.1", str(egg_info))
+        assert record.editable
+
+    def test_an_unpacked_egg(self, tmp_path):
+        egg = tmp_path / "acme-2.0-py3.11.egg"
+        write_egg_info(egg, "acme", {GENERAL: ["a = acme:f"]}, "2.0").rename(egg / "EGG-INFO")
+
+        (record,) = scan([str(egg)])
+
+        assert (record.distribution, record.version, record.editable) == ("acme", "2.0", False)
+
+    def test_a_zip_file(self, site, tmp_path):
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {}, "1.5")
+        archive = write_zip(tmp_path / "plugins.zip", site)
+
+        (record,) = scan([str(archive)])
+
+        assert (record.name, record.distribution, record.version) == ("a", "acme", "1.5")
+        assert record.location.endswith("plugins.zip/acme-1.5.dist-info")
+
+    def test_a_finder_on_the_meta_path(self, site, monkeypatch):
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+
+        class Finder:
+            def find_spec(self, *args):
+                return None
+
+            def find_distributions(self, context):
+                return [importlib.metadata.Distribution.at(site / "acme-0.1.dist-info")]
+
+        monkeypatch.setattr(sys, "meta_path", [*sys.meta_path, Finder()])
+
+        assert [(r.name, r.distribution) for r in scan([])] == [("a", "acme")]
+        assert [(r.name, r.shadowed_by) for r in scan([str(site)])] == [("a", None)]
+
+    def test_a_finder_that_fails_is_reported_and_hides_nothing(self, site, monkeypatch, caplog):
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+
+        class Finder:
+            def find_spec(self, *args):
+                return None
+
+            def find_distributions(self, context):
+                raise RuntimeError("no index")
+
+        monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+
+        assert names(site) == ["a"]
+        assert "failed and is left out: no index" in caplog.text
+
+
+class TestShadowing:
+    """Of a distribution that is there more than once, the first on the path counts."""
+
+    def test_the_first_path_entry_hides_later_ones(self, tmp_path):
+        first, second = tmp_path / "1", tmp_path / "2"
+        write_distribution(first, "acme", {GENERAL: ["old = acme:f"]}, {}, "1.0")
+        write_distribution(second, "acme", {GENERAL: ["new = acme:f"]}, {}, "2.0")
+
+        old, new = scan([str(first), str(second)])
+
+        assert (old.name, old.shadowed_by) == ("old", None)
+        assert (new.name, new.shadowed_by) == ("new", str(first / "acme-1.0.dist-info"))
+        assert names(second, first) == ["new"]
+
+    def test_a_stale_egg_info_without_plugins_hides_those_of_the_installation(self, tmp_path):
+        stale, site = tmp_path / "source", tmp_path / "site"
+        write_egg_info(stale, "acme", {})
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+
+        (record,) = scan([str(stale), str(site)])
+
+        assert record.shadowed_by == str(stale / "acme.egg-info")
+
+    def test_spellings_of_one_name_are_one_distribution(self, tmp_path):
+        first, second = tmp_path / "1", tmp_path / "2"
+        write_distribution(first, "Acme.Plugins", {GENERAL: ["a = acme:f"]}, {})
+        write_distribution(second, "acme_plugins", {GENERAL: ["b = acme:f"]}, {})
+
+        assert names(first, second) == ["a"]
+
+    @pytest.mark.parametrize("spelling", ["same", "symlink", "dots"])
+    def test_a_folder_that_is_twice_on_the_path_counts_once(self, site, tmp_path, spelling):
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+        (tmp_path / "link").symlink_to(site)
+        other = {"same": site, "symlink": tmp_path / "link", "dots": f"{site}/../site"}[spelling]
+
+        assert len(scan([str(site), str(other)])) == 1
+
+    def test_in_one_folder_the_newer_version_counts(self, site):
+        for version in ("0.9", "0.10", "0.2", "nightly"):
+            write_distribution(site, "acme", {GENERAL: [f"v{version} = acme:f"]}, {}, version)
+
+        assert names(site) == ["v0.10"]
+
+    def test_in_one_folder_an_installation_counts_more_than_an_egg_info(self, site):
+        write_distribution(site, "acme", {GENERAL: ["installed = acme:f"]}, {}, "0.1")
+        write_egg_info(site, "acme", {GENERAL: ["source = acme:f"]}, "9")
+
+        assert names(site) == ["installed"]
+
+    def test_an_empty_remainder_hides_nothing(self, tmp_path):
+        remainder, site = tmp_path / "1", tmp_path / "2"
+        (remainder / "acme-9.dist-info").mkdir(parents=True)
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+
+        assert names(remainder, site) == ["a"]
+
+    def test_what_an_interrupted_pip_left_behind_is_no_distribution(self, site):
+        write_distribution(site, "~cme", {GENERAL: ["a = acme:f"]}, {})
+
+        assert scan([str(site)]) == []
+
+
+class TestBrokenMetadata:
+    """It never raises; where a plugin can be made out, its record has the fault."""
+
+    @pytest.fixture
+    def entry_points(self, site):
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
+        return site / "acme-0.1.dist-info" / "entry_points.txt"
+
+    @pytest.mark.parametrize(
+        ("line", "fault"),
+        [
+            ("just a word", "line 2 of entry_points.txt is not of the form 'name = module:attribute': 'just a word'"),
+            ("= acme:f", "line 2 of entry_points.txt is not of the form 'name = module:attribute': '= acme:f'"),
+            ("a = acme f", "line 2 of entry_points.txt: 'acme f' is not of the form 'module:attribute'"),
+            ("a =", "line 2 of entry_points.txt: '' is not of the form 'module:attribute'"),
+        ],
+    )
+    def test_a_malformed_line(self, site, entry_points, line, fault):
+        entry_points.write_text(f"[{GENERAL}]\n{line}\nb = acme:f\n")
+
+        records = {record.name: record.fault for record in scan([str(site)])}
+
+        assert fault in records.values()
+        assert records["b"] is None
+
+    def test_a_file_that_is_not_utf8(self, site, entry_points):
+        entry_points.write_bytes(f"[{GENERAL}]\nf\xfcr = acme:f\n".encode("latin-1"))
+
+        (record,) = scan([str(site)])
+
+        assert record.fault == "entry_points.txt is not UTF-8 (byte 24)"
+
+    def test_metadata_that_is_missing_or_garbage(self, site, entry_points):
+        metadata = entry_points.with_name("METADATA")
+
+        metadata.write_bytes(b"\xff\xfe no header\n: x\n")
+        assert [record.version for record in scan([str(site)])] == ["0.1"]
+        metadata.unlink()
+        assert [record.version for record in scan([str(site)])] == ["0.1"]
+
+    @pytest.mark.parametrize("text", ["{", "[]", '{"dir_info": 3}', "\udcff"])
+    def test_a_direct_url_that_is_garbage(self, site, entry_points, text):
+        entry_points.with_name("direct_url.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+
+        assert [record.editable for record in scan([str(site)])] == [False]
+
+    def test_a_broken_distribution_does_not_touch_others(self, site):
+        (site / "broken-1.dist-info" / "entry_points.txt").mkdir(parents=True)
+        (site / "file-1.dist-info").write_text("no folder")
+        (site / ".dist-info").mkdir()
+        (site / "-1.egg-info").mkdir()
+        write_distribution(site, "acme", {PLATFORM: ["a = acme:f"]}, {})
+
+        assert names(site) == ["a"]
+
+    def test_path_entries_that_hold_nothing(self, site, tmp_path):
+        (tmp_path / "text.zip").write_text("no archive")
+        write_distribution(site, "acme", {PLATFORM: ["a = acme:f"]}, {})
+
+        assert names(tmp_path / "none", tmp_path / "text.zip", "https://example.org/x", site) == ["a"]
+
+
+def test_a_process_that_lists_plugins_does_not_import_torch():
+    code = (
+        "import sys; from vllm_ext.config import load_config; from vllm_ext.discovery import scan; "
+        "from vllm_ext.plan import resolve; resolve(scan(), load_config()); "
+        "sys.exit(', '.join({'torch', 'stevedore', 'yaml'} & set(sys.modules)) or 0)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")

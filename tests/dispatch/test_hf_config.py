@@ -1,0 +1,42 @@
+"""A model directory's config.json: found, read, or refused with the path."""
+
+import pytest
+
+from vllm_ext.dispatch.hf_config import DEMO_MODEL, read_hf_config
+from vllm_ext.errors import CheckpointError
+
+
+def test_keys_become_attributes():
+    config = read_hf_config(DEMO_MODEL)
+
+    assert config.architectures == ["LlamaForCausalLM"]
+    assert config.get("no_such_key", 7) == 7
+    with pytest.raises(AttributeError, match="config.json has no key 'no_such_key'"):
+        _ = config.no_such_key
+
+
+def test_a_directory_that_does_not_exist(tmp_path):
+    with pytest.raises(CheckpointError, match="/nowhere' does not exist. Give the path of a local .* not downloaded"):
+        read_hf_config(tmp_path / "nowhere")
+
+
+def test_a_file_in_place_of_the_directory(tmp_path):
+    (tmp_path / "model.bin").touch()
+
+    with pytest.raises(CheckpointError, match="is a file, not a directory"):
+        read_hf_config(tmp_path / "model.bin")
+
+
+def test_a_directory_without_config_lists_what_it_holds(tmp_path):
+    (tmp_path / "weights.pt").touch()
+
+    with pytest.raises(CheckpointError, match=r"no config\.json in model directory .*; it holds: weights\.pt"):
+        read_hf_config(tmp_path)
+
+
+@pytest.mark.parametrize("text, message", [("{", "cannot be read as JSON"), ("[]", "holds a JSON list, not an object")])
+def test_a_config_that_is_no_json_object(tmp_path, text, message):
+    (tmp_path / "config.json").write_text(text)
+
+    with pytest.raises(CheckpointError, match=message):
+        read_hf_config(tmp_path)

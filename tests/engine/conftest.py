@@ -1,0 +1,51 @@
+"""Engines for the tests of this folder, with the block accounting checked at the end of each test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from support.fake_engine import FakeDispatcher, make_vllm_config
+from support.vocabularies import byte_level_tokenizer, write_tokenizer
+
+from vllm_ext.engine.llm import LLM
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Models this small gain nothing from threads, and lose much where the cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model directory with a byte-level tokenizer and nothing else."""
+    return write_tokenizer(tmp_path_factory.mktemp("model"), byte_level_tokenizer())
+
+
+@pytest.fixture
+def engines() -> Iterator[list[LLM]]:
+    """Put an LLM in here, and at the end of the test it is closed and its blocks are counted."""
+    made: list[LLM] = []
+    yield made
+    for llm in made:
+        llm.llm_engine.engine_core.scheduler.check_integrity()
+        llm.close()
+
+
+@pytest.fixture
+def make_llm(model_dir: Path, engines: list[LLM]) -> Callable[..., LLM]:
+    """Makes an LLM on the fake worker; keywords are those of ``make_vllm_config`` and of ``FakeDispatcher``."""
+
+    def make(model: Path = model_dir, **options: object) -> LLM:
+        own = {name: options.pop(name) for name in ("worker_cls", "prepare", "platform") if name in options}
+        llm = LLM.from_dispatcher(FakeDispatcher(make_vllm_config(model, **options), **own))
+        engines.append(llm)
+        return llm
+
+    return make

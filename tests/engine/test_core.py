@@ -1,0 +1,240 @@
+"""The engine core and its executor: start-up, failures, the end."""
+
+from __future__ import annotations
+
+import pytest
+from support.fake_engine import FakeDispatcher, FakePlatform, FakeWorker, continuation, make_vllm_config
+
+from vllm_ext.contracts.current_platform import current_platform
+from vllm_ext.contracts.kv_cache import KVCacheLayout
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.vllm_config import get_current_vllm_config
+from vllm_ext.contracts.worker import WorkerBase
+from vllm_ext.engine.core import EngineCore
+from vllm_ext.engine.request import Request
+from vllm_ext.errors import CheckpointError, ContractError, EngineError
+
+
+def make_core(worker_cls=FakeWorker, prepare=lambda worker: None, **options):
+    dispatcher = FakeDispatcher(make_vllm_config(**options), worker_cls, prepare)
+    return EngineCore(dispatcher), dispatcher.worker
+
+
+def make_request(request_id: str, max_tokens: int = 3) -> Request:
+    return Request(request_id, [1, 2, 3], SamplingParams(temperature=0.0, max_tokens=max_tokens))
+
+
+def test_start_up_calls_the_worker_in_the_order_of_the_contract():
+    _, worker = make_core()
+
+    assert worker.calls == [
+        "init_device",
+        "load_model",
+        "get_kv_cache_spec",
+        "determine_available_memory",
+        "initialize_from_config",
+        "initialize_cache",
+        "compile_or_warm_up_model",
+    ]
+
+
+def test_the_number_of_blocks_is_announced():
+    core, worker = make_core(num_blocks=7)
+
+    assert worker.kv_cache_config.num_blocks == 7
+    assert core.vllm_config.cache_config.num_gpu_blocks == 7
+
+
+def test_the_cache_has_a_layout_that_the_worker_can_read():
+    class PickyWorker(FakeWorker):
+        def get_supported_kv_cache_layouts(self):
+            return [KVCacheLayout.LHBNC]
+
+    _, worker = make_core(PickyWorker)
+
+    assert worker.kv_cache_config.kv_cache_layout is KVCacheLayout.LHBNC
+
+
+def test_missing_worker_methods_are_named_all_at_once_before_any_is_called():
+    class HalfAWorker(WorkerBase):
+        def init_device(self):
+            raise AssertionError("not to be called")
+
+        def load_model(self, *, load_dummy_weights=False):
+            raise AssertionError("not to be called")
+
+    with pytest.raises(ContractError) as error:
+        make_core(HalfAWorker)
+
+    assert "HalfAWorker" in str(error.value)
+    assert error.value.plugin == "platform 'fake'"
+    missing = (
+        "get_kv_cache_spec, determine_available_memory, initialize_from_config, compile_or_warm_up_model, execute_model"
+    )
+    assert f"does not implement: {missing}." in str(error.value)
+
+
+@pytest.mark.parametrize("method", ["init_device", "load_model", "determine_available_memory"])
+def test_a_worker_that_fails_at_start_up_is_named_and_shut_down(method):
+    workers = []
+
+    def prepare(worker):
+        def fail(*args, **kwargs):
+            raise ValueError("no such device")
+
+        workers.append(worker)
+        setattr(worker, method, fail)
+
+    with pytest.raises(EngineError, match="worker some.Worker failed to .*: ValueError: no such device") as error:
+        EngineCore(make_dispatcher_of("some.Worker", prepare))
+
+    assert isinstance(error.value.__cause__, ValueError)
+    assert workers[0].calls[-1] == "shutdown"
+
+
+def make_dispatcher_of(worker_cls: str, prepare) -> FakeDispatcher:
+    config = make_vllm_config()
+    config.parallel_config.worker_cls = worker_cls
+    return FakeDispatcher(config, prepare=prepare)
+
+
+def test_a_worker_that_cannot_even_shut_down_does_not_hide_why_it_failed():
+    def fail(text):
+        def method(*args, **kwargs):
+            raise ValueError(text)
+
+        return method
+
+    def prepare(worker):
+        worker.init_device, worker.shutdown = fail("no such device"), fail("never opened")
+
+    with pytest.raises(EngineError, match="no such device") as error:
+        make_core(prepare=prepare)
+
+    assert error.value.__cause__.__notes__ == ["Shutting down failed as well: ValueError: never opened"]
+
+
+def test_an_error_that_explains_itself_comes_through_unchanged():
+    original = CheckpointError("model.safetensors is truncated")
+
+    def prepare(worker):
+        def fail():
+            raise original
+
+        worker.load_model = fail
+
+    with pytest.raises(CheckpointError) as error:
+        make_core(prepare=prepare)
+
+    assert error.value is original
+
+
+def test_a_failed_step_ends_the_requests_in_flight_and_keeps_the_cause():
+    core, worker = make_core()
+    core.add_request(make_request("a", 50))
+    core.add_request(make_request("b", 50))
+    core.step()
+    cause = ZeroDivisionError("in the kernel")
+
+    def fail():
+        raise cause
+
+    worker.before_step = fail
+    with pytest.raises(EngineError, match="ended the 2 requests in flight: ZeroDivisionError: in the kernel") as error:
+        core.step()
+
+    assert error.value.__cause__ is cause
+    assert not core.scheduler.has_unfinished_requests()
+    core.scheduler.check_integrity()
+
+
+@pytest.mark.parametrize("failure", [ValueError, KeyboardInterrupt])
+def test_after_a_step_that_broke_off_new_requests_are_served(failure):
+    core, worker = make_core()
+    core.add_request(make_request("a", 50))
+    core.step()
+
+    def fail():
+        worker.before_step = lambda: None
+        raise failure
+
+    worker.before_step = fail
+    with pytest.raises((EngineError, KeyboardInterrupt)):
+        core.step()
+    core.add_request(make_request("b", 1))
+    (output,) = core.step()
+
+    assert output.new_token_ids == continuation([1, 2, 3], 1)
+    assert worker.steps[-1].finished == {"a"}
+
+
+def test_a_worker_hears_of_ended_requests_even_if_the_step_that_was_to_say_so_failed():
+    core, worker = make_core()
+    core.add_request(make_request("a", 1))
+    core.step()
+
+    def fail():
+        worker.before_step = lambda: None
+        raise ValueError
+
+    worker.before_step = fail
+    with pytest.raises(EngineError):
+        core.step()
+    core.step()
+
+    assert worker.steps[-1].finished == {"a"}
+    assert not core.has_requests()
+
+
+def test_a_worker_may_complete_a_step_in_two_phases():
+    class TwoPhaseWorker(FakeWorker):
+        def execute_model(self, scheduler_output):
+            self.result = super().execute_model(scheduler_output)
+            return None if scheduler_output.total_num_scheduled_tokens else self.result
+
+        def sample_tokens(self, grammar_output):
+            return self.result
+
+    core, _ = make_core(TwoPhaseWorker)
+    core.add_request(make_request("a", 1))
+    (output,) = core.step()
+
+    assert output.new_token_ids == continuation([1, 2, 3], 1)
+
+
+def test_each_of_two_engines_in_a_process_sees_its_own_platform_and_configuration_in_its_steps():
+    seen = []
+    cores = []
+    for _ in range(2):
+        core, worker = make_core()
+        worker.before_step = lambda: seen.append((current_platform.get(), get_current_vllm_config()))
+        core.add_request(make_request("a", 5))
+        cores.append(core)
+    for core in [*cores, *cores]:
+        core.step()
+
+    expected = [(core.executor.dispatcher.platform, core.vllm_config) for core in cores]
+    assert [(id(p), id(c)) for p, c in seen] == [(id(p), id(c)) for p, c in expected * 2]
+    assert isinstance(seen[0][0], FakePlatform)
+
+
+def test_shutdown_stops_the_worker_once():
+    core, worker = make_core()
+    core.shutdown()
+    core.shutdown()
+
+    assert worker.calls.count("shutdown") == 1
+
+
+def test_a_call_after_shutdown_says_so():
+    core, _ = make_core()
+    core.shutdown()
+
+    with pytest.raises(EngineError, match="'check_health' was called on an engine that is shut down"):
+        core.executor.check_health()
+
+
+def test_a_function_can_be_run_on_the_worker():
+    core, worker = make_core()
+
+    assert core.executor.collective_rpc(lambda w, x, y: (w, x + y), (1,), {"y": 2}) == [(worker, 3)]

@@ -1,0 +1,86 @@
+"""The KV cache configuration: what workers report and what settings limit become blocks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.fake_engine import BYTES_PER_BLOCK_TOKEN, make_vllm_config
+
+from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheLayout
+from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
+from vllm_ext.errors import EngineError
+
+SPEC = FullAttentionSpec(4, num_kv_heads=2, head_size=8, dtype=torch.float32)
+LAYERS = {"layers.0": SPEC, "layers.1": SPEC}
+BLOCK_BYTES = 4 * BYTES_PER_BLOCK_TOKEN
+LBNHC, LBHNC, LHBNC = KVCacheLayout.LBNHC, KVCacheLayout.LBHNC, KVCacheLayout.LHBNC
+
+
+def num_blocks(available_bytes: int, layers=LAYERS, **options: object) -> int:
+    return make_kv_cache_config(make_vllm_config(**options), layers, LBNHC, available_bytes).num_blocks
+
+
+def test_memory_limits_the_number_of_blocks():
+    assert num_blocks(10 * BLOCK_BYTES + 1) == 10
+
+
+def test_no_more_blocks_than_requests_can_use():
+    assert num_blocks(1 << 40, max_num_seqs=3, max_model_len=9) == 3 * 3
+
+
+def test_memory_that_the_user_set_is_used_whole():
+    assert num_blocks(1 << 40, num_blocks=1000, max_num_seqs=1) == 1000
+
+
+def test_memory_that_the_user_set_is_no_more_than_there_is():
+    assert num_blocks(10 * BLOCK_BYTES, num_blocks=1000) == 10
+
+
+def test_a_model_without_a_cache_has_blocks_to_count_with():
+    config = make_kv_cache_config(make_vllm_config(max_num_seqs=3, max_model_len=9), {}, LBNHC, 0)
+
+    assert (config.num_blocks, config.kv_cache_groups) == (9, ())
+
+
+def test_memory_for_no_block_at_all_is_an_error_with_the_sizes():
+    with pytest.raises(EngineError, match=rf"block of 4 tokens takes {BLOCK_BYTES} bytes over 2 layers, and 100 bytes"):
+        num_blocks(100)
+
+
+def test_layers_that_store_the_same_share_a_group():
+    other = FullAttentionSpec(4, num_kv_heads=1, head_size=8, dtype=torch.float32)
+    config = make_kv_cache_config(make_vllm_config(), {"a": SPEC, "b": other, "c": SPEC}, LBNHC, 1 << 20)
+
+    assert [(group.layer_names, group.kv_cache_spec) for group in config.kv_cache_groups] == [
+        (("a", "c"), SPEC),
+        (("b",), other),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layouts", "chosen"),
+    [
+        ([None], LBNHC),
+        ([[LHBNC, LBHNC]], LHBNC),
+        ([[LHBNC, LBHNC], None, [LBHNC]], LBHNC),
+    ],
+)
+def test_the_layout_is_the_first_that_all_workers_can_read(layouts, chosen):
+    assert common_layout(layouts) is chosen
+
+
+def test_no_common_layout_is_an_error_with_each_workers_list():
+    with pytest.raises(EngineError, match="worker 0: LHBNC; worker 1: LBHNC, LBNHC"):
+        common_layout([[LHBNC], [LBHNC, LBNHC]])
+
+
+def test_workers_have_to_report_the_same_layers():
+    with pytest.raises(EngineError, match="workers 0 and 1 report different KV caches: 2 layers .*; 1 layers"):
+        common_spec([LAYERS, {"layers.0": SPEC}], 4)
+
+
+def test_blocks_have_the_size_that_the_layers_report():
+    with pytest.raises(
+        EngineError, match=r"'layers.0' reports KV cache blocks of 4 tokens.*set engine.block_size to 4"
+    ):
+        common_spec([LAYERS], 16)

@@ -1,0 +1,127 @@
+"""The attention backend: one request after the other, over a cache ordered by layer, block, head, token, content."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vllm_ext import AttentionBackend, AttentionImpl, AttentionMetadata, AttentionMetadataBuilder
+from vllm_ext.contracts.attention import CommonAttentionMetadata
+from vllm_ext.contracts.kv_cache import KVCacheLayout
+from vllm_ext_dummy_platform import calls
+
+
+class MyDummyAttention(AttentionBackend):
+    """Names the three classes below and what they can do."""
+
+    supported_dtypes = ("float32", "bfloat16")
+
+    @staticmethod
+    def get_name() -> str:
+        return "DUMMY_ATTN"
+
+    @staticmethod
+    def get_impl_cls() -> type[AttentionImpl[Any]]:
+        return MyDummyAttentionImpl
+
+    @staticmethod
+    def get_builder_cls() -> type[AttentionMetadataBuilder[Any]]:
+        return MyDummyAttentionMetadataBuilder
+
+    @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        return (KVCacheLayout.LBHNC,)
+
+
+@dataclass(frozen=True, slots=True)
+class RequestSpan:
+    """One request of a step: its query tokens are ``[first, last)`` of the flat batch."""
+
+    first: int
+    last: int
+    seq_len: int
+    """Tokens in the cache after this step, the query tokens among them."""
+    blocks: torch.Tensor
+    """Numbers of the cache blocks that hold them, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class MyDummyAttentionMetadata(AttentionMetadata):
+    """One step, for all layers."""
+
+    requests: list[RequestSpan]
+    slot_blocks: torch.Tensor
+    """By token: the cache block it is stored in."""
+    slot_offsets: torch.Tensor
+    """By token: its place in that block."""
+
+
+class MyDummyAttentionMetadataBuilder(AttentionMetadataBuilder[MyDummyAttentionMetadata]):
+    """Does once per step what every layer would otherwise do again."""
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> MyDummyAttentionMetadata:
+        common = common_attn_metadata
+        block_size = self.kv_cache_spec.block_size
+        starts = common.query_start_loc_cpu.tolist()
+        requests = []
+        for row, seq_len in enumerate(common.seq_lens_cpu.tolist()):
+            num_blocks = -(-seq_len // block_size)
+            blocks = common.block_table_tensor[row, :num_blocks]
+            requests.append(RequestSpan(starts[row], starts[row + 1], seq_len, blocks))
+        return MyDummyAttentionMetadata(
+            requests=requests,
+            slot_blocks=common.slot_mapping // block_size,
+            slot_offsets=common.slot_mapping % block_size,
+        )
+
+
+class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
+    """Causal attention of one layer, with query heads that share KV heads."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        for option in ("alibi_slopes", "sliding_window", "logits_soft_cap", "kv_sharing_target_layer_name"):
+            if getattr(self, option) is not None:
+                raise ValueError(f"attention backend DUMMY_ATTN does not compute {option}")
+
+    def forward(
+        self,
+        layer: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: MyDummyAttentionMetadata | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if attn_metadata is None:  # a profiling run: there is no cache yet
+            return output
+        calls["attention"] += 1
+        # kv_cache is [blocks, heads, tokens of a block, key and value]
+        kv_cache[attn_metadata.slot_blocks, :, attn_metadata.slot_offsets] = torch.cat((key, value), dim=-1)
+        for request in attn_metadata.requests:
+            rows = slice(request.first, request.last)
+            output[rows] = self._attend(query[rows], kv_cache[request.blocks], request.seq_len)
+        return output
+
+    def _attend(self, query: torch.Tensor, pages: torch.Tensor, seq_len: int) -> torch.Tensor:
+        """Attention of one request: query ``[queries, heads, head]``, pages ``[blocks, kv_heads, tokens, content]``."""
+        num_queries = query.shape[0]
+        content = pages.transpose(0, 1).flatten(1, 2)[:, :seq_len]
+        # Query heads come in groups, each of which reads one KV head.
+        content = content.repeat_interleave(self.num_heads // self.num_kv_heads, dim=0)
+        keys, values = content.split(self.head_size, dim=-1)
+        scores = query.transpose(0, 1) @ keys.transpose(1, 2) * self.scale
+        # The query tokens are the last of the sequence; none may look at tokens after itself.
+        query_positions = torch.arange(seq_len - num_queries, seq_len, device=query.device)
+        key_positions = torch.arange(seq_len, device=query.device)
+        is_later = key_positions > query_positions[:, None]
+        scores = scores.masked_fill(is_later, float("-inf"))
+        weights = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
+        return (weights @ values).transpose(0, 1)

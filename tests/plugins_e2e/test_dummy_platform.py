@@ -1,0 +1,207 @@
+"""A documented platform plugin runs a model: its own worker, attention, communicator and ops, and nothing instead."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from support.reference import assert_equal_tokens, greedy_reference
+
+from vllm_ext import LLM, SamplingParams
+from vllm_ext.errors import PluginNotFound, VllmExtError
+
+DEMO_MODEL = Path(__file__).parent.parent.parent / "vllm_ext" / "assets" / "demo_model"
+NUM_TOKENS = 12
+PROMPTS = [[5, 17, 300, 4], [9], [250, 8, 8, 41, 7, 7, 90, 120, 33, 2, 64, 65, 66, 67, 68, 69, 70, 71, 72]]
+
+
+@pytest.fixture
+def project(plugins) -> Path:
+    """The installed package of the dummy platform."""
+    return plugins.project("vllm_ext_dummy_platform")
+
+
+def start(model: Path, platform: str = "dummy", **settings) -> LLM:
+    return LLM(model=model, platform=platform, dtype="float32", **settings)
+
+
+def generate(llm: LLM, prompts: list[list[int]], num_tokens: int = NUM_TOKENS) -> list[list[int]]:
+    params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
+    outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params)
+    return [output.outputs[0].token_ids for output in outputs]
+
+
+def count_calls(llm: LLM, num_tokens: int) -> Counter[str]:
+    """Calls of the plugin's parts while ``num_tokens`` tokens are generated, one step for each."""
+    from vllm_ext_dummy_platform import calls
+
+    calls.clear()
+    generate(llm, PROMPTS, num_tokens)
+    return Counter(calls)
+
+
+def parts_not_used(model: Path) -> dict[str, str]:
+    """The parts of the plugin that do not run when the model runs on it, and what was seen instead."""
+    num_layers, steps = json.loads((model / "config.json").read_text())["num_hidden_layers"], 4
+    try:
+        llm = start(model)
+    except VllmExtError as error:
+        return {"start": str(error)}
+    with llm:
+        layout = llm.llm_engine.engine_core.kv_cache_config.kv_cache_layout.value
+        if layout != "LBHNC":
+            return {"layout": f"the KV cache has layout {layout}"}
+        seen = count_calls(llm, steps)
+    # Two norms in each layer and one at the end; two sums in each layer and one over the embedding.
+    expected = {
+        "worker_steps": steps,
+        "attention": steps * num_layers,
+        "rms_norm": steps * (2 * num_layers + 1),
+        "silu_and_mul": steps * num_layers,
+        "all_reduce": steps * (2 * num_layers + 1),
+        "all_gather": steps,
+    }
+    return {part: f"{seen[part]} calls instead of {count}" for part, count in expected.items() if seen[part] != count}
+
+
+def remove(project: Path, module: str, target: str) -> None:
+    """Take a method (``Class.method``), or else the line that holds ``target``, out of a module of the project."""
+    path = project / f"{module}.py"
+    lines = path.read_text().splitlines(keepends=True)
+    spans = [
+        (min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]), node.end_lineno)
+        for cls in ast.walk(ast.parse(path.read_text()))
+        if isinstance(cls, ast.ClassDef)
+        for node in cls.body
+        if isinstance(node, ast.FunctionDef) and f"{cls.name}.{node.name}" == target
+    ]
+    spans = spans or [(number, number) for number, line in enumerate(lines, 1) if target in line]
+    ((first, last),) = spans
+    path.write_text("".join([*lines[: first - 1], *lines[last:]]))
+
+
+@pytest.mark.parametrize("model", ["random_llama", "demo_model"])
+def test_the_tokens_are_those_of_transformers(project, model, random_llama):
+    directory = DEMO_MODEL if model == "demo_model" else random_llama
+    references = greedy_reference(directory, PROMPTS, NUM_TOKENS)
+
+    with start(directory) as llm:
+        assert_equal_tokens(generate(llm, PROMPTS), references)
+
+
+@pytest.mark.parametrize("model", ["random_llama", "demo_model"])
+def test_every_part_of_the_plugin_runs(project, model, random_llama):
+    assert parts_not_used(DEMO_MODEL if model == "demo_model" else random_llama) == {}
+
+
+@pytest.mark.parametrize(
+    "module, target, part, complaint",
+    [
+        ("my_dummy_platform", "MyDummyPlatform.check_and_update_config", "start", "worker_cls at 'auto'"),
+        ("my_dummy_platform", "MyDummyPlatform.get_attn_backend_cls", "start", "attention class of platform 'dummy'"),
+        ("my_dummy_platform", "MyDummyPlatform.get_device_communicator_cls", "all_reduce", "0 calls"),
+        ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_reduce", "all_reduce", "0 calls"),
+        ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_gather", "all_gather", "0 calls"),
+        ("my_dummy_attention", "MyDummyAttention.supported_kv_cache_layouts", "layout", "layout LBNHC"),
+        ("my_dummy_custom_ops", "RMSNorm.register_oot(", "rms_norm", "0 calls"),
+        ("my_dummy_custom_ops", "SiluAndMul.register_oot(", "silu_and_mul", "0 calls"),
+        ("my_dummy_custom_ops", "MyDummyRMSNorm.forward_oot", "rms_norm", "0 calls"),
+        ("my_dummy_worker", "MyDummyWorker.execute_model", "start", "execute_model"),
+    ],
+)
+def test_a_part_that_is_left_out_is_noticed(project, random_llama, module, target, part, complaint):
+    remove(project, module, target)
+
+    unused = parts_not_used(random_llama)
+
+    assert complaint in unused.get(part, ""), unused
+
+
+def test_without_the_project_the_error_lists_the_platforms_that_are_there(random_llama):
+    with pytest.raises(PluginNotFound) as caught:
+        start(random_llama)
+
+    assert "'dummy'" in str(caught.value)
+    assert "cpu" in str(caught.value)
+
+
+def test_long_prompts_in_chunks_give_the_same_tokens(project, random_llama):
+    references = greedy_reference(random_llama, PROMPTS, NUM_TOKENS)
+
+    with start(random_llama, max_num_batched_tokens=5, block_size=4) as llm:
+        token_ids = generate(llm, PROMPTS)
+
+        from vllm_ext_dummy_platform import calls
+
+        assert calls["worker_steps"] > NUM_TOKENS + 2, "prompts were computed in several steps"
+    assert_equal_tokens(token_ids, references)
+
+
+def test_preempted_requests_give_the_same_tokens(project, random_llama):
+    references = greedy_reference(random_llama, PROMPTS, NUM_TOKENS)
+    block_bytes = 4 * 2 * 2 * 16 * 4 * 3  # tokens, KV heads, key and value, head size, float32, layers
+
+    with start(random_llama, block_size=4, kv_cache_memory=10 * block_bytes) as llm:
+        token_ids = generate(llm, PROMPTS)
+
+        assert llm.llm_engine.engine_core.scheduler.num_preemptions > 0
+    assert_equal_tokens(token_ids, references)
+
+
+def test_a_seed_decides_the_tokens_whatever_else_runs(project, random_llama):
+    seeded = SamplingParams(temperature=1.0, max_tokens=NUM_TOKENS, seed=11, ignore_eos=True)
+    other_seed = SamplingParams(temperature=1.0, max_tokens=NUM_TOKENS, seed=12, ignore_eos=True)
+    prompt = {"prompt_token_ids": PROMPTS[0]}
+
+    with start(random_llama) as llm:
+        alone = llm.generate(prompt, seeded)[0].outputs[0].token_ids
+        together = llm.generate([prompt, prompt], [other_seed, seeded])
+
+    assert together[1].outputs[0].token_ids == alone
+    assert together[0].outputs[0].token_ids != alone
+
+
+def test_engines_on_two_platforms_step_side_by_side(project, random_llama):
+    references = greedy_reference(random_llama, PROMPTS, NUM_TOKENS)
+    params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
+
+    with start(random_llama, platform="cpu") as in_tree, start(random_llama) as out_of_tree:
+        from vllm_ext_dummy_platform import calls
+
+        calls.clear()
+        engines = {"cpu": in_tree.llm_engine, "dummy": out_of_tree.llm_engine}
+        token_ids: dict[str, dict[str, list[int]]] = {name: {} for name in engines}
+        for engine in engines.values():
+            for number, prompt in enumerate(PROMPTS):
+                engine.add_request(str(number), {"prompt_token_ids": prompt}, params)
+        steps: Counter[str] = Counter()
+        while any(engine.has_unfinished_requests() for engine in engines.values()):
+            for name, engine in engines.items():
+                if engine.has_unfinished_requests():
+                    outputs = engine.step()
+                    steps[name] += bool(outputs)
+                    token_ids[name] |= {output.request_id: output.outputs[0].token_ids for output in outputs}
+
+        assert steps == {"cpu": NUM_TOKENS, "dummy": NUM_TOKENS}
+        # Only the dummy engine's steps are the plugin's.
+        assert calls["worker_steps"] == NUM_TOKENS
+        assert calls["attention"] == NUM_TOKENS * 3
+        assert calls["rms_norm"] == NUM_TOKENS * 7
+    for name in engines:
+        assert_equal_tokens([token_ids[name][str(number)] for number in range(len(PROMPTS))], references)
+
+
+def test_registering_again_changes_nothing(project, random_llama):
+    from vllm_ext_dummy_platform import register, register_ops
+
+    with start(random_llama) as llm:
+        before = generate(llm, PROMPTS)
+        register_ops()
+        register_ops()
+        assert register() == register()
+
+        assert generate(llm, PROMPTS) == before
+    assert parts_not_used(random_llama) == {}

@@ -1,0 +1,225 @@
+"""A worker without a model, and what an engine on it needs.
+
+Its next token is a pure function of the tokens so far. It keeps the books of its KV cache: a token may only be
+computed into a slot that the request owns, and every earlier token of the request has to be where it was written.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from vllm_ext.contracts.current_platform import use_platform
+from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCacheSpec
+from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
+from vllm_ext.contracts.platform import Platform, PlatformEnum
+from vllm_ext.contracts.scheduler_output import SchedulerOutput
+from vllm_ext.contracts.vllm_config import (
+    CacheConfig,
+    HFConfig,
+    ModelConfig,
+    SchedulerConfig,
+    VllmConfig,
+    set_current_vllm_config,
+)
+from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
+from vllm_ext.engine.executors.uniproc import UniProcExecutor
+
+VOCAB_SIZE = 1000
+BYTES_PER_BLOCK_TOKEN = 2 * 2 * 8 * 4 * 2
+"""Bytes of a token in the fake cache: key and value, 2 heads of 8 numbers in float32, 2 layers."""
+
+NextToken = Callable[[list[int]], int]
+
+
+def checksum_token(token_ids: list[int]) -> int:
+    """The next token as a function of all tokens so far; never 0, so that 0 can be end of sequence."""
+    return 1 + zlib.crc32(repr(token_ids).encode()) % (VOCAB_SIZE - 1)
+
+
+def continuation(prompt: list[int], num_tokens: int, next_token: NextToken = checksum_token) -> list[int]:
+    """What the fake worker generates after ``prompt``."""
+    token_ids = list(prompt)
+    for _ in range(num_tokens):
+        token_ids.append(next_token(token_ids))
+    return token_ids[len(prompt) :]
+
+
+class FakePlatform(Platform):
+    _enum = PlatformEnum.OOT
+    device_name = "fake"
+    device_type = "cpu"
+
+
+@dataclass
+class _Known:
+    """What the worker remembers of a request."""
+
+    token_ids: list[int]
+    block_ids: list[int]
+    num_computed_tokens: int
+
+
+@dataclass
+class Step:
+    """One step as the worker saw it."""
+
+    num_scheduled_tokens: dict[str, int]
+    new: list[str]
+    finished: set[str]
+
+
+class FakeWorker(WorkerBase):
+    """See the module. ``steps`` is the record of what it was asked to do, ``calls`` of the start-up methods."""
+
+    def __init__(self, *args: object, **kwargs: object) -> None:
+        super().__init__(*args, **kwargs)  # type: ignore[arg-type]
+        self.calls: list[str] = []
+        self.steps: list[Step] = []
+        self.requests: dict[str, _Known] = {}
+        self.next_token: NextToken = checksum_token
+        self.available_memory = 1 << 30
+        self.before_step: Callable[[], None] = lambda: None
+        self._cache: dict[tuple[int, int], tuple[str, int, int]] = {}
+
+    def init_device(self) -> None:
+        self.calls.append("init_device")
+
+    def load_model(self, *, load_dummy_weights: bool = False) -> None:
+        self.calls.append("load_model")
+
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        self.calls.append("get_kv_cache_spec")
+        spec = FullAttentionSpec(self.cache_config.block_size, num_kv_heads=2, head_size=8, dtype=torch.float32)
+        return {"layers.0": spec, "layers.1": spec}
+
+    def determine_available_memory(self) -> int:
+        self.calls.append("determine_available_memory")
+        return self.available_memory
+
+    def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
+        self.calls.append("initialize_from_config")
+        self.kv_cache_config = kv_cache_config
+
+    def initialize_cache(self, num_gpu_blocks: int, num_cpu_blocks: int) -> None:
+        self.calls.append("initialize_cache")
+        super().initialize_cache(num_gpu_blocks, num_cpu_blocks)
+
+    def compile_or_warm_up_model(self) -> CompilationTimes:
+        self.calls.append("compile_or_warm_up_model")
+        return CompilationTimes()
+
+    def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
+        self.before_step()
+        self._remember(scheduler_output)
+        scheduled = scheduler_output.num_scheduled_tokens
+        assert scheduler_output.total_num_scheduled_tokens == sum(scheduled.values())
+        assert scheduler_output.total_num_scheduled_tokens <= self.scheduler_config.max_num_batched_tokens
+        assert len(scheduled) <= self.scheduler_config.max_num_seqs
+        self._check_ownership()
+        if not scheduled:
+            return EMPTY_MODEL_RUNNER_OUTPUT
+        req_ids = list(scheduled)
+        sampled = [self._compute(req_id, num_tokens) for req_id, num_tokens in scheduled.items()]
+        return ModelRunnerOutput(req_ids, {req_id: i for i, req_id in enumerate(req_ids)}, sampled)
+
+    def shutdown(self) -> None:
+        self.calls.append("shutdown")
+
+    def _remember(self, output: SchedulerOutput) -> None:
+        new = [data.req_id for data in output.scheduled_new_reqs]
+        self.steps.append(Step(dict(output.num_scheduled_tokens), new, set(output.finished_req_ids)))
+        for req_id in output.finished_req_ids:
+            self.requests.pop(req_id, None)
+        for data in output.scheduled_new_reqs:
+            assert data.req_id not in self.requests
+            (block_ids,) = data.block_ids
+            self.requests[data.req_id] = _Known(data.prompt_token_ids, list(block_ids), data.num_computed_tokens)
+        cached = output.scheduled_cached_reqs
+        for req_id, block_ids, num_computed in zip(
+            cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
+        ):
+            known = self.requests[req_id]
+            known.block_ids += block_ids[0] if block_ids is not None else []
+            assert known.num_computed_tokens == num_computed
+        assert {*new, *cached.req_ids} == set(output.num_scheduled_tokens)
+
+    def _check_ownership(self) -> None:
+        owned = [block for known in self.requests.values() for block in known.block_ids]
+        assert len(owned) == len(set(owned)), "a block belongs to two requests"
+        assert all(0 <= block < self.kv_cache_config.num_blocks for block in owned)
+
+    def _compute(self, req_id: str, num_tokens: int) -> list[int]:
+        known = self.requests[req_id]
+        end = known.num_computed_tokens + num_tokens
+        assert num_tokens > 0
+        assert end <= len(known.token_ids), "a token is computed before it is known"
+        for position in range(known.num_computed_tokens, end):
+            self._cache[self._slot(known, position)] = (req_id, position, known.token_ids[position])
+        for position in range(end):
+            assert self._cache[self._slot(known, position)] == (req_id, position, known.token_ids[position])
+        known.num_computed_tokens = end
+        if end < len(known.token_ids):
+            return []
+        known.token_ids.append(self.next_token(known.token_ids))
+        return known.token_ids[-1:]
+
+    def _slot(self, known: _Known, position: int) -> tuple[int, int]:
+        block_size = self.cache_config.block_size
+        return known.block_ids[position // block_size], position % block_size
+
+
+@dataclass
+class FakeDispatcher:
+    """Builds :class:`FakeWorker`, or another class, for ``vllm_config``; ``prepare`` may change it before start-up."""
+
+    vllm_config: VllmConfig
+    worker_cls: type[WorkerBase] = FakeWorker
+    prepare: Callable[[WorkerBase], None] = lambda worker: None
+    platform: Platform = field(default_factory=FakePlatform)
+    platform_name: str = "platform 'fake'"
+    worker: WorkerBase | None = None
+
+    @contextmanager
+    def activate(self) -> Iterator[None]:
+        with use_platform(self.platform), set_current_vllm_config(self.vllm_config):
+            yield
+
+    def worker_factory(self, **kwargs: object) -> WorkerBase:
+        with self.activate():
+            self.worker = self.worker_cls(self.vllm_config, **kwargs)  # type: ignore[arg-type]
+        self.prepare(self.worker)
+        return self.worker
+
+    def executor_factory(self) -> UniProcExecutor:
+        return UniProcExecutor(self)  # type: ignore[arg-type]
+
+
+def make_vllm_config(
+    model: Path | str = "no-model",
+    *,
+    max_model_len: int = 128,
+    block_size: int = 4,
+    num_blocks: int | None = None,
+    max_num_seqs: int = 8,
+    max_num_batched_tokens: int = 64,
+    **hf_values: object,
+) -> VllmConfig:
+    """A configuration for the fake worker; ``num_blocks`` sets the memory of the cache to that many blocks."""
+    memory = None if num_blocks is None else num_blocks * block_size * BYTES_PER_BLOCK_TOKEN
+    return VllmConfig(
+        model_config=ModelConfig(
+            model=str(model),
+            hf_config=HFConfig({"vocab_size": VOCAB_SIZE, **hf_values}),
+            dtype=torch.float32,
+            max_model_len=max_model_len,
+            tokenizer=str(model),
+        ),
+        cache_config=CacheConfig(block_size=block_size, kv_cache_memory_bytes=memory),
+        scheduler_config=SchedulerConfig(max_num_seqs, max_num_batched_tokens),
+    )

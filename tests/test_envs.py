@@ -1,0 +1,22 @@
+"""The table of environment variables is complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import vllm_ext
+from vllm_ext import envs
+
+READS = re.compile(r"""(?:environ(?:\.get\(|\[)|getenv\()\s*(["']?)([\w.]+)""")
+
+
+def test_every_variable_that_the_package_reads_is_in_the_table():
+    sources = [path.read_text() for path in Path(vllm_ext.__file__).parent.rglob("*.py")]
+    read = {(quote, name) for source in sources for quote, name in READS.findall(source)}
+    names = {name for quote, name in read if quote}
+    constants = {getattr(envs, name.removeprefix("envs.")) for quote, name in read if name.startswith("envs.")}
+
+    assert names | constants >= {"XDG_CONFIG_HOME", "VLLM_PLUGINS", "VLLM_EXT_CONFIG"}
+    assert names | constants <= set(envs.VARIABLES)
+    assert all(envs.VARIABLES.values())

@@ -1,0 +1,181 @@
+"""What the SDPA backend works out once per step, so that its layers only compute."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import cast
+
+import torch
+
+from vllm_ext.contracts.attention import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
+from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheSpec
+from vllm_ext.contracts.vllm_config import VllmConfig
+
+# Gathered keys and values of a group of decoding requests stay below this, so that they are still in the cache of the
+# processor when they are read, and the workspace is small.
+_GROUP_BYTES = 8 << 20
+# A prefill over a context is computed this many query tokens at a time, which bounds its mask.
+_TILE = 256
+
+
+@dataclass(slots=True)
+class DecodeGroup:
+    """Requests with one query token each.
+
+    ``tokens`` are their places in the batch, ``rows`` their cache rows (see :meth:`SDPAMetadataBuilder.cache_rows`).
+    ``mask`` is additive ``[reqs, 1, 1, seq_len]``, or ``None`` where all have ``seq_len`` tokens.
+    """
+
+    num_reqs: int
+    seq_len: int
+    tokens: slice | torch.Tensor
+    rows: torch.Tensor
+    workspace: torch.Tensor
+    mask: torch.Tensor | None
+
+
+@dataclass(slots=True)
+class Prefill:
+    """A request with several query tokens, at ``tokens`` of the batch.
+
+    Without ``tiles`` nothing was computed before, and the cache rows are not needed. Otherwise they split the tokens:
+    which, how much of the context the last of them sees, and the additive mask ``[tokens, seen]``.
+    """
+
+    tokens: slice
+    seq_len: int
+    rows: torch.Tensor
+    workspace: torch.Tensor
+    tiles: list[tuple[slice, int, torch.Tensor]]
+
+
+@dataclass(slots=True)
+class SDPAMetadata(AttentionMetadata):
+    """One step: where keys and values are stored, token by token and head by head, and who attends to what."""
+
+    slot_rows: torch.Tensor
+    decodes: list[DecodeGroup]
+    prefills: list[Prefill]
+
+
+class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
+    """Groups decoding requests, and sets up each prefill. The workspace is shared by all layers."""
+
+    def __init__(
+        self, kv_cache_spec: KVCacheSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
+    ) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        self.spec = cast(FullAttentionSpec, kv_cache_spec)
+        self._heads = torch.arange(self.spec.num_kv_heads, device=device)
+        self._workspace = torch.empty(0, dtype=self.spec.dtype, device=device)
+        self._causal = torch.empty((0, 0), dtype=self.spec.dtype, device=device)
+
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> SDPAMetadata:
+        common = common_attn_metadata
+        starts = common.query_start_loc_cpu.tolist()
+        seq_lens = common.seq_lens_cpu.tolist()
+        counts = [end - start for start, end in pairwise(starts)]
+        decoding = [req for req, count in enumerate(counts) if count == 1]
+        return SDPAMetadata(
+            slot_rows=self._slot_rows(common.slot_mapping),
+            decodes=[self._decode_group(common, starts, seq_lens, reqs) for reqs in self._groups(decoding, seq_lens)],
+            prefills=[
+                self._prefill(common, req, starts[req], count, seq_lens[req])
+                for req, count in enumerate(counts)
+                if count > 1
+            ],
+        )
+
+    def cache_rows(self, blocks: torch.Tensor) -> torch.Tensor:
+        """Rows of a layer's cache, seen as ``[blocks * kv_heads, block_size * 2 * head_size]``.
+
+        Args:
+            blocks: ``[reqs, blocks]``.
+
+        Returns: int64, flat: by request, head and block.
+        """
+        return (blocks.unsqueeze(1) * self.spec.num_kv_heads + self._heads.view(1, -1, 1)).view(-1)
+
+    def _slot_rows(self, slot_mapping: torch.Tensor) -> torch.Tensor:
+        """Rows of a layer's cache, seen as ``[blocks * kv_heads * block_size, 2 * head_size]``, by token and head."""
+        block_size = self.spec.block_size
+        blocks, offsets = slot_mapping // block_size, slot_mapping % block_size
+        first = blocks * (self.spec.num_kv_heads * block_size) + offsets
+        return (first.unsqueeze(1) + self._heads * block_size).view(-1)
+
+    def _num_blocks(self, seq_len: int) -> int:
+        return -(-seq_len // self.spec.block_size)
+
+    def _groups(self, reqs: list[int], seq_lens: list[int]) -> Iterator[list[int]]:
+        """Split requests so that a group's blocks, padded to its longest, fit into the workspace's limit."""
+        if not reqs:
+            return
+        limit = max(1, _GROUP_BYTES // self.spec.page_size_bytes)
+        lens = [seq_lens[req] for req in reqs]
+        if max(lens) * len(lens) > 2 * sum(lens):
+            # Most of the computation would be padding: those of similar length together.
+            reqs = sorted(reqs, key=seq_lens.__getitem__, reverse=True)
+        group: list[int] = []
+        width = 0
+        for req in reqs:
+            wider = max(width, self._num_blocks(seq_lens[req]))
+            if group and ((len(group) + 1) * wider > limit or wider > 2 * self._num_blocks(seq_lens[req])):
+                yield group
+                group, wider = [], self._num_blocks(seq_lens[req])
+            group.append(req)
+            width = wider
+        yield group
+
+    def _decode_group(
+        self, common: CommonAttentionMetadata, starts: list[int], seq_lens: list[int], reqs: list[int]
+    ) -> DecodeGroup:
+        longest = max(seq_lens[req] for req in reqs)
+        members = self._indices(reqs)
+        blocks = common.block_table_tensor[members, : self._num_blocks(longest)]
+        mask = None
+        if any(seq_lens[req] != longest for req in reqs):
+            hidden = torch.arange(longest, device=self.device) >= common.seq_lens[members].unsqueeze(1)
+            mask = torch.zeros(hidden.shape, dtype=self.spec.dtype, device=self.device)
+            mask = mask.masked_fill_(hidden, -torch.inf).view(len(reqs), 1, 1, longest)
+        rows = self.cache_rows(blocks)
+        tokens = self._indices([starts[req] for req in reqs])
+        return DecodeGroup(len(reqs), longest, tokens, rows, self._room_for(rows), mask)
+
+    def _prefill(self, common: CommonAttentionMetadata, req: int, start: int, num_tokens: int, seq_len: int) -> Prefill:
+        tokens = slice(start, start + num_tokens)
+        if num_tokens == seq_len:
+            return Prefill(tokens, seq_len, self._heads, self._workspace, [])
+        tiles = []
+        for first in range(0, num_tokens, _TILE):
+            count = min(_TILE, num_tokens - first)
+            seen = seq_len - num_tokens + first + count
+            tiles.append((slice(start + first, start + first + count), seen, self._causal_mask(count, seen)))
+        rows = self.cache_rows(common.block_table_tensor[req : req + 1, : self._num_blocks(seq_len)])
+        return Prefill(tokens, seq_len, rows, self._room_for(rows), tiles)
+
+    def _indices(self, numbers: list[int]) -> slice | torch.Tensor:
+        """An index for ``numbers``; a slice, which copies nothing, where they are consecutive."""
+        first, last = numbers[0], numbers[-1]
+        if last - first == len(numbers) - 1 and numbers == list(range(first, last + 1)):
+            return slice(first, last + 1)
+        return torch.tensor(numbers, device=self.device)
+
+    def _causal_mask(self, count: int, seen: int) -> torch.Tensor:
+        """``[count, seen]``: the last token sees all, each before it one less. A view of one matrix for all sizes."""
+        if seen > self._causal.shape[1]:
+            width = max(seen, 2 * self._causal.shape[1])
+            full = torch.full((_TILE, width), -torch.inf, dtype=self.spec.dtype, device=self.device)
+            self._causal = full.triu_(width - _TILE + 1)
+        return self._causal[_TILE - count :, self._causal.shape[1] - seen :]
+
+    def _room_for(self, rows: torch.Tensor) -> torch.Tensor:
+        """Room to gather ``rows``; the same memory for every call, as its users come one after the other."""
+        row_size = self.spec.block_size * 2 * self.spec.head_size
+        needed = len(rows) * row_size
+        if needed > self._workspace.numel():
+            self._workspace = torch.empty(needed, dtype=self.spec.dtype, device=self.device)
+        return self._workspace[:needed].view(-1, row_size)

@@ -1,0 +1,96 @@
+"""The attention layer that models are built of; what computes it is chosen when the model is built."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vllm_ext.contracts.attention import AttentionType
+from vllm_ext.contracts.forward_context import get_forward_context
+from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheSpec
+from vllm_ext.contracts.platform import AttentionSelectorConfig
+from vllm_ext.contracts.vllm_config import VllmConfig, get_current_vllm_config
+from vllm_ext.dispatch.dispatcher import get_current_dispatcher
+from vllm_ext.errors import ContractError
+
+
+class Attention(nn.Module):
+    """Causal attention over a paged KV cache.
+
+    Args:
+        num_heads: query heads on this rank.
+        head_size: numbers in a head of query, key and value.
+        scale: factor on the products of query and key.
+        num_kv_heads: KV heads on this rank; as many as query heads when omitted.
+        prefix: name of the layer in the model; unique within it.
+
+    Raises:
+        ContractError: the model has two layers of this name.
+        ConfigError: the attention backend cannot serve such a layer.
+    """
+
+    def __init__(
+        self, num_heads: int, head_size: int, scale: float, num_kv_heads: int | None = None, prefix: str = ""
+    ) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.layer_name = prefix
+        vllm_config = get_current_vllm_config()
+        self.kv_cache_dtype = vllm_config.model_config.dtype
+        selector = AttentionSelectorConfig(
+            head_size=head_size,
+            dtype=vllm_config.model_config.dtype,
+            kv_cache_dtype="auto",
+            block_size=vllm_config.cache_config.block_size,
+        )
+        self.attn_backend = get_current_dispatcher().attention_factory(selector, num_heads)
+        self.impl = self.attn_backend.get_impl_cls()(
+            num_heads, head_size, scale, self.num_kv_heads, None, None, "auto", None, AttentionType.DECODER, None
+        )
+        self.kv_cache = torch.empty(0)
+        layers = vllm_config.compilation_config.static_forward_context
+        if prefix in layers:
+            raise ContractError(f"the model builds two attention layers with the prefix {prefix!r}; each needs its own")
+        layers[prefix] = self
+
+    def forward(self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+        """Attend for one step, as its forward context says.
+
+        Args:
+            query: ``[tokens, num_heads * head_size]``.
+            key, value: ``[tokens, num_kv_heads * head_size]``.
+
+        Returns: a tensor like ``query``; undefined in a profiling run.
+        """
+        metadata = get_forward_context().attn_metadata
+        num_tokens = query.shape[0]
+        output = query.new_empty((num_tokens, self.num_heads, self.head_size))
+        output = self.impl.forward(
+            self,
+            query.view(num_tokens, self.num_heads, self.head_size),
+            key.view(num_tokens, self.num_kv_heads, self.head_size),
+            value.view(num_tokens, self.num_kv_heads, self.head_size),
+            self.kv_cache,
+            None if metadata is None else metadata[self.layer_name],
+            output,
+        )
+        return output.view(num_tokens, self.num_heads * self.head_size)
+
+    def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec:
+        """What this layer stores for each token."""
+        return FullAttentionSpec(
+            block_size=vllm_config.cache_config.block_size,
+            num_kv_heads=self.num_kv_heads,
+            head_size=self.head_size,
+            dtype=self.kv_cache_dtype,
+        )
+
+    def bind_kv_cache(self, kv_cache: torch.Tensor) -> None:
+        """Use ``kv_cache``, this layer's part of the cache, from the next step on."""
+        self.kv_cache = kv_cache
+
+    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
+        """Called once by the loader."""
+        self.impl.process_weights_after_loading(act_dtype)

@@ -1,0 +1,113 @@
+"""The application: a static table of commands over cliff, logging, and exit codes.
+
+cliff looks for commands, hooks and formatters among the entry points of everything installed. Ours come from tables, so
+that an unrelated distribution can neither break nor slow a command.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from importlib.metadata import EntryPoint
+from typing import TYPE_CHECKING
+
+from cliff.app import App
+from cliff.commandmanager import CommandManager
+
+from vllm_ext._version import __version__
+from vllm_ext.errors import PluginError, VllmExtError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cliff.command import Command
+
+_COMMANDS = {
+    "list": "vllm_ext.cli.list:ListPlugins",
+    "run": "vllm_ext.cli.run:Run",
+}
+
+_DESCRIPTION = "Choose, check and run the plugins of a vLLM-style inference engine."
+_LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
+"""Level on stderr by cliff's verbosity: -q, nothing, -v, -vv."""
+
+
+class StaticCommandManager(CommandManager):
+    """Commands from the table above, imported when they are called."""
+
+    def __init__(self) -> None:
+        super().__init__(namespace=None, convert_underscores=False)
+        for name, target in _COMMANDS.items():
+            self.commands[name] = EntryPoint(name, target, "vllm_ext.commands")
+
+
+class VllmExtApp(App):
+    """``vllm-ext``: logs go to stderr, results to stdout, errors become exit codes."""
+
+    NAME = "vllm-ext"
+    LOG = logging.getLogger("vllm_ext")
+
+    def __init__(self) -> None:
+        super().__init__(_DESCRIPTION, __version__, StaticCommandManager())
+        self._handlers: list[logging.Handler] = []
+        self._error: BaseException | None = None
+
+    def configure_logging(self) -> None:
+        """Handlers on our own logger only; the root logger belongs to whoever embeds us."""
+        self._add_handler(
+            logging.StreamHandler(self.stderr),
+            "%(levelname)s: %(message)s",
+            _LEVELS[min(self.options.verbose_level, len(_LEVELS) - 1)],
+        )
+        if self.options.log_file:
+            self._add_handler(logging.FileHandler(self.options.log_file), self.LOG_FILE_MESSAGE_FORMAT, logging.DEBUG)
+        self.LOG.setLevel(min(handler.level for handler in self._handlers))
+
+    def run(self, argv: list[str]) -> int:
+        """Run one command; without a command, show the help."""
+        level = self.LOG.level
+        try:
+            code = super().run(argv)
+        except BrokenPipeError:
+            return 141
+        finally:
+            for handler in self._handlers:
+                self.LOG.removeHandler(handler)
+                handler.close()
+            self.LOG.setLevel(level)
+        return 0 if self.interactive_mode else code
+
+    def interact(self) -> None:
+        """Instead of cliff's prompt."""
+        self.parser.print_help(self.stdout)
+        self.stdout.write(f"\ncommands: {', '.join(sorted(self.command_manager.commands))}\n")
+
+    def run_subcommand(self, argv: list[str]) -> int:
+        """cliff logs what a command raises and keeps it for :meth:`clean_up`; its class has the exit code."""
+        code = super().run_subcommand(argv)
+        if not isinstance(self._error, VllmExtError):
+            return code
+        cause = self._error.__cause__
+        if isinstance(self._error, PluginError) and cause is not None and not self.options.debug:
+            # A plugin that was asked for by name: its own traceback is what its author needs.
+            self.stderr.write("".join(traceback.format_exception(cause)))
+        return self._error.exit_code
+
+    def clean_up(self, cmd: Command, result: int, err: BaseException | None) -> None:
+        self._error = err
+
+    def _add_handler(self, handler: logging.Handler, text: str, level: int) -> None:
+        handler.setFormatter(logging.Formatter(text))
+        handler.setLevel(level)
+        self.LOG.addHandler(handler)
+        self._handlers.append(handler)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of ``vllm-ext``; returns the exit code."""
+    return VllmExtApp().run(list(sys.argv[1:] if argv is None else argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""``vllm-ext run``: generate text with a model through the chosen platform."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import TYPE_CHECKING, Any, TextIO
+
+from vllm_ext.cli.base import SettingsCommand
+from vllm_ext.config import Override
+
+if TYPE_CHECKING:
+    from vllm_ext.contracts.outputs import RequestOutput
+
+_DEFAULT_PROMPT = "It was a truth"
+
+
+class Run(SettingsCommand):
+    """Generate text with a model through the chosen platform."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        add = parser.add_argument
+        add("prompts", nargs="*", metavar="PROMPT", help=f"text to go on from; several are batched ({_DEFAULT_PROMPT!r})")
+        add("--model", metavar="DIR", help="Hugging Face model directory (a small model that comes with vllm-ext)")
+        add("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16 (auto)")
+        add("--max-tokens", type=int, default=100, metavar="N", help="tokens to generate at most (100)")
+        add("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token each time (0.8)")
+        add("--seed", type=int, metavar="N", help="the same seed gives the same text")
+        add("--json", action="store_true", help="print a JSON array when all is done, instead of streaming text")
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> int:
+        from vllm_ext.contracts.sampling_params import SamplingParams
+
+        given = {"model": parsed_args.model, "dtype": parsed_args.dtype}
+        overrides = [Override(f"engine.{key}", value, f"--{key}") for key, value in given.items() if value is not None]
+        config = self.load_config(parsed_args, *overrides)
+        params = SamplingParams(
+            temperature=parsed_args.temperature, max_tokens=parsed_args.max_tokens, seed=parsed_args.seed
+        )
+        prompts = parsed_args.prompts or [_DEFAULT_PROMPT]
+
+        # torch comes in here, when everything that can be checked without it has been.
+        from vllm_ext.engine.llm import LLM
+
+        started = time.perf_counter()
+        with LLM.from_config(config) as llm:
+            ready = time.perf_counter()
+            if parsed_args.json:
+                outputs = llm.generate(prompts, params)
+                lines = ",\n".join(json.dumps(_as_json(output), ensure_ascii=False) for output in outputs)
+                self.app.stdout.write(f"[\n{lines}\n]\n")
+            else:
+                printer = _OrderedPrinter(self.app.stdout, len(prompts))
+                for output in llm.stream(prompts, params):
+                    printer.show(output)
+                outputs = printer.outputs
+            self._report(llm.platform_name, outputs, ready - started, time.perf_counter() - ready)
+        return 0
+
+    def _report(self, platform_name: str, outputs: list[RequestOutput], load_s: float, generate_s: float) -> None:
+        """One line for people, after the text."""
+        if self.app.stderr.isatty():
+            tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
+            rate = tokens / generate_s
+            self.app.stderr.write(
+                f"[{platform_name}: {tokens} tokens, {rate:.0f} tokens/s, ready after {load_s:.1f} s]\n"
+            )
+
+
+class _OrderedPrinter:
+    """Prints the texts of several requests one after the other, each while it grows."""
+
+    def __init__(self, out: TextIO, num_requests: int) -> None:
+        self._out = out
+        self._num_requests = num_requests
+        self._latest: dict[int, RequestOutput] = {}
+        self._turn = 0
+        self._printed = ""
+
+    @property
+    def outputs(self) -> list[RequestOutput]:
+        """What was shown last of each request, in order."""
+        return [self._latest[index] for index in sorted(self._latest)]
+
+    def show(self, output: RequestOutput) -> None:
+        """Take a request's new state, and print what is due; request ids count the prompts from 0."""
+        self._latest[int(output.request_id)] = output
+        while (current := self._latest.get(self._turn)) is not None:
+            if not self._printed:
+                self._print(current.prompt or "")
+            self._print(((current.prompt or "") + current.outputs[0].text)[len(self._printed) :])
+            if not current.finished:
+                break
+            self._turn, self._printed = self._turn + 1, ""
+            self._out.write("\n" if self._turn == self._num_requests else "\n\n")
+        self._out.flush()
+
+    def _print(self, text: str) -> None:
+        self._printed += text
+        self._out.write(text)
+
+
+def _as_json(output: RequestOutput) -> dict[str, Any]:
+    completion = output.outputs[0]
+    return {
+        "prompt": output.prompt,
+        "prompt_token_ids": output.prompt_token_ids,
+        "text": completion.text,
+        "token_ids": completion.token_ids,
+        "finish_reason": completion.finish_reason,
+        "stop_reason": completion.stop_reason,
+    }

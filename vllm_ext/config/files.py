@@ -1,0 +1,33 @@
+"""Which settings files are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vllm_ext import envs
+
+_SYSTEM_FOLDER = Path("/etc/vllm-ext")
+
+
+def find_files(config_files: Sequence[Path | str], environ: Mapping[str, str]) -> list[Path]:
+    """Files to read, in the order in which later ones win; a named one need not exist.
+
+    The current directory is never looked at: a folder that one stands in must not choose code.
+    """
+    if config_files:
+        return [Path(file) for file in config_files]
+    if named := [part for part in environ.get(envs.VLLM_EXT_CONFIG, "").split(os.pathsep) if part.strip()]:
+        return [Path(part) for part in named]
+    for folder in (*_user_folder(environ), _SYSTEM_FOLDER):
+        main = folder / "vllm-ext.yaml"
+        if found := [*([main] if main.is_file() else []), *sorted((folder / "vllm-ext.d").glob("*.yaml"))]:
+            return found
+    return []
+
+
+def _user_folder(environ: Mapping[str, str]) -> list[Path]:
+    base = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME", ""), ".config")
+    # A relative path would be one below the current directory; the XDG specification has it ignored.
+    return [Path(base) / "vllm-ext"] if os.path.isabs(base) else []

@@ -1,0 +1,76 @@
+"""What every process of an engine does first: settle the plan, bind the platform, run the general plugins."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from vllm_ext.config import Config, load_config
+from vllm_ext.contracts.current_platform import current_platform, use_platform
+from vllm_ext.contracts.platform import Platform
+from vllm_ext.discovery import scan
+from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.managers import PlatformBinding, bind_platform, load_general, load_group
+from vllm_ext.plan import Outcome, Plan, resolve
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bootstrapped:
+    """A process that is ready to build engines."""
+
+    config: Config
+    binding: PlatformBinding
+    outcomes: tuple[Outcome, ...]
+    """What became of the platform candidates and of the general plugins."""
+
+    def dispatcher(self, *, progress: bool = False) -> Dispatcher:
+        """A dispatcher for one engine."""
+        return Dispatcher(self.binding, self.config, progress=progress)
+
+
+def make_plan(config: Config) -> Plan:
+    """The plan for ``config`` and what is installed now; PluginNotFound and the like where a name is wrong.
+
+    What is odd but not wrong is a warning.
+    """
+    plan = resolve(scan(), config)
+    plan.require_valid()
+    for note in plan.notes:
+        logger.warning("%s", note)
+    return plan
+
+
+def bootstrap(config: Config) -> Bootstrapped:
+    """Bind the platform, then run the general plugins for it. May be called any number of times.
+
+    Effects: imports and calls the selected plugins. The first platform bound in a process becomes its default.
+    """
+    binding = bind_platform(make_plan(config))
+    if not current_platform.has_default():
+        current_platform.set_default(binding.platform)
+    with use_platform(binding.platform):
+        loaded = load_general(binding.bound_plan)
+    return Bootstrapped(config, binding, (*binding.bound_plan.outcomes, *loaded))
+
+
+def load_general_plugins() -> None:
+    """Run the general plugins that the settings of this process select; each runs once per process."""
+    bootstrap(load_config())
+
+
+def load_plugins_by_group(group: str) -> dict[str, Any]:
+    """Load the selected plugins of one entry-point group, without calling them.
+
+    Returns: plugins by name, in plan order; one that fails to load is reported and left out.
+    """
+    return load_group(make_plan(load_config()), group)
+
+
+def _default_platform() -> Platform:
+    return bind_platform(make_plan(load_config())).platform
+
+
+current_platform.set_resolver(_default_platform)

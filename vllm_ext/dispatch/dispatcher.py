@@ -1,0 +1,177 @@
+"""The dispatcher: one engine's platform, and the factories that build what the platform chose.
+
+A class path is resolved and checked on first use and frozen then; nothing falls back to another implementation later.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from vllm_ext.config import Config
+from vllm_ext.contracts.attention import AttentionBackend, AttentionType
+from vllm_ext.contracts.current_platform import use_platform
+from vllm_ext.contracts.platform import AttentionSelectorConfig
+from vllm_ext.contracts.qualname import resolve_class
+from vllm_ext.contracts.vllm_config import set_current_vllm_config
+from vllm_ext.contracts.worker import WorkerBase
+from vllm_ext.dispatch.engine_config import build_vllm_config
+from vllm_ext.dispatch.hooks import run_platform_hooks
+from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable
+from vllm_ext.managers import PlatformBinding, load_executor_cls
+
+if TYPE_CHECKING:
+    from vllm_ext.contracts.communicator import DeviceCommunicatorBase
+    from vllm_ext.contracts.executor import Executor
+    from vllm_ext.contracts.linear_method import LinearMethod
+
+
+class Dispatcher:
+    """Builds workers, attention backends, communicators and the executor of one engine.
+
+    Args:
+        binding: the bound plan and its platform.
+        config: the settings.
+        progress: whether loading may show a progress bar.
+
+    Raises:
+        PlatformUnavailable: no platform is bound.
+        ConfigError, ModelError: settings or model directory do not fit; whatever the platform's own hooks raise.
+    """
+
+    def __init__(self, binding: PlatformBinding, config: Config, *, progress: bool = False) -> None:
+        self.bound_plan = binding.bound_plan
+        self.platform = binding.platform
+        self.config = config
+        self.consulted: Counter[str] = Counter()
+        """How often each slot's factory was asked."""
+        self._classes: dict[tuple[str, Any], Any] = {}
+        self._backends: dict[tuple[AttentionSelectorConfig, int], type[AttentionBackend]] = {}
+        if self.platform.is_unspecified():
+            raise PlatformUnavailable(
+                "no platform is available to build an engine on; 'vllm-ext list --group vllm_ext.platforms' shows "
+                "the in-tree ones, and platform.driver chooses one"
+            )
+        with use_platform(self.platform):
+            self.vllm_config = build_vllm_config(config.settings, self.platform, progress=progress)
+            self.changes = run_platform_hooks(self.platform, self.vllm_config)
+
+    @property
+    def platform_name(self) -> str:
+        """Name of the chosen platform plugin, for messages."""
+        decision = self.bound_plan.platform
+        return f"platform {decision.name!r}" if decision else f"platform {self.platform.device_name!r}"
+
+    @contextmanager
+    def activate(self) -> Iterator[None]:
+        """Make this engine's platform, configuration and dispatcher the current ones inside the block."""
+        token = _current.set(self)
+        try:
+            with use_platform(self.platform), set_current_vllm_config(self.vllm_config):
+                yield
+        finally:
+            _current.reset(token)
+
+    def executor_factory(self) -> Executor:
+        """The executor named by the settings, which creates the workers."""
+        self.consulted["executor"] += 1
+        name = self.vllm_config.parallel_config.distributed_executor_backend
+        return load_executor_cls(self.bound_plan, name)(self)
+
+    def worker_factory(
+        self, *, local_rank: int, rank: int, distributed_init_method: str, is_driver_worker: bool
+    ) -> WorkerBase:
+        """A worker of the class that the platform, or the settings, named."""
+        self.consulted["worker"] += 1
+        qualname = self.vllm_config.parallel_config.worker_cls
+        if qualname == "auto":
+            raise ContractError(
+                f"{self.platform_name} left parallel_config.worker_cls at 'auto': its check_and_update_config() has "
+                "to set the class path of a worker",
+                plugin=self.platform_name,
+            )
+        source = self._source("worker.cls", self.config.settings.worker.cls)
+        worker_cls: type[WorkerBase] = self._resolve("worker", qualname, WorkerBase, source)
+        with self.activate():
+            return worker_cls(
+                vllm_config=self.vllm_config,
+                local_rank=local_rank,
+                rank=rank,
+                distributed_init_method=distributed_init_method,
+                is_driver_worker=is_driver_worker,
+            )
+
+    def attention_factory(self, selector: AttentionSelectorConfig, num_heads: int) -> type[AttentionBackend]:
+        """The backend class for such a layer, checked to be able to serve it.
+
+        Raises:
+            ConfigError: the backend cannot serve the layer; the text has each reason.
+        """
+        self.consulted["attention"] += 1
+        if (selector, num_heads) not in self._backends:
+            self._backends[selector, num_heads] = self._choose_attention(selector, num_heads)
+        return self._backends[selector, num_heads]
+
+    def communicator_factory(self, **kwargs: Any) -> DeviceCommunicatorBase:
+        """A communicator for one process group; arguments as of :class:`DeviceCommunicatorBase`."""
+        from vllm_ext.contracts.communicator import DeviceCommunicatorBase
+
+        self.consulted["communicator"] += 1
+        wanted = self.config.settings.communicator.cls
+        qualname = self.platform.get_device_communicator_cls() if wanted == "auto" else wanted
+        cls = self._resolve("communicator", qualname, DeviceCommunicatorBase, self._source("communicator.cls", wanted))
+        communicator: DeviceCommunicatorBase = cls(**kwargs)
+        return communicator
+
+    def linear_method(self) -> LinearMethod:
+        """How the layers of this engine lay out and multiply dense weights."""
+        from vllm_ext.contracts.linear_method import LinearMethod
+
+        qualname = self.platform.get_unquantized_linear_method_cls()
+        cls = self._resolve("linear method", qualname, LinearMethod, self.platform_name)
+        method: LinearMethod = cls()
+        return method
+
+    def _choose_attention(self, selector: AttentionSelectorConfig, num_heads: int) -> type[AttentionBackend]:
+        wanted = self.vllm_config.attention_config.backend
+        is_class_path = wanted is not None and "." in wanted
+        qualname = (
+            wanted
+            if is_class_path
+            else self.platform.get_attn_backend_cls(wanted, attn_selector_config=selector, num_heads=num_heads)
+        )
+        source = f"attention.backend {wanted!r} of the settings" if is_class_path else self.platform_name
+        backend: type[AttentionBackend] = self._resolve("attention", qualname, AttentionBackend, source)
+        reasons = backend.validate_configuration(
+            head_size=selector.head_size,
+            dtype=selector.dtype,
+            block_size=selector.block_size,
+            attn_type=AttentionType(selector.attn_type),
+        )
+        if reasons:
+            raise ConfigError(
+                f"attention backend {backend.get_name()!r} ({source}) cannot serve this model: {'; '.join(reasons)}"
+            )
+        return backend
+
+    def _source(self, key: str, value: str) -> str:
+        return self.platform_name if value == "auto" else f"setting {key}"
+
+    def _resolve(self, slot: str, qualname: Any, base: type, source: str) -> Any:
+        if (slot, qualname) not in self._classes:
+            self._classes[slot, qualname] = resolve_class(qualname, base, slot=slot, source=source)
+        return self._classes[slot, qualname]
+
+
+_current: ContextVar[Dispatcher | None] = ContextVar("vllm_ext_dispatcher", default=None)
+
+
+def get_current_dispatcher() -> Dispatcher:
+    """The dispatcher of the engine being built or stepped; RuntimeError outside of one."""
+    dispatcher = _current.get()
+    if dispatcher is None:
+        raise RuntimeError("no engine is active here: layers are built inside Dispatcher.activate()")
+    return dispatcher

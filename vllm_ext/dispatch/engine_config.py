@@ -1,0 +1,103 @@
+"""From settings and a model's own configuration to the :class:`VllmConfig` of an engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm_ext.config.schema import EngineSettings, Settings
+from vllm_ext.contracts.vllm_config import (
+    AttentionConfig,
+    CacheConfig,
+    CompilationConfig,
+    DeviceConfig,
+    HFConfig,
+    LoadConfig,
+    ModelConfig,
+    ParallelConfig,
+    SchedulerConfig,
+    VllmConfig,
+)
+from vllm_ext.dispatch.hf_config import DEMO_MODEL, read_hf_config
+from vllm_ext.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from vllm_ext.contracts.platform import Platform
+
+_DEFAULT_CONTEXT = 2048
+"""Length limit of a model whose configuration names none, in tokens (transformers' default for Llama)."""
+
+
+def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool = False) -> VllmConfig:
+    """The configuration before the platform's hooks have seen it; reads the model's ``config.json``.
+
+    ``progress`` lets the loader show a progress bar.
+    """
+    engine = settings.engine
+    model = DEMO_MODEL if engine.model is None else Path(engine.model).expanduser()
+    hf_config = read_hf_config(model)
+    return VllmConfig(
+        model_config=ModelConfig(
+            model=str(model),
+            tokenizer=str(model),
+            hf_config=hf_config,
+            dtype=resolve_dtype(engine.dtype, hf_config, platform),
+            max_model_len=resolve_max_model_len(engine, hf_config, platform),
+            seed=engine.seed,
+        ),
+        cache_config=CacheConfig(block_size=engine.block_size, kv_cache_memory_bytes=engine.kv_cache_memory),
+        parallel_config=ParallelConfig(worker_cls=settings.worker.cls, distributed_executor_backend=engine.executor),
+        scheduler_config=SchedulerConfig(engine.max_num_seqs, engine.max_num_batched_tokens),
+        device_config=DeviceConfig(platform.device_type),
+        load_config=LoadConfig(use_tqdm_on_load=progress),
+        attention_config=AttentionConfig(None if settings.attention.backend == "auto" else settings.attention.backend),
+        compilation_config=CompilationConfig(custom_ops=list(settings.custom_ops)),
+    )
+
+
+def resolve_dtype(wanted: str, hf_config: HFConfig, platform: Platform) -> torch.dtype:
+    """The dtype to compute in: what the settings say, or the checkpoint's own where the platform supports it.
+
+    Raises:
+        ConfigError: the settings name a dtype that the platform does not support.
+        CheckpointError: the checkpoint names something that is no floating-point dtype.
+    """
+    import torch
+
+    supported = platform.supported_dtypes
+    if wanted != "auto":
+        dtype = getattr(torch, wanted)
+        if dtype not in supported:
+            raise ConfigError(
+                f"engine.dtype is {wanted!r}, which platform {platform.device_name!r} does not support; "
+                f"supported: auto, {', '.join(_name(d) for d in supported)}"
+            )
+        return dtype  # type: ignore[no-any-return]
+    own = hf_config.get("dtype", hf_config.get("torch_dtype", "float32"))
+    dtype = getattr(torch, str(own).removeprefix("torch."), None)
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise CheckpointError(f"{hf_config.source}: dtype {own!r} is not a floating-point dtype of torch")
+    return dtype if dtype in supported else supported[0]
+
+
+def resolve_max_model_len(engine: EngineSettings, hf_config: HFConfig, platform: Platform) -> int:
+    """Tokens of prompt and output together: the user's limit, else the model's own as far as the platform goes.
+
+    Raises:
+        ConfigError: the user's limit is above the model's.
+    """
+    own = hf_config.get("max_position_embeddings")
+    if engine.max_model_len is None:
+        return platform.check_max_model_len(own or _DEFAULT_CONTEXT)
+    if own is not None and engine.max_model_len > own:
+        raise ConfigError(
+            f"engine.max_model_len is {engine.max_model_len}, above the {own} positions of the model "
+            f"({hf_config.source}); give at most {own}"
+        )
+    return engine.max_model_len
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,1 @@
+"""Process groups and the communicators that work on them."""

@@ -1,0 +1,103 @@
+"""The engine core: it starts the executor up, and makes steps: schedule, execute, update."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from vllm_ext.contracts.kv_cache import KVCacheConfig
+from vllm_ext.engine.cleanup import shut_down_on_error
+from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
+from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
+from vllm_ext.engine.scheduler import Scheduler
+from vllm_ext.errors import EngineError, VllmExtError, innermost_cause
+
+if TYPE_CHECKING:
+    from vllm_ext.dispatch.dispatcher import Dispatcher
+
+
+class EngineCore:
+    """Requests in, tokens out. It knows token ids only; text is the business of those in front of it.
+
+    Args:
+        dispatcher: gives the configuration and the executor; no platform is looked up here.
+
+    Raises:
+        EngineError: the workers cannot be started, or their KV caches do not fit together.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self.vllm_config = dispatcher.vllm_config
+        with self._start_up("start"):
+            self.executor = dispatcher.executor_factory()
+        with shut_down_on_error(self.executor.shutdown), self._start_up("prepare its KV cache"):
+            self.kv_cache_config = self._initialize_kv_cache()
+        self.scheduler = Scheduler(self.vllm_config, self.kv_cache_config)
+
+    def add_request(self, request: Request) -> None:
+        """Queue a request; InvalidRequest where it can never be served."""
+        self.scheduler.add_request(request)
+
+    def abort_requests(
+        self, request_ids: Iterable[str], status: RequestStatus = RequestStatus.FINISHED_ABORTED
+    ) -> None:
+        """End requests now; ids that are not in flight are passed over."""
+        self.scheduler.finish_requests(request_ids, status)
+
+    def abort_all(self) -> list[str]:
+        """End every request, at whatever point a step was broken off; returns their ids."""
+        return self.scheduler.abort_all()
+
+    def has_requests(self) -> bool:
+        """Whether :meth:`step` has something to do, be it only to tell the workers who has ended."""
+        return self.scheduler.has_requests()
+
+    def step(self) -> list[EngineCoreOutput]:
+        """Make one step.
+
+        Returns: what is new, for each request that got a token.
+
+        Raises:
+            EngineError: the step failed. All requests in flight are ended, as they are by an interrupt.
+        """
+        if not self.has_requests():
+            return []
+        try:
+            scheduler_output = self.scheduler.schedule()
+            model_output = self.executor.execute_model(scheduler_output)
+            return self.scheduler.update_from_output(scheduler_output, model_output)
+        except BaseException as error:
+            ended = self.abort_all()
+            if not isinstance(error, Exception):
+                raise
+            raise EngineError(
+                f"a step failed, which ended the {len(ended)} requests in flight: {innermost_cause(error)}"
+            ) from error
+
+    def shutdown(self) -> None:
+        """Stop the workers; may be called twice."""
+        self.executor.shutdown()
+
+    def _initialize_kv_cache(self) -> KVCacheConfig:
+        """Ask the workers what they need and can have, agree, and let them allocate and warm up."""
+        executor, cache_config = self.executor, self.vllm_config.cache_config
+        spec = common_spec(executor.get_kv_cache_specs(), cache_config.block_size)
+        layout = common_layout(executor.get_supported_kv_cache_layouts())
+        # A model without a KV cache has nothing to measure memory for.
+        available_bytes = min(executor.determine_available_memory()) if spec else 0
+        kv_cache_config = make_kv_cache_config(self.vllm_config, spec, layout, available_bytes)
+        cache_config.num_gpu_blocks = kv_cache_config.num_blocks
+        executor.initialize_from_config(kv_cache_config)
+        return kv_cache_config
+
+    @contextmanager
+    def _start_up(self, what: str) -> Iterator[None]:
+        """Name the worker where something goes wrong that is not explained already."""
+        try:
+            yield
+        except VllmExtError:
+            raise
+        except Exception as error:
+            worker_cls = self.vllm_config.parallel_config.worker_cls
+            raise EngineError(f"worker {worker_cls} failed to {what}: {innermost_cause(error)}") from error

@@ -1,0 +1,96 @@
+"""From tokens to text, while the tokens are still coming.
+
+A token is not always whole characters: byte-level and byte-fallback vocabularies spread one character over several
+tokens. So each token stands for bytes here, and a UTF-8 decoder gives characters out once they are complete.
+"""
+
+from __future__ import annotations
+
+import codecs
+import re
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer
+
+_BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+_REPLACEMENT = "\ufffd"
+
+
+def _byte_level_alphabet() -> dict[str, int]:
+    """The characters that stand for bytes in a byte-level vocabulary: printable ones for themselves, the others for
+    the code points from 256 on, in order.
+    """
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(others)}
+
+
+_ALPHABET = _byte_level_alphabet()
+
+
+class TokenBytes:
+    """The bytes that each token of a vocabulary adds to a text; each is found once, with the tokenizer's own decoder.
+
+    Special tokens add nothing.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._pieces: dict[int, bytes] = {}
+
+    def __getitem__(self, token_id: int) -> bytes:
+        """What ``token_id`` adds when it is not the first token of the text."""
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            piece = self._pieces[token_id] = self._find(token_id)
+        return piece
+
+    def leading(self, token_id: int) -> bytes:
+        """What ``token_id`` adds at the beginning of a text, where many decoders drop a space."""
+        alone = self._tokenizer.decode([token_id])
+        return self[token_id] if _REPLACEMENT in alone else alone.encode()
+
+    def _find(self, token_id: int) -> bytes:
+        # The second of two equal tokens is decoded in the middle of a text, whatever the decoder does at its ends.
+        alone, twice = self._tokenizer.decode([token_id]), self._tokenizer.decode([token_id, token_id])
+        text = twice[len(alone) :]
+        if _REPLACEMENT not in text:
+            return text.encode()
+        token = self._tokenizer.id_to_token(token_id) or ""
+        if match := _BYTE_TOKEN.fullmatch(token):
+            return bytes([int(match[1], 16)])
+        if all(char in _ALPHABET for char in token):
+            return bytes(_ALPHABET[char] for char in token)
+        return text.encode()
+
+
+class IncrementalDetokenizer:
+    """The text of one request's output.
+
+    Args:
+        token_bytes: of the model's vocabulary.
+        at_start: the output is the beginning of the text, since the prompt had none.
+    """
+
+    def __init__(self, token_bytes: TokenBytes, *, at_start: bool = False) -> None:
+        self._token_bytes = token_bytes
+        self._at_start = at_start
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def decode(self, token_ids: Iterable[int]) -> str:
+        """The characters that ``token_ids`` complete; bytes that are no UTF-8 become U+FFFD."""
+        if self._at_start:
+            return "".join(self._decode_at_start(token_id) for token_id in token_ids)
+        token_bytes = self._token_bytes
+        return self._decoder.decode(b"".join([token_bytes[token_id] for token_id in token_ids]))
+
+    def flush(self) -> str:
+        """A U+FFFD for a character that never became complete, else nothing; the last call."""
+        return self._decoder.decode(b"", final=True)
+
+    def _decode_at_start(self, token_id: int) -> str:
+        piece = self._token_bytes[token_id]
+        if self._at_start and piece:
+            self._at_start = False
+            piece = self._token_bytes.leading(token_id)
+        return self._decoder.decode(piece)

@@ -1,0 +1,1 @@
+"""The in-tree executors, each an entry point of group ``vllm_ext.executors``."""

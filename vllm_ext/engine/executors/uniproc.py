@@ -1,0 +1,66 @@
+"""The executor that runs one worker in the engine's own process."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from vllm_ext.contracts.executor import Executor
+from vllm_ext.contracts.worker import WorkerBase, missing_methods
+from vllm_ext.engine.cleanup import shut_down_on_error
+from vllm_ext.errors import ContractError, EngineError
+
+
+class UniProcExecutor(Executor):
+    """One worker, called directly. Every call runs inside :meth:`Dispatcher.activate`, because another engine of the
+    same process may have run in between.
+    """
+
+    def _init_executor(self) -> None:
+        self._worker: WorkerBase | None = self.dispatcher.worker_factory(
+            local_rank=0,
+            rank=0,
+            distributed_init_method=f"tcp://127.0.0.1:{_free_port()}",
+            is_driver_worker=True,
+        )
+        self._check_methods(type(self._worker))
+        with shut_down_on_error(self.shutdown):
+            self.collective_rpc("init_device")
+            self.collective_rpc("load_model")
+
+    def collective_rpc(
+        self, method: str | Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> list[Any]:
+        """Call the worker; what it raises comes through as it is."""
+        worker = self._worker
+        if worker is None:
+            raise EngineError(f"{method!r} was called on an engine that is shut down")
+        with self.dispatcher.activate():
+            if isinstance(method, str):
+                return [getattr(worker, method)(*args, **(kwargs or {}))]
+            return [method(worker, *args, **(kwargs or {}))]
+
+    def check_health(self) -> None:
+        self.collective_rpc("check_health")
+
+    def shutdown(self) -> None:
+        worker, self._worker = self._worker, None
+        if worker is not None:
+            with self.dispatcher.activate():
+                worker.shutdown()
+
+    def _check_methods(self, worker_cls: type[WorkerBase]) -> None:
+        if missing := missing_methods(worker_cls):
+            raise ContractError(
+                f"worker {worker_cls.__module__}.{worker_cls.__qualname__} of {self.dispatcher.platform_name} does not "
+                f"implement: {', '.join(missing)}. The engine calls these methods of every worker",
+                plugin=self.dispatcher.platform_name,
+            )
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port

@@ -1,0 +1,96 @@
+"""From what the workers report to one KV cache configuration: layout, groups, number of blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheGroupSpec, KVCacheLayout, KVCacheSpec
+from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.errors import EngineError
+
+_DEFAULT_LAYOUT = KVCacheLayout.LBNHC
+
+
+def common_spec(specs: Sequence[dict[str, KVCacheSpec]], block_size: int) -> dict[str, KVCacheSpec]:
+    """What each layer stores, as all workers report it alike.
+
+    Raises:
+        EngineError: workers differ, or a layer wants blocks of another size than ``block_size`` tokens.
+    """
+    first = specs[0]
+    for rank, spec in enumerate(specs):
+        if spec != first:
+            raise EngineError(
+                f"workers 0 and {rank} report different KV caches: {_describe(first)}; {_describe(spec)}. "
+                "All workers have to hold the same layers"
+            )
+    for layer, layer_spec in first.items():
+        if layer_spec.block_size != block_size:
+            raise EngineError(
+                f"layer {layer!r} reports KV cache blocks of {layer_spec.block_size} tokens, and the engine uses "
+                f"blocks of {block_size}; set engine.block_size to {layer_spec.block_size}, or let the platform's "
+                "check_and_update_config() set cache_config.block_size"
+            )
+    return first
+
+
+def common_layout(layouts: Sequence[Sequence[KVCacheLayout] | None]) -> KVCacheLayout:
+    """The layout that the first particular worker likes best among those that all can read.
+
+    Raises:
+        EngineError: there is none; the text has each worker's list.
+    """
+    particular = [list(supported) for supported in layouts if supported is not None]
+    if not particular:
+        return _DEFAULT_LAYOUT
+    for layout in particular[0]:
+        if all(layout in supported for supported in particular):
+            return layout
+    lists = "; ".join(
+        f"worker {rank}: {'any' if supported is None else ', '.join(layout.value for layout in supported) or 'none'}"
+        for rank, supported in enumerate(layouts)
+    )
+    raise EngineError(f"no KV cache layout can be read by all attention layers of all workers; supported: {lists}")
+
+
+def num_blocks_usable(vllm_config: VllmConfig) -> int:
+    """Blocks that the largest number of requests of the largest length would use."""
+    per_request = -(-vllm_config.model_config.max_model_len // vllm_config.cache_config.block_size)
+    return vllm_config.scheduler_config.max_num_seqs * per_request
+
+
+def make_kv_cache_config(
+    vllm_config: VllmConfig, spec: dict[str, KVCacheSpec], layout: KVCacheLayout, available_bytes: int
+) -> KVCacheConfig:
+    """As many blocks as memory allows; no more than can be used, unless the user has set the amount of memory.
+
+    Raises:
+        EngineError: not even one block fits; the text has the sizes.
+    """
+    wanted_bytes = vllm_config.cache_config.kv_cache_memory_bytes
+    block_bytes = sum(layer_spec.page_size_bytes for layer_spec in spec.values())
+    num_blocks = num_blocks_usable(vllm_config)
+    if block_bytes:
+        limit = available_bytes if wanted_bytes is None else min(available_bytes, wanted_bytes)
+        fitting = limit // block_bytes
+        num_blocks = min(fitting, num_blocks) if wanted_bytes is None else fitting
+        if num_blocks < 1:
+            raise EngineError(
+                f"not one KV cache block fits: a block of {vllm_config.cache_config.block_size} tokens takes "
+                f"{block_bytes} bytes over {len(spec)} layers, and {limit} bytes are available "
+                f"(engine.kv_cache_memory: {wanted_bytes or 'not set'}). Set engine.kv_cache_memory to at least "
+                f"{block_bytes}, or engine.block_size lower"
+            )
+    return KVCacheConfig(num_blocks=num_blocks, kv_cache_groups=_groups(spec), kv_cache_layout=layout)
+
+
+def _groups(spec: dict[str, KVCacheSpec]) -> tuple[KVCacheGroupSpec, ...]:
+    """Layers that store the same thing, together."""
+    layers: dict[KVCacheSpec, list[str]] = {}
+    for layer, layer_spec in spec.items():
+        layers.setdefault(layer_spec, []).append(layer)
+    return tuple(KVCacheGroupSpec(tuple(names), layer_spec) for layer_spec, names in layers.items())
+
+
+def _describe(spec: dict[str, KVCacheSpec]) -> str:
+    return f"{len(spec)} layers of {sum(layer_spec.page_size_bytes for layer_spec in spec.values())} bytes a block"

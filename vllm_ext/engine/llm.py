@@ -1,0 +1,191 @@
+"""``LLM``: a model, and text from it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, nullcontext
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from vllm_ext.config import Config, Override, load_config
+from vllm_ext.contracts.outputs import RequestOutput
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.dispatch.bootstrap import bootstrap
+from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.engine.calls import Call, Calls
+from vllm_ext.engine.llm_engine import LLMEngine
+from vllm_ext.engine.prompts import PromptType, split_prompts
+from vllm_ext.errors import InvalidRequest
+
+
+class LLM:
+    """A model on the chosen platform, for use from Python. It is not thread-safe.
+
+    Args:
+        model: a Hugging Face model directory; the model that comes with vllm_ext if neither this nor the settings
+            name one.
+        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        platform: a platform plugin's name, or several, of which the first that activates is used.
+        config_files: settings files, instead of those in the usual places.
+        overrides: any settings by their dotted key; they win over files and environment.
+        progress: show progress while weights are loaded; by default on a terminal.
+        engine_settings: keys of the settings' section ``engine``, such as ``max_model_len``.
+
+    Raises:
+        ConfigError, PluginError, ModelError, EngineError: what prevents the start.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        dtype: str = "auto",
+        platform: str | list[str] | None = None,
+        config_files: Sequence[str | Path] = (),
+        overrides: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
+        **engine_settings: Any,
+    ) -> None:
+        settings = [Override(key, value, "LLM(overrides=...)") for key, value in (overrides or {}).items()]
+        if model is not None:
+            engine_settings["model"] = str(model)
+        if dtype != "auto":
+            engine_settings["dtype"] = dtype
+        settings += [Override(f"engine.{name}", value, f"LLM({name}=...)") for name, value in engine_settings.items()]
+        if platform is not None:
+            settings.append(Override("platform.driver", platform, "LLM(platform=...)"))
+        config = load_config(config_files, settings)
+        self._start(bootstrap(config).dispatcher(progress=_show_progress(progress)))
+
+    @classmethod
+    def from_config(cls, config: Config, *, progress: bool | None = None) -> Self:
+        """An LLM for settings that are loaded already."""
+        return cls.from_dispatcher(bootstrap(config).dispatcher(progress=_show_progress(progress)))
+
+    @classmethod
+    def from_dispatcher(cls, dispatcher: Dispatcher) -> Self:
+        """An LLM on a dispatcher that is made already."""
+        llm = cls.__new__(cls)
+        llm._start(dispatcher)
+        return llm
+
+    def generate(
+        self,
+        prompts: PromptType | Sequence[PromptType],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+    ) -> list[RequestOutput]:
+        """Complete one prompt or many.
+
+        Args:
+            prompts: a text, a list of token ids, ``{"prompt": text}``, ``{"prompt_token_ids": ids}``, or a list of
+                these; a flat list of integers is one prompt.
+            sampling_params: for all prompts, or a list with one for each; ``SamplingParams()`` if omitted.
+            use_tqdm: show a progress bar that counts finished requests.
+
+        Returns: one output for each prompt, in the order of the prompts.
+
+        Raises:
+            InvalidRequest: a prompt cannot be served; none of them is started.
+            EngineError: a step failed.
+        """
+        call = self._make_call(prompts, sampling_params)
+        finished: dict[str, RequestOutput] = {}
+        with (
+            closing(self._calls.run(call, final_only=True)) as outputs,
+            _progress_bar(use_tqdm, len(call.prompts)) as bar,
+        ):
+            for output in outputs:
+                finished[output.request_id] = output
+                if bar is not None:
+                    bar.update()
+        return [finished[request_id] for request_id in call.request_ids]
+
+    def stream(
+        self,
+        prompts: PromptType | Sequence[PromptType],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+    ) -> Iterator[RequestOutput]:
+        """Complete one prompt or many, step by step.
+
+        Arguments are those of :meth:`generate`. Request ids ascend with the order of the prompts.
+
+        Returns: an iterator over the state of each request after each step: an output holds all text and tokens so
+            far, and the last one of a request has ``finished`` set. Closing the iterator aborts what is not finished.
+
+        Raises:
+            InvalidRequest: a prompt's form or the number of ``sampling_params`` is wrong (at once), or a prompt cannot
+                be served (from the iterator).
+        """
+        return self._calls.run(self._make_call(prompts, sampling_params), final_only=False)
+
+    @property
+    def platform_name(self) -> str:
+        """The chosen platform plugin, for messages."""
+        return self.dispatcher.platform_name
+
+    def close(self) -> None:
+        """Stop the engine and release its memory; may be called twice."""
+        # __init__ may have failed before there was an engine.
+        if (engine := self.__dict__.get("llm_engine")) is not None:
+            engine.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        self.close()
+
+    def _start(self, dispatcher: Dispatcher) -> None:
+        self.dispatcher = dispatcher
+        self.llm_engine = LLMEngine(dispatcher)
+        self._calls = Calls(self.llm_engine)
+
+    def _make_call(
+        self,
+        prompts: PromptType | Sequence[PromptType],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+    ) -> Call:
+        each = split_prompts(prompts)
+        return self._calls.make_call(each, _params_for_each(sampling_params, len(each)))
+
+
+def _params_for_each(
+    sampling_params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
+) -> list[SamplingParams]:
+    if sampling_params is None or isinstance(sampling_params, SamplingParams):
+        return [SamplingParams() if sampling_params is None else sampling_params] * num_prompts
+    if not isinstance(sampling_params, list | tuple):
+        raise InvalidRequest(
+            f"sampling_params is {sampling_params!r}; it takes SamplingParams, or a list with one for each prompt"
+        )
+    params = list(sampling_params)
+    for index, entry in enumerate(params):
+        if not isinstance(entry, SamplingParams):
+            raise InvalidRequest(f"sampling_params[{index}] is {entry!r}; it takes SamplingParams")
+    if len(params) != num_prompts:
+        raise InvalidRequest(
+            f"{len(params)} sampling_params for {num_prompts} prompts; give one for all, or a list with one for each"
+        )
+    return params
+
+
+def _progress_bar(wanted: bool, total: int) -> Any:
+    """A context manager around a progress bar, or around ``None``."""
+    if not wanted:
+        return nullcontext()
+    from tqdm import tqdm
+
+    return tqdm(total=total, desc="Processed prompts")
+
+
+def _show_progress(wanted: bool | None) -> bool:
+    return sys.stderr.isatty() if wanted is None else wanted

@@ -1,0 +1,98 @@
+"""The forms in which a prompt may be given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, TypeAlias, TypedDict
+
+from vllm_ext.errors import InvalidRequest, did_you_mean, listing
+
+
+class TextPrompt(TypedDict):
+    """A prompt as text."""
+
+    prompt: str
+
+
+class _TokensPrompt(TypedDict):
+    prompt_token_ids: list[int]
+
+
+class TokensPrompt(_TokensPrompt, total=False):
+    """A prompt as token ids; ``prompt``, its text, is only handed back."""
+
+    prompt: str
+
+
+PromptType: TypeAlias = str | list[int] | TextPrompt | TokensPrompt
+"""One prompt."""
+
+_ACCEPTED = (
+    "a prompt is a text, a list of token ids, {'prompt': text} or {'prompt_token_ids': list of token ids}; "
+    "several prompts are a list of these"
+)
+_KEYS = ("prompt", "prompt_token_ids")
+
+
+class ParsedPrompt(NamedTuple):
+    """A prompt in one form; ``token_ids`` is ``None`` where the text has still to be tokenized."""
+
+    text: str | None
+    token_ids: list[int] | None
+
+
+def split_prompts(prompts: PromptType | Sequence[PromptType]) -> list[Any]:
+    """One prompt or several, as a list; a flat list of integers is one prompt. The prompts are not looked at."""
+    if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
+        return [prompts]
+    if not isinstance(prompts, list | tuple):
+        raise InvalidRequest(f"prompts is {_shown(prompts)}; {_ACCEPTED}")
+    return list(prompts)
+
+
+def parse_prompt(prompt: PromptType) -> ParsedPrompt:
+    """Check one prompt's form.
+
+    Raises:
+        InvalidRequest: it has none of the accepted forms; the text says what was given.
+    """
+    if isinstance(prompt, str):
+        return ParsedPrompt(prompt, None)
+    if isinstance(prompt, Mapping):
+        return _parse_mapping(prompt)
+    return ParsedPrompt(None, _parse_token_ids(prompt, "it"))
+
+
+def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
+    for key in prompt:
+        if key not in _KEYS:
+            raise InvalidRequest(
+                f"unknown key {key!r}{did_you_mean(str(key), _KEYS)}; keys of a prompt: {listing(_KEYS)}; {_ACCEPTED}"
+            )
+    text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
+    if text is None and token_ids is None:
+        raise InvalidRequest(f"neither 'prompt' nor 'prompt_token_ids' is given; {_ACCEPTED}")
+    if text is not None and not isinstance(text, str):
+        raise InvalidRequest(f"'prompt' is {_shown(text)}, not a text; {_ACCEPTED}")
+    if token_ids is None:
+        return ParsedPrompt(text, None)
+    return ParsedPrompt(text, _parse_token_ids(token_ids, "'prompt_token_ids'"))
+
+
+def _parse_token_ids(value: Any, what: str) -> list[int]:
+    if not isinstance(value, list | tuple):
+        raise InvalidRequest(f"{what} is {_shown(value)}; {_ACCEPTED}")
+    for position, token_id in enumerate(value):
+        if not isinstance(token_id, int) or isinstance(token_id, bool):
+            raise InvalidRequest(f"{what} has {_shown(token_id)} at position {position}, not a token id; {_ACCEPTED}")
+    return list(value)
+
+
+def _is_token_ids(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, int) for item in value)
+
+
+def _shown(value: Any) -> str:
+    """A value for a message: short, and with its type."""
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

@@ -1,0 +1,16 @@
+"""Every environment variable that the project reads, with its meaning."""
+
+from __future__ import annotations
+
+PREFIX = "VLLM_EXT_"
+VLLM_PLUGINS = "VLLM_PLUGINS"
+VLLM_EXT_CONFIG = "VLLM_EXT_CONFIG"
+
+VARIABLES: dict[str, str] = {
+    VLLM_PLUGINS: "names, separated by commas: no other out-of-tree plugin of any group may be used; "
+    "unset allows all, empty allows none",
+    VLLM_EXT_CONFIG: "settings files, separated as in PATH, that are read instead of the usual ones",
+    f"{PREFIX}<KEY>__<KEY>": "a setting, by its path in the settings file; lists are separated by commas",
+    "XDG_CONFIG_HOME": "folder in which vllm-ext/vllm-ext.yaml is looked for; ~/.config where unset",
+    "HOME": "the ~ in ~/.config",
+}

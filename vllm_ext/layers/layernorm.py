@@ -1,0 +1,39 @@
+"""Root-mean-square normalisation."""
+
+from __future__ import annotations
+
+import torch
+
+from vllm_ext.contracts.custom_op import CustomOp
+from vllm_ext.layers.linear import copy_checked, new_parameter
+
+
+@CustomOp.register("rms_norm")
+class RMSNorm(CustomOp):
+    """``x / sqrt(mean(x**2) + eps) * weight`` over the last dimension."""
+
+    def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.hidden_size = hidden_size
+        self._epsilon: torch.Tensor
+        self.register_buffer("_epsilon", torch.tensor(eps, dtype=torch.float32), persistent=False)
+        self.weight = new_parameter((hidden_size,), lambda param, loaded: copy_checked(param.data, loaded))
+
+    def forward_native(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Normalise ``x`` ``[..., hidden]``.
+
+        With ``residual`` of the same shape, normalise ``x + residual`` and return that sum as the new residual;
+        ``residual`` is overwritten.
+        """
+        if residual is None:
+            return self._normalise(x)
+        residual.add_(x)
+        return self._normalise(residual), residual
+
+    def _normalise(self, x: torch.Tensor) -> torch.Tensor:
+        # By way of the norm, which is one kernel: fewer passes over x than squares and their mean.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = torch.addcmul(self._epsilon, norm, norm, value=1 / self.hidden_size).rsqrt_()
+        return (x * scale).to(x.dtype).mul_(self.weight)

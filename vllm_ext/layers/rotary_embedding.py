@@ -1,0 +1,79 @@
+"""Rotary position embedding."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from vllm_ext.contracts.custom_op import CustomOp
+from vllm_ext.contracts.vllm_config import HFConfig, get_current_vllm_config
+from vllm_ext.errors import UnsupportedModel
+
+
+@CustomOp.register("rotary_embedding")
+class RotaryEmbedding(CustomOp):
+    """Rotates each head of query and key by an angle that grows with the position (neox style: halves, not pairs).
+
+    Args:
+        head_size: size of a head; all of it is rotated.
+        max_position: positions are below this.
+        inv_freq: float32 ``[head_size / 2]``, angle per position.
+    """
+
+    def __init__(self, head_size: int, max_position: int, inv_freq: torch.Tensor) -> None:
+        super().__init__()
+        self.head_size = head_size
+        angles = torch.outer(torch.arange(max_position, dtype=torch.float32, device=inv_freq.device), inv_freq)
+        cos, sin = angles.cos(), angles.sin()
+        # cos and signed sin of both halves side by side: one lookup per call, and no negation.
+        cache = torch.cat((cos, cos, -sin, sin), dim=-1)
+        dtype = get_current_vllm_config().model_config.dtype
+        self.cos_sin_cache: torch.Tensor
+        self.register_buffer("cos_sin_cache", cache.to(dtype), persistent=False)
+
+    def forward_native(
+        self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rotate ``query`` and ``key``, ``[tokens, heads * head_size]`` each with any number of heads.
+
+        Args:
+            positions: int64 ``[tokens]``.
+        """
+        cos, sin = self.cos_sin_cache.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
+        rotated_key = None if key is None else self._rotate(key, cos, sin)
+        return self._rotate(query, cos, sin), rotated_key
+
+    def _rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+        heads = x.view(x.shape[0], -1, self.head_size)
+        rotated = torch.addcmul(heads * cos, heads.roll(self.head_size // 2, -1), sin)
+        return rotated.view(x.shape)
+
+
+def get_rope(hf_config: HFConfig, head_size: int, max_position: int) -> RotaryEmbedding:
+    """The rotary embedding of a model's configuration, old style (``rope_theta``, ``rope_scaling``) or new
+    (``rope_parameters``).
+
+    Raises:
+        UnsupportedModel: a kind of scaling other than ``default`` and ``llama3``.
+    """
+    rope = hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {}
+    theta = float(rope.get("rope_theta", hf_config.get("rope_theta", 10000.0)))
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind not in ("default", "llama3"):
+        raise UnsupportedModel(
+            f"{hf_config.source or 'config.json'}: rope type {kind!r} is not supported; supported: default, llama3"
+        )
+    inv_freq = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
+    if kind == "llama3":
+        inv_freq = _scale_llama3(inv_freq, rope)
+    return RotaryEmbedding(head_size, max_position, inv_freq)
+
+
+def _scale_llama3(inv_freq: torch.Tensor, rope: dict[str, Any]) -> torch.Tensor:
+    """Slow angles are divided by ``factor``, fast ones kept, those between interpolated."""
+    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
+    turns = rope["original_max_position_embeddings"] * inv_freq / (2 * math.pi)
+    keep = ((turns - low) / (high - low)).clamp(0, 1)
+    return keep * inv_freq + (1 - keep) * inv_freq / rope["factor"]

@@ -1,0 +1,51 @@
+"""The two ends of a model that are as wide as the vocabulary, split over the tensor-parallel group by rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from vllm_ext.distributed.parallel_state import get_tp_group
+from vllm_ext.layers.linear import ColumnParallelLinear, copy_checked, divide, new_parameter, shard
+
+
+class VocabParallelEmbedding(nn.Module):
+    """Token ids ``[tokens]`` to embeddings ``[tokens, hidden]``; each rank holds a range of the vocabulary."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
+        super().__init__()
+        tp_group = get_tp_group()
+        self.tp_rank = tp_group.rank_in_group
+        self.tp_size = tp_group.world_size
+        self.rows = divide(num_embeddings, self.tp_size, "a vocabulary of")
+        self.weight = new_parameter((self.rows, embedding_dim), self.weight_loader)
+        self._all_reduce = tp_group.communicator.all_reduce
+
+    def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
+        copy_checked(param.data, shard(loaded_weight, 0, self.tp_rank, self.tp_size))
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        if self.tp_size == 1:
+            return self._all_reduce(F.embedding(input_ids, self.weight))
+        local = input_ids - self.tp_rank * self.rows
+        foreign = (local < 0) | (local >= self.rows)
+        embedded = F.embedding(local.masked_fill(foreign, 0), self.weight)
+        return self._all_reduce(embedded.masked_fill_(foreign.unsqueeze(-1), 0))
+
+
+class ParallelLMHead(ColumnParallelLinear):
+    """Hidden states ``[rows, hidden]`` to logits ``[rows, vocabulary]``, complete on every rank."""
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, bias: bool = False) -> None:
+        super().__init__(embedding_dim, num_embeddings, bias)
+        self._all_gather = get_tp_group().communicator.all_gather
+
+    def tie_weights(self, embedding: VocabParallelEmbedding) -> None:
+        """Use the embedding's weight; this layer then has none of its own to load."""
+        self.weight = embedding.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self._all_gather(super().forward(x))

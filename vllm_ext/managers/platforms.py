@@ -1,0 +1,203 @@
+"""The choice of the platform, made once: each candidate's callable is called once."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import platform as python_platform
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from stevedore.extension import Extension
+
+from vllm_ext._version import __version__
+from vllm_ext.contracts.current_platform import probing
+from vllm_ext.contracts.platform import Platform, PlatformEnum, UnspecifiedPlatform
+from vllm_ext.contracts.qualname import resolve_class
+from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable, Unavailable
+from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
+from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformBinding:
+    """The bound plan, and an instance of the platform that it is bound to."""
+
+    bound_plan: BoundPlan
+    platform: Platform
+
+
+class PlatformCandidate(NamedPlugins):
+    """One candidate: its callable is called, and what it returns is made a platform."""
+
+    def __init__(self, decision: Decision) -> None:
+        self.decision = decision
+        super().__init__([decision], namespace=decision.group, invoke_on_load=True)
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.outcomes[0]
+
+    @property
+    def is_active(self) -> bool:
+        return self.outcome.state == "active"
+
+    def call(self, decision: Decision, plugin: Any) -> Platform:
+        source = f"platform plugin {decision}"
+        if not callable(plugin):
+            raise ContractError(f"{source}: {decision.value!r} is not callable, but {plugin!r}", plugin=decision.name)
+        qualname = plugin()
+        if qualname is None:
+            raise Unavailable("it returned None: not for this machine")
+        platform: Platform = resolve_class(qualname, Platform, slot="platform", source=source)()
+        _check_platform(platform, decision)
+        return platform
+
+    def _load_one_plugin(self, *args: Any, **kwargs: Any) -> Extension[Any] | None:
+        with probing(self.decision.name):
+            return super()._load_one_plugin(*args, **kwargs)
+
+
+class PlatformDriver(PlannedDriver):
+    """Holds the candidate that won; its callable is not called again."""
+
+    def __init__(self, candidate: PlatformCandidate) -> None:
+        self._probed = candidate.extensions
+        super().__init__(candidate.decision)
+
+    def _load_plugins(self, *args: Any, **kwargs: Any) -> list[Extension[Any]]:
+        return self._probed
+
+    @property
+    def platform(self) -> Platform:
+        # Not stevedore's ``driver``, which gives the plugin itself where the built object is falsy.
+        return self._probed[0].obj  # type: ignore[return-value]
+
+
+class _Choice(NamedTuple):
+    winner: PlatformCandidate | None
+    probed: list[PlatformCandidate]
+
+
+def bind_platform(plan: Plan) -> PlatformBinding:
+    """Probe the plan's candidates as ``platform.driver`` says, and bind the plan to the one that is chosen.
+
+    Effects: imports and calls the entry points of candidates until the choice is made. Where ``auto`` finds none, the
+    platform is an :class:`UnspecifiedPlatform`.
+
+    Raises:
+        PlatformUnavailable: a platform that the user named, or all of a list, declined or failed.
+        AmbiguousPlugin: ``auto``, and several out-of-tree platforms can be used.
+    """
+    candidates = plan.candidates()
+    choose = _choose_auto if plan.settings.platform.driver == "auto" else _choose_listed
+    winner, probed = choose(candidates)
+    _report(winner, probed)
+    outcomes = [candidate.outcome for candidate in probed]
+    if winner is not None:
+        probed_keys = {outcome.key for outcome in outcomes}
+        detail = f"not probed, since {winner.decision.name!r} is used"
+        outcomes += [Outcome(d.key, "passed_over", detail) for d in candidates if d.key not in probed_keys]
+    bound_plan = plan.bind(winner.decision if winner else None, outcomes, runtime_versions())
+    return PlatformBinding(bound_plan, PlatformDriver(winner).platform if winner else UnspecifiedPlatform())
+
+
+def runtime_versions() -> dict[str, str]:
+    """Versions of what a plan runs on; torch's is read from its metadata, without importing it."""
+    try:
+        torch_version = importlib.metadata.version("torch")
+    except importlib.metadata.PackageNotFoundError:
+        torch_version = "unknown"
+    return {"vllm_ext": __version__, "python": python_platform.python_version(), "torch": torch_version}
+
+
+def _choose_listed(candidates: Sequence[Decision]) -> _Choice:
+    """The first that activates; the list is the permission to go on to the next."""
+    choice = _first_active(candidates)
+    if choice.winner is None:
+        raise _unavailable(choice.probed)
+    return choice
+
+
+def _choose_auto(candidates: Sequence[Decision]) -> _Choice:
+    """The one out-of-tree platform that activates, else the first in-tree one."""
+    probed = [PlatformCandidate(decision) for decision in candidates if not decision.in_tree]
+    if failed := [c for c in probed if c.outcome.state == "failed" and c.decision.named]:
+        raise _unavailable(failed)
+    active = [candidate for candidate in probed if candidate.is_active]
+    if len(active) > 1:
+        raise _several_active([candidate.decision for candidate in active], candidates)
+    if active:
+        return _Choice(active[0], probed)
+    in_tree = _first_active([decision for decision in candidates if decision.in_tree])
+    return _Choice(in_tree.winner, probed + in_tree.probed)
+
+
+def _first_active(candidates: Iterable[Decision]) -> _Choice:
+    probed: list[PlatformCandidate] = []
+    for decision in candidates:
+        probed.append(PlatformCandidate(decision))
+        if probed[-1].is_active:
+            return _Choice(probed[-1], probed)
+    return _Choice(None, probed)
+
+
+def _report(winner: PlatformCandidate | None, probed: Sequence[PlatformCandidate]) -> None:
+    """Warn of candidates that failed, and of those that the user named and that declined."""
+    instead = f"platform {winner.decision} is used instead" if winner else "no platform is left"
+    for candidate in probed:
+        outcome, decision = candidate.outcome, candidate.decision
+        if outcome.state == "failed" or (outcome.state == "unavailable" and decision.named):
+            logger.warning("platform plugin %s %s: %s; %s", decision, _verb(outcome), outcome.detail, instead)
+
+
+def _unavailable(probed: Sequence[PlatformCandidate]) -> PlatformUnavailable:
+    """The error where nothing of what the user named activated; a failure is its cause."""
+    first = probed[0].decision
+    named = f"{first.reason} ({first.origin})"
+    tried = "; ".join(f"{c.decision} {_verb(c.outcome)}: {c.outcome.detail}" for c in probed)
+    if len(probed) == 1:
+        text = f"platform plugin {tried}; it is {named}, so nothing else is tried. "
+        text += f"A list permits that: platform: {{driver: [{first.name}, cpu]}}"
+    else:
+        text = f"none of the platform plugins {named} can be used: {tried}"
+    error = PlatformUnavailable(text, plugin=first.name)
+    error.__cause__ = next((c.outcome.error for c in probed if c.outcome.state == "failed"), None)
+    return error
+
+
+def _several_active(active: Sequence[Decision], candidates: Sequence[Decision]) -> AmbiguousPlugin:
+    def reference(decision: Decision) -> str:
+        is_unique = sum(other.name == decision.name for other in candidates) == 1
+        return decision.name if is_unique else f"{decision.distribution}:{decision.name}"
+
+    lines = "\nor\n".join(f"  platform: {{driver: {reference(decision)}}}" for decision in active)
+    return AmbiguousPlugin(
+        f"{len(active)} out-of-tree platforms can be used here: {', '.join(map(str, active))}. "
+        f"Choose one in the settings file:\n{lines}"
+    )
+
+
+def _verb(outcome: Outcome) -> str:
+    return "declined" if outcome.state == "unavailable" else "failed"
+
+
+def _check_platform(platform: Platform, decision: Decision) -> None:
+    """ContractError unless the platform says which device it is."""
+    missing = [name for name in ("device_type", "device_name") if not _is_text(getattr(platform, name, None))]
+    if not isinstance(getattr(platform, "_enum", None), PlatformEnum):
+        missing.insert(0, "_enum")
+    if missing:
+        cls = type(platform)
+        raise ContractError(
+            f"platform plugin {decision}: {cls.__module__}.{cls.__qualname__} does not set {', '.join(missing)}; "
+            "_enum has to be a PlatformEnum, device_type and device_name have to be strings",
+            plugin=decision.name,
+        )
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value)

@@ -1,0 +1,76 @@
+"""A plan whose platform is chosen: what processes are given, and what they compare by its fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from vllm_ext.contracts.groups import KINDS
+from vllm_ext.plan.decisions import Decision
+from vllm_ext.plan.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from vllm_ext.plan.plan import Plan
+
+_OVERRIDES = ("attention", "worker", "communicator", "custom_ops")
+"""Parts of the settings that decide which code runs, besides the plugins."""
+
+
+@dataclass(frozen=True, slots=True)
+class BoundPlan:
+    """Immutable; made by :meth:`Plan.bind`."""
+
+    plan: Plan
+    platform: Decision | None
+    outcomes: tuple[Outcome, ...]
+    """Of the platform candidates, and of general plugins that are left out with their platform."""
+    versions: Mapping[str, str]
+    """Of what the plan runs on, by name."""
+
+    def selected(self, kind: str) -> tuple[Decision, ...]:
+        """Decisions to load, in order, without general plugins of a distribution whose platform was passed over."""
+        if kind == "platform":
+            return (self.platform,) if self.platform else ()
+        left_out = {outcome.key for outcome in self.outcomes if outcome.state == "passed_over"}
+        return tuple(d for d in self.plan.selected(kind) if d.key not in left_out)
+
+    def identity(self) -> dict[str, Any]:
+        """What has to be the same in every process of an engine, as plain values: no locations, nothing unused."""
+        settings = self.plan.settings
+        return {
+            "plugins": [
+                [d.distribution, d.version, d.group, d.name, d.value] for kind in KINDS for d in self.selected(kind.key)
+            ],
+            "overrides": {name: msgspec.to_builtins(getattr(settings, name)) for name in _OVERRIDES},
+            "versions": dict(self.versions),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of :meth:`identity`, in hexadecimal."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def left_out_with_platform(plan: Plan, platform: Decision | None, outcomes: Sequence[Outcome]) -> Iterator[Outcome]:
+    """Outcomes for general plugins of a distribution whose platform is not used, since another one is.
+
+    One that the user named is not left out.
+    """
+    if platform is None:
+        return
+    passed_over = {outcome.key for outcome in outcomes if outcome.state == "passed_over"}
+    unused: dict[str, str] = {}
+    for decision in plan.decisions:
+        is_unused = decision.key in passed_over or decision.status in ("available", "disabled")
+        if decision.kind == "platform" and is_unused and not decision.in_tree:
+            unused.setdefault(decision.distribution, decision.name)
+    unused.pop(platform.distribution, None)
+    for decision in plan.selected("general"):
+        if decision.distribution in unused and not decision.named:
+            detail = f"platform {unused[decision.distribution]!r} of its distribution is not used, {platform.name!r} is"
+            yield Outcome(decision.key, "passed_over", detail)

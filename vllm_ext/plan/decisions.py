@@ -1,0 +1,76 @@
+"""The decision about one record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from vllm_ext.config import Origin
+from vllm_ext.discovery import ExtensionRecord
+
+Status = Literal[
+    "selected",
+    "candidate",
+    "available",
+    "disabled",
+    "incompatible",
+    "duplicate",
+    "shadowed",
+    "invalid",
+    "missing",
+    "unknown",
+]
+
+
+class DecisionKey(NamedTuple):
+    """What tells decisions apart."""
+
+    distribution: str
+    group: str
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is done with one record, or with a name that no record has (``missing``)."""
+
+    group: str
+    name: str
+    kind: str | None
+    """Key of the kind of plugin; ``None`` where the group is unknown."""
+    status: Status
+    reason: str
+    """One sentence."""
+    record: ExtensionRecord | None = None
+    origin: Origin | None = None
+    """The setting that decided, where one did."""
+    named: bool = False
+    """Whether the user asked for it by name: then it has to work."""
+
+    @property
+    def distribution(self) -> str:
+        return self.record.distribution if self.record else ""
+
+    @property
+    def version(self) -> str:
+        return self.record.version if self.record else ""
+
+    @property
+    def value(self) -> str:
+        return self.record.value if self.record else ""
+
+    @property
+    def location(self) -> str:
+        return self.record.location if self.record else ""
+
+    @property
+    def in_tree(self) -> bool:
+        return self.record is not None and self.record.in_tree
+
+    @property
+    def key(self) -> DecisionKey:
+        return DecisionKey(self.distribution, self.group, self.name, self.value)
+
+    def __str__(self) -> str:
+        return str(self.record) if self.record else repr(self.name)

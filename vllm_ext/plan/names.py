@@ -1,0 +1,60 @@
+"""Names of plugins as settings give them: ``name``, or ``distribution:name`` where a name is ambiguous."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from packaging.utils import canonicalize_name
+
+from vllm_ext.discovery import ExtensionRecord
+from vllm_ext.errors import AmbiguousPlugin, PluginNotFound, did_you_mean, listing
+
+
+def matches(reference: str, record: ExtensionRecord) -> bool:
+    """Whether ``reference`` stands for the plugin of ``record``."""
+    if reference == record.name:
+        return True
+    distribution, colon, name = reference.partition(":")
+    return bool(colon) and name == record.name and canonicalize_name(distribution) == record.distribution
+
+
+def matches_any(references: Iterable[str], record: ExtensionRecord) -> bool:
+    return any(matches(reference, record) for reference in references)
+
+
+def ambiguous(reference: str, kind: str, found: Sequence[ExtensionRecord], where: str) -> AmbiguousPlugin:
+    """The error for a name in the setting ``where`` that several plugins have."""
+    return AmbiguousPlugin(
+        f"{kind} plugin {reference!r}, named in {where}, exists more than once: {tell_apart(found)}", plugin=reference
+    )
+
+
+def tell_apart(found: Sequence[ExtensionRecord]) -> str:
+    """Plugins of one name, and how to name one of them."""
+    owners = ", ".join(f"{record.distribution} {record.version} ({record.value})" for record in found)
+    choices = sorted({f"{record.distribution}:{record.name}" for record in found})
+    if len(choices) == 1:
+        return f"{owners}. It is for that distribution to declare the name once"
+    return f"{owners}. Write {' or '.join(map(repr, choices))}"
+
+
+def not_found(
+    reference: str, what: str, where: str, offered: Sequence[ExtensionRecord], everything: Sequence[ExtensionRecord]
+) -> PluginNotFound:
+    """The error for a name that nothing usable has.
+
+    Args:
+        what: the kind of plugin that was sought; where: the setting that names it.
+        offered: the plugins that could be named there; everything: all records, for hints.
+    """
+    names = sorted({record.name for record in offered})
+    text = f"no {what} {reference!r} is installed, which {where} names{did_you_mean(reference, names)}; "
+    text += f"installed: {listing(names)}"
+    for record in everything:
+        if record in offered or not matches(reference, record):
+            continue
+        if record.shadowed_by:
+            text += f". {record.location} declares it, but {record.shadowed_by} comes first on the path and hides it"
+        else:
+            text += f". {record.distribution} {record.version} declares that name in group {record.group!r}"
+    return PluginNotFound(text, plugin=reference)

@@ -1,0 +1,40 @@
+"""What became of a decision when it was carried out."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vllm_ext.errors import Unavailable, innermost_cause
+from vllm_ext.plan.decisions import Decision, DecisionKey
+
+OutcomeState = Literal["active", "passed_over", "unavailable", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of loading one plugin in this process."""
+
+    key: DecisionKey
+    state: OutcomeState
+    detail: str = ""
+    """One line: the reason of a plugin that declined, the innermost cause of a failure."""
+    traceback: str | None = None
+    error: BaseException | None = field(default=None, compare=False, repr=False)
+    """The exception itself; it stays in this process."""
+    seconds: float = 0.0
+
+    @classmethod
+    def of_error(cls, decision: Decision, error: BaseException, seconds: float) -> Outcome:
+        """``unavailable`` where the plugin declined by raising :class:`Unavailable`, else ``failed``."""
+        if isinstance(error, Unavailable):
+            return cls(decision.key, "unavailable", str(error) or "no reason given", error=error, seconds=seconds)
+        return cls(
+            decision.key,
+            "failed",
+            innermost_cause(error),
+            "".join(traceback.format_exception(error)),
+            error,
+            seconds,
+        )

@@ -1,0 +1,59 @@
+"""The plan: one decision per record, and what is wrong with the names in the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vllm_ext.config import Settings
+from vllm_ext.errors import VllmExtError
+from vllm_ext.plan.bound import BoundPlan, left_out_with_platform
+from vllm_ext.plan.decisions import Decision
+from vllm_ext.plan.outcomes import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Immutable; made by :func:`resolve`."""
+
+    decisions: tuple[Decision, ...]
+    """Kind by kind; within one, what is used in its order of use, then the rest by distribution and name."""
+    settings: Settings
+    errors: tuple[VllmExtError, ...] = ()
+    """Names in the settings that cannot be followed; such a plan must not be carried out."""
+    notes: tuple[str, ...] = ()
+    """What a user should know although nothing is wrong; one sentence each."""
+
+    def selected(self, kind: str) -> tuple[Decision, ...]:
+        """Decisions to load, in order."""
+        return tuple(d for d in self.decisions if d.kind == kind and d.status == "selected")
+
+    def candidates(self) -> tuple[Decision, ...]:
+        """Platforms to probe, in order."""
+        return tuple(d for d in self.decisions if d.kind == "platform" and d.status == "candidate")
+
+    def find(self, kind: str, name: str) -> tuple[Decision, ...]:
+        """All decisions on that name."""
+        return tuple(d for d in self.decisions if d.kind == kind and d.name == name)
+
+    def require_valid(self) -> None:
+        """Raise if the plan has errors: the first one's class, with the texts of all."""
+        if not self.errors:
+            return
+        first = self.errors[0]
+        if len(self.errors) == 1:
+            raise first
+        raise type(first)("\n".join(str(error) for error in self.errors))
+
+    def bind(
+        self, platform: Decision | None, outcomes: Sequence[Outcome] = (), versions: Mapping[str, str] | None = None
+    ) -> BoundPlan:
+        """Fix the platform that was chosen.
+
+        Args:
+            platform: one of :meth:`candidates`, or ``None`` where none activated.
+            outcomes: what became of the candidates.
+            versions: versions of what the plan runs on, by name.
+        """
+        left_out = left_out_with_platform(self, platform, outcomes)
+        return BoundPlan(self, platform, (*outcomes, *left_out), versions or {})

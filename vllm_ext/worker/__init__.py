@@ -1,0 +1,1 @@
+"""What runs one process's share of a model: loader, model runner, sampler."""

@@ -1,0 +1,97 @@
+"""The tensors of a Hugging Face model directory, read one by one out of mapped files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tqdm import tqdm
+
+from vllm_ext.errors import CheckpointError, listing
+
+_SINGLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+class Checkpoint:
+    """``model.safetensors``, or the shards that ``model.safetensors.index.json`` lists.
+
+    Args:
+        source: the file that says what belongs to the checkpoint, for messages.
+        shards: names of the tensors by file; ``None`` for all that the file has.
+    """
+
+    def __init__(self, source: Path, shards: dict[Path, list[str] | None]) -> None:
+        self.source = source
+        self.shards = shards
+        self.at_work = str(source)
+        """File and tensor that :meth:`tensors` gave out last, for messages."""
+        self._names: set[str] = set()
+
+    @classmethod
+    def open(cls, model: str) -> Checkpoint:
+        """Find the checkpoint in directory ``model``.
+
+        Raises:
+            CheckpointError: there is none, only a pickled one, or a part of it is missing.
+        """
+        directory = Path(model)
+        if (directory / _INDEX).is_file():
+            return cls(directory / _INDEX, _read_index(directory / _INDEX))
+        if (directory / _SINGLE).is_file():
+            return cls(directory / _SINGLE, {directory / _SINGLE: None})
+        found = sorted(p.name for p in directory.iterdir())
+        if pickled := [name for name in found if name.endswith(_PICKLED)]:
+            raise CheckpointError(
+                f"no weights in {str(directory)!r} that can be read: {', '.join(pickled)} are pickled, and loading a "
+                f"pickle runs code. Convert them to safetensors ({_SINGLE}), for example with save_pretrained() of "
+                "transformers"
+            )
+        raise CheckpointError(
+            f"no weights in {str(directory)!r}: neither {_SINGLE} nor {_INDEX} exists; it holds: {listing(found)}"
+        )
+
+    def names(self) -> set[str]:
+        """Names of the tensors that :meth:`tensors` has given out."""
+        return self._names
+
+    def tensors(self, *, progress: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
+        """Each tensor with its name. A tensor is a view of the mapped file: copy what is to stay.
+
+        Raises:
+            CheckpointError: a file is damaged, or lacks a tensor that the index promises.
+        """
+        for path, wanted in tqdm(self.shards.items(), desc="Loading weights", unit="file", disable=not progress):
+            self.at_work = str(path)
+            try:
+                with safe_open(path, framework="pt") as file:
+                    for name in file.keys() if wanted is None else wanted:
+                        self.at_work = f"{path}: tensor {name!r}"
+                        tensor = file.get_tensor(name)
+                        self._names.add(name)
+                        yield name, tensor
+            except (SafetensorError, OSError) as error:
+                raise CheckpointError(f"reading it failed: {error}") from error
+
+
+def _read_index(path: Path) -> dict[Path, list[str] | None]:
+    """The tensors of each shard, by its path."""
+    try:
+        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        items = [(str(name), str(shard)) for name, shard in weight_map.items()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is not an index of safetensors files: {error!r}") from error
+    shards: dict[Path, list[str] | None] = {}
+    for name, shard in items:
+        names = shards.setdefault(path.parent / shard, [])
+        if names is not None:
+            names.append(name)
+    if missing := [p.name for p in shards if not p.is_file()]:
+        raise CheckpointError(
+            f"{path} lists files that do not exist: {listing(missing)}; download the model again, or remove the index"
+        )
+    return shards

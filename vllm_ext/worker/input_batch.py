@@ -1,0 +1,146 @@
+"""The requests a worker knows, in arrays, and the flat batch of one step that is cut out of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
+from vllm_ext.errors import EngineError
+
+IntArray = npt.NDArray[np.integer]
+
+
+@dataclass(slots=True)
+class StepInputs:
+    """One step in host memory; ``reqs`` requests stand one after the other in the flat batch of ``tokens``."""
+
+    req_ids: list[str]
+    slots: IntArray
+    """``[reqs]``: rows of the :class:`InputBatch`."""
+    input_ids: IntArray
+    """``[tokens]``"""
+    positions: IntArray
+    """``[tokens]``"""
+    query_start_loc: IntArray
+    """``[reqs + 1]``: request ``i`` owns tokens ``[loc[i], loc[i + 1])``."""
+    seq_lens: IntArray
+    """``[reqs]``: tokens of the request once this step is done."""
+    token_rows: IntArray | slice
+    """``[tokens]``: which request each token belongs to; all in order when each request has one."""
+    sampling_reqs: IntArray
+    """``[rows]``: requests whose known tokens are all computed then, so that they get a new one."""
+
+
+class InputBatch:
+    """A row ("slot") for each known request: its tokens, how many were computed, and its cache blocks.
+
+    Slots are not moved when others are freed: a step picks its rows by index.
+    """
+
+    def __init__(self, max_num_reqs: int, max_model_len: int, blocks_per_req: list[int]) -> None:
+        self.max_num_reqs = max_num_reqs
+        # Zeroed memory that is never touched is never backed by pages: the arrays cost what the requests use.
+        # One more than max_model_len: the last token that is sampled is noted before the request ends.
+        self.token_ids = np.zeros((max_num_reqs, max_model_len + 1), dtype=np.int32)
+        self.num_tokens = np.zeros(max_num_reqs, dtype=np.int64)
+        self.num_prompt_tokens = np.zeros(max_num_reqs, dtype=np.int64)
+        self.num_computed = np.zeros(max_num_reqs, dtype=np.int64)
+        self.block_tables = [np.zeros((max_num_reqs, width), dtype=np.int32) for width in blocks_per_req]
+        self.num_blocks = [np.zeros(max_num_reqs, dtype=np.int64) for _ in blocks_per_req]
+        self.sampling_params: list[SamplingParams | None] = [None] * max_num_reqs
+        self.slot_of: dict[str, int] = {}
+        self._free = list(range(max_num_reqs - 1, -1, -1))
+
+    def update(self, scheduler_output: SchedulerOutput) -> None:
+        """Forget who ended, add who is new, and note the new blocks of the others."""
+        for req_id in scheduler_output.finished_req_ids:
+            self.remove(req_id)
+        for new in scheduler_output.scheduled_new_reqs:
+            self.add(new)
+        cached = scheduler_output.scheduled_cached_reqs
+        if cached.req_ids:
+            slots = [self.slot_of[req_id] for req_id in cached.req_ids]
+            self.num_computed[slots] = cached.num_computed_tokens
+            for slot, new_blocks in zip(slots, cached.new_block_ids, strict=True):
+                if new_blocks is not None:
+                    self._append_blocks(slot, new_blocks)
+
+    def add(self, new: NewRequestData) -> None:
+        """Give a request a slot.
+
+        Raises:
+            EngineError: more requests than ``max_num_seqs`` are in flight.
+        """
+        if not self._free:
+            raise EngineError(
+                f"request {new.req_id!r} comes on top of {self.max_num_reqs} that the worker holds already, which is "
+                "engine.max_num_seqs; the scheduler has to finish one first"
+            )
+        slot = self._free.pop()
+        self.slot_of[new.req_id] = slot
+        num_tokens = len(new.prompt_token_ids)
+        self.token_ids[slot, :num_tokens] = new.prompt_token_ids
+        self.num_tokens[slot] = num_tokens
+        self.num_prompt_tokens[slot] = num_tokens - new.num_output_tokens
+        self.num_computed[slot] = new.num_computed_tokens
+        self.sampling_params[slot] = new.sampling_params
+        for counts in self.num_blocks:
+            counts[slot] = 0
+        self._append_blocks(slot, new.block_ids)
+
+    def remove(self, req_id: str) -> None:
+        """Free a request's slot; ids that are not known are passed over."""
+        slot = self.slot_of.pop(req_id, None)
+        if slot is not None:
+            self.sampling_params[slot] = None
+            self._free.append(slot)
+
+    def append_tokens(self, slots: IntArray, token_ids: IntArray) -> None:
+        """Note one new token for each of ``slots``."""
+        self.token_ids[slots, self.num_tokens[slots]] = token_ids
+        self.num_tokens[slots] += 1
+
+    def make_step(self, num_scheduled_tokens: dict[str, int]) -> StepInputs:
+        """Cut the step's tokens out of the rows."""
+        req_ids = list(num_scheduled_tokens)
+        num_reqs = len(req_ids)
+        slots = np.fromiter((self.slot_of[req_id] for req_id in req_ids), np.int64, num_reqs)
+        counts = np.fromiter(num_scheduled_tokens.values(), np.int64, num_reqs)
+        computed = self.num_computed[slots]
+        query_start_loc = np.zeros(num_reqs + 1, dtype=np.int64)
+        np.cumsum(counts, out=query_start_loc[1:])
+        token_rows: IntArray | slice
+        if query_start_loc[-1] == num_reqs:
+            token_rows, positions = slice(None), computed
+        else:
+            token_rows = np.repeat(np.arange(num_reqs), counts)
+            positions = np.arange(query_start_loc[-1]) + (computed - query_start_loc[:-1])[token_rows]
+        seq_lens = computed + counts
+        return StepInputs(
+            req_ids=req_ids,
+            slots=slots,
+            input_ids=self.token_ids[slots[token_rows], positions],
+            positions=positions,
+            query_start_loc=query_start_loc,
+            seq_lens=seq_lens,
+            token_rows=token_rows,
+            sampling_reqs=np.flatnonzero(seq_lens >= self.num_tokens[slots]),
+        )
+
+    def block_table(self, group: int, step: StepInputs, block_size: int) -> tuple[IntArray, IntArray]:
+        """The step's cache blocks, ``[reqs, blocks]``, and where each of its tokens is stored, ``[tokens]``."""
+        width = -(-int(step.seq_lens.max()) // block_size)
+        table = self.block_tables[group][step.slots, :width]
+        rows = np.arange(len(step.slots))[step.token_rows]
+        blocks = table[rows, step.positions // block_size].astype(np.int64)
+        return table, blocks * block_size + step.positions % block_size
+
+    def _append_blocks(self, slot: int, block_ids: tuple[list[int], ...]) -> None:
+        for table, counts, ids in zip(self.block_tables, self.num_blocks, block_ids, strict=True):
+            start = int(counts[slot])
+            table[slot, start : start + len(ids)] = ids
+            counts[slot] = start + len(ids)

@@ -1,0 +1,196 @@
+"""Runs a model step by step: batch in, hidden states, logits, tokens out."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vllm_ext.contracts.attention import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
+from vllm_ext.contracts.forward_context import set_forward_context
+from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheLayout, KVCacheSpec
+from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
+from vllm_ext.errors import EngineError
+from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
+from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
+from vllm_ext.worker.sampler import Sampler
+
+if TYPE_CHECKING:
+    from vllm_ext.contracts.platform import Platform
+    from vllm_ext.contracts.vllm_config import VllmConfig
+
+
+_WARM_UP_TOKENS = 16
+
+
+class ModelRunner:
+    """A loaded model, its KV cache, and the state of the requests in flight.
+
+    Args:
+        model: keeps the model contract; its weights are loaded.
+        device: where the model lives.
+    """
+
+    def __init__(self, vllm_config: VllmConfig, platform: Platform, model: nn.Module, device: torch.device) -> None:
+        self.vllm_config = vllm_config
+        self.platform = platform
+        self.model: Any = model
+        self.device = device
+        self.layers = vllm_config.compilation_config.static_forward_context
+        self.sampler = Sampler(vllm_config.model_config.seed)
+        self._groups: list[tuple[int, tuple[str, ...], AttentionMetadataBuilder]] = []
+        self._num_blocks = 0
+        self._new_batch([])
+        self._pending: tuple[StepInputs, torch.Tensor | None] | None = None
+
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        """What each layer of the model stores, by layer name."""
+        return {name: layer.get_kv_cache_spec(self.vllm_config) for name, layer in self.layers.items()}
+
+    def get_supported_kv_cache_layouts(self) -> list[KVCacheLayout] | None:
+        """Layouts that the backends of all layers can read, best first; ``None`` for any."""
+        layouts: list[KVCacheLayout] | None = None
+        for backend in {layer.attn_backend for layer in self.layers.values()}:
+            supported = backend.supported_kv_cache_layouts()
+            if supported is not None:
+                layouts = [x for x in (supported if layouts is None else layouts) if x in supported]
+        return layouts
+
+    def initialize_kv_cache(self, config: KVCacheConfig) -> None:
+        """Allocate the cache, bind it, and set up a metadata builder per group and backend."""
+        bind_kv_cache(allocate_kv_cache(config, self.device), self.layers)
+        self._groups, self._num_blocks = [], config.num_blocks
+        for index, group in enumerate(config.kv_cache_groups):
+            by_builder: dict[type[AttentionMetadataBuilder], list[str]] = {}
+            for name in group.layer_names:
+                by_builder.setdefault(self.layers[name].attn_backend.get_builder_cls(), []).append(name)
+            for builder_cls, names in by_builder.items():
+                builder = builder_cls(group.kv_cache_spec, names, self.vllm_config, self.device)
+                self._groups.append((index, tuple(names), builder))
+        self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
+
+    def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput | None:
+        """First phase of a step: up to the logits, which :meth:`sample_tokens` then waits for."""
+        self.batch.update(scheduler_output)
+        if not scheduler_output.num_scheduled_tokens:
+            return EMPTY_MODEL_RUNNER_OUTPUT
+        step = self.batch.make_step(scheduler_output.num_scheduled_tokens)
+        with self.platform.inference_mode():
+            hidden_states = self._forward(
+                self._to_device(step.input_ids), self._to_device(step.positions), self._build_metadata(step)
+            )
+            self._pending = step, self._compute_logits(step, hidden_states)
+        return None
+
+    def sample_tokens(self) -> ModelRunnerOutput:
+        """Second phase: a new token for each request whose known tokens are all computed.
+
+        Raises:
+            EngineError: there was no first phase.
+        """
+        if self._pending is None:
+            raise EngineError("sample_tokens() was called without an execute_model() that returned None before it")
+        (step, logits), self._pending = self._pending, None
+        sampled: list[list[int]] = [[] for _ in step.req_ids]
+        if logits is not None:
+            slots = step.slots[step.sampling_reqs]
+            token_ids = self._sample(slots, logits)
+            self.batch.append_tokens(slots, token_ids)
+            for req, token_id in zip(step.sampling_reqs.tolist(), token_ids.tolist(), strict=True):
+                sampled[req] = [token_id]
+        return ModelRunnerOutput(
+            req_ids=step.req_ids,
+            req_id_to_index=dict(zip(step.req_ids, itertools.count())),
+            sampled_token_ids=sampled,
+        )
+
+    def profile_run(self) -> None:
+        """Compute the largest step, without a KV cache: for measuring the memory that steps take."""
+        scheduler_config = self.vllm_config.scheduler_config
+        num_tokens = scheduler_config.max_num_batched_tokens
+        positions = torch.arange(num_tokens, device=self.device) % self.vllm_config.model_config.max_model_len
+        with self.platform.inference_mode():
+            hidden_states = self._forward(torch.zeros_like(positions), positions, None)
+            self.model.compute_logits(hidden_states[: scheduler_config.max_num_seqs])
+
+    def warm_up(self) -> None:
+        """Serve a short prompt and one token after it, then forget the request: no state is left but the contents of
+        cache blocks that nobody has yet.
+        """
+        num_tokens = min(_WARM_UP_TOKENS, self.vllm_config.model_config.max_model_len - 1)
+        block_ids = tuple(list(range(-(-(num_tokens + 1) // size))) for size in self._block_sizes)
+        if num_tokens < 1 or any(len(ids) > self._num_blocks for ids in block_ids):
+            return
+        request = NewRequestData("warm-up", [0] * num_tokens, SamplingParams(temperature=0), block_ids, 0)
+        decode = CachedRequestData(["warm-up"], [None], [num_tokens])
+        for output in (
+            SchedulerOutput([request], CachedRequestData(), {"warm-up": num_tokens}, num_tokens),
+            SchedulerOutput([], decode, {"warm-up": 1}, 1),
+        ):
+            self.execute_model(output)
+            self.sample_tokens()
+        self.batch.remove("warm-up")
+
+    def _new_batch(self, block_sizes: list[int]) -> None:
+        self._block_sizes = block_sizes
+        max_model_len = self.vllm_config.model_config.max_model_len
+        self.batch = InputBatch(
+            self.vllm_config.scheduler_config.max_num_seqs,
+            max_model_len,
+            [-(-max_model_len // block_size) for block_size in block_sizes],
+        )
+
+    def _forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, metadata: dict[str, AttentionMetadata] | None
+    ) -> torch.Tensor:
+        num_tokens = input_ids.shape[0]
+        additional = self.platform.set_additional_forward_context(
+            attn_metadata=metadata, vllm_config=self.vllm_config, num_tokens=num_tokens
+        )
+        with set_forward_context(metadata, num_tokens, additional):
+            return self.model(input_ids, positions)
+
+    def _compute_logits(self, step: StepInputs, hidden_states: torch.Tensor) -> torch.Tensor | None:
+        """Logits of the requests that get a token: of the last token of each."""
+        num_rows = len(step.sampling_reqs)
+        if num_rows == 0:
+            return None
+        if num_rows < hidden_states.shape[0]:
+            last = step.query_start_loc[1:][step.sampling_reqs] - 1
+            hidden_states = hidden_states.index_select(0, self._to_device(last))
+        return self.model.compute_logits(hidden_states)
+
+    def _sample(self, slots: IntArray, logits: torch.Tensor) -> IntArray:
+        params = [self.batch.sampling_params[slot] for slot in slots]
+        output_lens = (self.batch.num_tokens[slots] - self.batch.num_prompt_tokens[slots]).tolist()
+        return self.sampler.sample(logits, params, output_lens).cpu().numpy()
+
+    def _build_metadata(self, step: StepInputs) -> dict[str, AttentionMetadata]:
+        """The step's attention metadata by layer name; built once per group of layers."""
+        starts, lens = (torch.from_numpy(a.astype(np.int32)) for a in (step.query_start_loc, step.seq_lens))
+        starts_device, lens_device = starts.to(self.device), lens.to(self.device)
+        metadata: dict[str, AttentionMetadata] = {}
+        for group, layer_names, builder in self._groups:
+            table, slot_mapping = self.batch.block_table(group, step, self._block_sizes[group])
+            common = CommonAttentionMetadata(
+                query_start_loc=starts_device,
+                query_start_loc_cpu=starts,
+                seq_lens=lens_device,
+                seq_lens_cpu=lens,
+                num_reqs=len(step.req_ids),
+                num_actual_tokens=len(step.input_ids),
+                max_query_len=int(np.diff(step.query_start_loc).max()),
+                max_seq_len=int(step.seq_lens.max()),
+                block_table_tensor=torch.from_numpy(table).to(self.device),
+                slot_mapping=self._to_device(slot_mapping),
+            )
+            metadata.update(dict.fromkeys(layer_names, builder.build(0, common)))
+        return metadata
+
+    def _to_device(self, array: IntArray) -> torch.Tensor:
+        return torch.from_numpy(array.astype(np.int64, copy=False)).to(self.device)
