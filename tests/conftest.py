@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+# Models this small gain nothing from threads, and lose much where the tests share the cores. Before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # What tests share is importable as ``support.*``; its fixtures are known everywhere.
 sys.path.insert(0, str(Path(__file__).parent))
 pytest_plugins = ["support.checkpoints", "support.plugins"]

@@ -65,7 +65,7 @@ def ours(model: str, dtype: str, max_num_seqs: int) -> Generate:
 
     def generate(prompts: list[list[int]], num_tokens: int) -> list[list[int]]:
         params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
-        outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params)
+        outputs = llm.generate(list(prompts), params)
         return [output.outputs[0].token_ids for output in outputs]
 
     return generate
@@ -76,7 +76,7 @@ def transformers_baseline(model: str, dtype: str) -> Generate:
     import torch
     from transformers import AutoModelForCausalLM
 
-    theirs = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+    theirs: Any = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
     # Without an end-of-sequence token it makes max_new_tokens tokens, as ours does with ignore_eos.
     theirs.generation_config.eos_token_id = None
 

@@ -42,7 +42,11 @@ def test_it_neither_imports_torch_nor_a_plugin(tmp_path, plugins):
     )
 
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env={"PYTHONPATH": str(plugins.site)}, check=False
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": str(plugins.site)},
+        check=False,
     )
 
     assert (done.returncode, done.stderr) == (0, "")

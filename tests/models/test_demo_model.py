@@ -28,6 +28,9 @@ FILES = {
     "training.json",
 }
 COPY_LENGTH = 40
+# At 0.8 about one set of twenty samples in twenty has a stock phrase such as "I should not have thought it
+# possible that", which is in the novels, too, and is just longer than COPY_LENGTH.
+TEMPERATURE = 0.9
 PROMPTS = [
     "The morning was so fine that",
     "Emma looked at her father, and",
@@ -100,7 +103,7 @@ def samples() -> list[str]:
     from vllm_ext import LLM, SamplingParams
 
     params = [
-        SamplingParams(temperature=0.8, max_tokens=60, seed=seed, ignore_eos=True)
+        SamplingParams(temperature=TEMPERATURE, max_tokens=60, seed=seed, ignore_eos=True)
         for seed in range(len(PROMPTS))
     ]
     return [output.outputs[0].text for output in LLM().generate(PROMPTS, params)]

@@ -70,7 +70,8 @@ class Step:
     """One step as the worker saw it."""
 
     num_scheduled_tokens: dict[str, int]
-    new: list[str]
+    new: dict[str, int]
+    """Requests seen for the first time, or again, and how many of their tokens are said to be generated."""
     finished: set[str]
 
 
@@ -132,7 +133,7 @@ class FakeWorker(WorkerBase):
         self.calls.append("shutdown")
 
     def _remember(self, output: SchedulerOutput) -> None:
-        new = [data.req_id for data in output.scheduled_new_reqs]
+        new = {data.req_id: data.num_output_tokens for data in output.scheduled_new_reqs}
         self.steps.append(Step(dict(output.num_scheduled_tokens), new, set(output.finished_req_ids)))
         for req_id in output.finished_req_ids:
             self.requests.pop(req_id, None)

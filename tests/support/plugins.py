@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import subprocess
 import sys
@@ -53,11 +54,13 @@ class PluginInstaller:
         shutil.copytree(PROJECTS / name / name, package, ignore=shutil.ignore_patterns("__pycache__"))
         dist_info = self._dist_info_of(name)
         shutil.copytree(dist_info, self.site / dist_info.name)
+        importlib.invalidate_caches()
         return package
 
     def distribution(self, name: str, entry_points: Mapping[str, Sequence[str]], files: Mapping[str, str]) -> None:
         """Install a distribution made of ``files``; see :func:`write_distribution`."""
         write_distribution(self.site, name, entry_points, files)
+        importlib.invalidate_caches()
 
     def forget_modules(self) -> None:
         """Drop what was imported from the installed plugins."""

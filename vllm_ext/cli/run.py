@@ -22,7 +22,7 @@ class Run(SettingsCommand):
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add = parser.add_argument
-        add("prompts", nargs="*", metavar="PROMPT", help=f"text to go on from; several are batched ({_DEFAULT_PROMPT!r})")
+        add("prompts", nargs="*", metavar="PROMPT", help=f"text to go on from, by default {_DEFAULT_PROMPT!r}")
         add("--model", metavar="DIR", help="Hugging Face model directory (a small model that comes with vllm-ext)")
         add("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16 (auto)")
         add("--max-tokens", type=int, default=100, metavar="N", help="tokens to generate at most (100)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from vllm_ext.contracts.vllm_config import HFConfig
 from vllm_ext.errors import CheckpointError, listing
@@ -29,10 +30,15 @@ def read_hf_config(model: Path) -> HFConfig:
         raise CheckpointError(
             f"no config.json in model directory {str(model)!r}; it holds: {listing(p.name for p in model.iterdir())}"
         )
+    return HFConfig(read_json_object(path), path)
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model directory; CheckpointError where there is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a JSON {type(values).__name__}, not an object")
-    return HFConfig(values, path)
+    return values

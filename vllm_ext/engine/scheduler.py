@@ -93,12 +93,11 @@ class Scheduler:
     def schedule(self) -> SchedulerOutput:
         """Choose the next step's tokens, give them cache slots, and count them as computed."""
         num_scheduled_tokens: dict[str, int] = {}
-        preempted = self.num_preemptions
         cached = CachedRequestData()
-        budget = self._schedule_running(cached, num_scheduled_tokens)
         new: list[NewRequestData] = []
-        if self.num_preemptions == preempted:
-            budget = self._schedule_waiting(new, num_scheduled_tokens, budget)
+        budget = self._schedule_running(cached, num_scheduled_tokens)
+        # A request that was just preempted is the first in the queue, and cannot fit: a block it gave back is in use.
+        budget = self._schedule_waiting(new, num_scheduled_tokens, budget)
         return SchedulerOutput(
             scheduled_new_reqs=new,
             scheduled_cached_reqs=cached,

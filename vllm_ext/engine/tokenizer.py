@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from tokenizers import Tokenizer
 
 from vllm_ext.contracts.vllm_config import HFConfig
+from vllm_ext.dispatch.hf_config import read_json_object
 from vllm_ext.errors import CheckpointError, TokenizerError, listing
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -46,7 +45,7 @@ def load_eos_token_ids(directory: Path, hf_config: HFConfig) -> frozenset[int]:
         CheckpointError: ``generation_config.json`` is damaged, or ``eos_token_id`` is neither a number nor a list.
     """
     path = directory / GENERATION_CONFIG_FILE
-    generation_config = _read_object(path) if path.is_file() else {}
+    generation_config = read_json_object(path) if path.is_file() else {}
     source: Path | None = path
     value = generation_config.get("eos_token_id")
     if value is None:
@@ -55,13 +54,3 @@ def load_eos_token_ids(directory: Path, hf_config: HFConfig) -> frozenset[int]:
     if not all(isinstance(token_id, int) and not isinstance(token_id, bool) for token_id in ids):
         raise CheckpointError(f"{source}: eos_token_id is {value!r}; it takes a token id or a list of token ids")
     return frozenset(ids)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(values).__name__}, not an object")
-    return values

@@ -35,18 +35,18 @@ def measure_peak(platform: Platform, device: torch.device, run: Callable[[], Non
     return int(max(peak[0], platform.get_current_memory_usage(device)))
 
 
-def available_kv_cache_memory(total: int, peak: int, wanted: int | None) -> int:
-    """Bytes for the KV cache: ``wanted`` by the user, else half of what the largest step leaves free.
+def available_kv_cache_memory(total: int, used: int, wanted: int | None) -> int:
+    """Bytes for the KV cache: ``wanted`` by the user, else half of what ``used`` leaves free of ``total``.
 
     Raises:
         EngineError: ``wanted`` is more than is free.
     """
-    free = max(0, total - peak)
+    free = max(0, total - used)
     if wanted is None:
         return free // 2
     if wanted > free:
         raise EngineError(
-            f"engine.kv_cache_memory asks for {wanted} bytes; the device has {free} free of {total} (the largest step "
-            f"takes it to {peak} in use). Set it to at most {free}, or leave it out"
+            f"engine.kv_cache_memory asks for {wanted} bytes; the device has {free} free of {total}. "
+            f"Set it to at most {free}, or leave it out"
         )
     return wanted

@@ -111,12 +111,13 @@ class ModelRunner:
 
     def profile_run(self) -> None:
         """Compute the largest step, without a KV cache: for measuring the memory that steps take."""
-        scheduler_config = self.vllm_config.scheduler_config
-        num_tokens = scheduler_config.max_num_batched_tokens
-        positions = torch.arange(num_tokens, device=self.device) % self.vllm_config.model_config.max_model_len
+        max_num_seqs = self.vllm_config.scheduler_config.max_num_seqs
+        max_model_len = self.vllm_config.model_config.max_model_len
+        num_tokens = min(self.vllm_config.scheduler_config.max_num_batched_tokens, max_num_seqs * max_model_len)
+        positions = torch.arange(num_tokens, device=self.device) % max_model_len
         with self.platform.inference_mode():
             hidden_states = self._forward(torch.zeros_like(positions), positions, None)
-            self.model.compute_logits(hidden_states[: scheduler_config.max_num_seqs])
+            self.model.compute_logits(hidden_states[:max_num_seqs])
 
     def warm_up(self) -> None:
         """Serve a short prompt and one token after it, then forget the request: no state is left but the contents of

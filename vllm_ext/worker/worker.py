@@ -46,9 +46,14 @@ class Worker(WorkerBase):
         return self.model_runner.get_supported_kv_cache_layouts()
 
     def determine_available_memory(self) -> int:
-        peak = measure_peak(self.current_platform, self.device, self.model_runner.profile_run)
+        wanted = self.cache_config.kv_cache_memory_bytes
+        if wanted is None:
+            used = measure_peak(self.current_platform, self.device, self.model_runner.profile_run)
+        else:
+            # The user has decided: nothing to find out by a run that may take seconds.
+            used = int(self.current_platform.get_current_memory_usage(self.device))
         total = self.current_platform.get_device_total_memory(self.local_rank)
-        return available_kv_cache_memory(total, peak, self.cache_config.kv_cache_memory_bytes)
+        return available_kv_cache_memory(total, used, wanted)
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         self.model_runner.initialize_kv_cache(kv_cache_config)

@@ -15,7 +15,7 @@ from vllm_ext.contracts.vllm_config import VllmConfig
 
 # Gathered keys and values of a group of decoding requests stay below this, so that they are still in the cache of the
 # processor when they are read, and the workspace is small.
-_GROUP_BYTES = 8 << 20
+_GROUP_BYTES = 4 << 20
 # A prefill over a context is computed this many query tokens at a time, which bounds its mask.
 _TILE = 256
 

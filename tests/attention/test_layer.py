@@ -1,0 +1,98 @@
+"""The attention layer: what it is bound to when it is built, and what it hands on."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.attention_backends import RecordingBackend, RecordingImpl
+from support.device import make_dispatcher
+
+from vllm_ext.attention.backends.sdpa import SDPABackend
+from vllm_ext.attention.layer import Attention
+from vllm_ext.contracts.attention import AttentionMetadata
+from vllm_ext.contracts.forward_context import set_forward_context
+from vllm_ext.contracts.kv_cache import FullAttentionSpec
+from vllm_ext.errors import ConfigError, ContractError
+
+PREFIX = "model.layers.0.self_attn.attn"
+
+
+def build(dispatcher, prefix: str = PREFIX) -> Attention:
+    with dispatcher.activate():
+        return Attention(4, 16, 0.25, 2, prefix=prefix)
+
+
+@pytest.fixture
+def recording(random_llama):
+    """A dispatcher whose settings name a backend that keeps its calls."""
+    return make_dispatcher(random_llama, attention__backend="support.attention_backends.RecordingBackend")
+
+
+def test_the_platform_chooses_the_backend(random_llama):
+    dispatcher = make_dispatcher(random_llama)
+
+    assert build(dispatcher).attn_backend is SDPABackend
+    assert dispatcher.consulted["attention"] == 1
+
+
+def test_the_settings_may_name_the_backend(recording):
+    layer = build(recording)
+
+    assert layer.attn_backend is RecordingBackend
+    assert isinstance(layer.impl, RecordingImpl)
+    assert (layer.impl.num_heads, layer.impl.head_size, layer.impl.scale, layer.impl.num_kv_heads) == (4, 16, 0.25, 2)
+
+
+def test_a_backend_that_cannot_serve_the_layer_is_refused_with_its_reasons(random_llama):
+    picky = make_dispatcher(random_llama, attention__backend="support.attention_backends.PickyBackend")
+
+    with pytest.raises(ConfigError, match=r"head size 16 is not among \[64, 128\]"):
+        build(picky)
+
+
+def test_a_short_name_that_the_platform_does_not_have_is_refused(random_llama):
+    with pytest.raises(ConfigError, match="attention.backend is 'FLASHINFER'"):
+        build(make_dispatcher(random_llama, attention__backend="FLASHINFER"))
+
+
+def test_flat_tensors_reach_the_implementation_by_head(recording):
+    layer = build(recording)
+    cache, metadata = torch.zeros(3), AttentionMetadata()
+    layer.bind_kv_cache(cache)
+
+    with set_forward_context({PREFIX: metadata}, 5):
+        output = layer(torch.zeros(5, 64), torch.zeros(5, 32), torch.zeros(5, 32))
+
+    assert torch.equal(output, torch.ones(5, 64))
+    assert layer.impl.call == (layer, (5, 4, 16), (5, 2, 16), (5, 2, 16), cache, metadata)
+
+
+def test_a_profiling_run_has_no_metadata(recording):
+    layer = build(recording)
+
+    with set_forward_context(None, 2):
+        layer(torch.zeros(2, 64), torch.zeros(2, 32), torch.zeros(2, 32))
+
+    assert layer.impl.call[-1] is None
+
+
+def test_the_layer_is_known_to_the_engine_by_its_name(recording):
+    layer = build(recording)
+
+    assert recording.vllm_config.compilation_config.static_forward_context == {PREFIX: layer}
+    assert layer.get_kv_cache_spec(recording.vllm_config) == FullAttentionSpec(16, 2, 16, torch.float32)
+
+
+def test_two_layers_of_one_name_are_refused(recording):
+    build(recording)
+
+    with pytest.raises(ContractError, match=f"two attention layers with the prefix '{PREFIX}'"):
+        build(recording)
+
+
+def test_the_implementation_is_told_when_the_weights_are_there(recording):
+    layer = build(recording)
+
+    layer.process_weights_after_loading(torch.float32)
+
+    assert layer.impl.act_dtype is torch.float32

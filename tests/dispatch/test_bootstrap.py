@@ -1,0 +1,65 @@
+"""What a process does first, and the two functions of vLLM's plugin module on top of it."""
+
+import pytest
+
+from vllm_ext import current_platform, load_general_plugins, load_plugins_by_group
+from vllm_ext.config import load_config
+from vllm_ext.dispatch.bootstrap import bootstrap
+from vllm_ext.errors import PluginNotFound
+
+GENERAL = "vllm.general_plugins"
+
+
+@pytest.fixture
+def recorder(plugins):
+    """A general plugin that writes down each of its calls and the platform it saw."""
+    source = (
+        "calls = []\ndef run():\n    from vllm_ext import current_platform\n    calls.append(current_platform.get())\n"
+    )
+    plugins.distribution("recorder", {GENERAL: ["rec = recorder:run"]}, {"recorder.py": source})
+
+    def calls():
+        import recorder
+
+        return recorder.calls
+
+    return calls
+
+
+def test_general_plugins_run_for_the_bound_platform(recorder):
+    started = bootstrap(load_config())
+
+    assert recorder() == [started.binding.platform]
+    assert [outcome.state for outcome in started.outcomes] == ["active", "active"]
+
+
+def test_a_general_plugin_runs_once_however_often_it_is_asked_for(recorder):
+    load_general_plugins()
+    load_general_plugins()
+    bootstrap(load_config())
+
+    assert len(recorder()) == 1
+
+
+def test_the_first_platform_bound_is_the_process_default():
+    first = bootstrap(load_config())
+    bootstrap(load_config())
+
+    assert current_platform.get() is first.binding.platform
+
+
+def test_the_process_default_is_chosen_on_first_use_without_an_engine():
+    assert current_platform.device_type == "cpu"
+
+
+def test_the_plugins_of_a_group_are_loaded_and_not_called(recorder):
+    loaded = load_plugins_by_group(GENERAL)
+
+    assert list(loaded) == ["rec"]
+    assert loaded["rec"].__name__ == "run"
+    assert recorder() == []
+
+
+def test_a_group_that_does_not_exist_is_an_error_with_the_closest_one():
+    with pytest.raises(PluginNotFound, match="did you mean 'vllm.general_plugins'"):
+        load_plugins_by_group("vllm.general_plugin")

@@ -1,0 +1,75 @@
+"""The README tells the truth: its commands and programs run, and its two main lines are those of the project."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text()
+INSTALL = "pip install -c tools/constraints.txt"
+
+
+def blocks(language):
+    return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+MAIN_LINES = [line for line in COMMANDS if INSTALL in line]
+
+
+def run(command, cwd):
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def test_the_two_main_lines_install_with_the_constraints_each_into_its_own_environment():
+    run_line, test_line = MAIN_LINES
+
+    assert run_line.startswith(f"python3 -m venv .venv && .venv/bin/{INSTALL} . && .venv/bin/vllm-ext run ")
+    assert test_line == (
+        f"python3 -m venv .venv-test && .venv-test/bin/{INSTALL} -e '.[test]' && .venv-test/bin/pytest"
+    )
+
+
+@pytest.mark.parametrize("line", [*(line.split(" && ")[-1] for line in MAIN_LINES[:1]), *COMMANDS])
+def test_every_command_runs(line, tmp_path):
+    if line in MAIN_LINES:
+        pytest.skip("installs; .ci/run runs the second, and what the first runs is tested by itself")
+    program, *arguments = shlex.split(line)
+    assert Path(program).name == "vllm-ext"
+
+    done = run([sys.executable, "-m", "vllm_ext.cli.main", *arguments], tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+@pytest.mark.parametrize("program", blocks("python"))
+def test_every_program_runs(program, tmp_path):
+    done = run([sys.executable, "-c", program], tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout
+
+
+def test_the_listing_is_what_the_command_prints(tmp_path):
+    done = run([sys.executable, "-m", "vllm_ext.cli.main", "list"], tmp_path)
+
+    assert done.stdout.strip() in TEXT
+
+
+@pytest.mark.parametrize("target", re.findall(r"\]\(([^)#]+)\)", TEXT))
+def test_links_lead_somewhere(target):
+    assert (ROOT / target).exists()
+
+
+def test_all_public_names_of_the_contracts_are_mentioned():
+    import vllm_ext
+
+    contracts = set(vllm_ext.__all__) - {"__version__", "LLMEngine", "CompletionOutput", "RequestOutput"}
+    contracts -= {"load_general_plugins", "load_plugins_by_group"}
+
+    assert {name for name in contracts if f"`{name}" not in TEXT} - {"LLM", "SamplingParams"} == set()

@@ -1,0 +1,112 @@
+"""How much the KV cache may take, and how the largest step is measured."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from support.device import driven_worker, make_dispatcher
+
+from vllm_ext.contracts.platform import Platform
+from vllm_ext.errors import EngineError
+from vllm_ext.worker.memory import available_kv_cache_memory, measure_peak
+
+DEVICE = torch.device("cpu")
+
+
+class Counting(Platform):
+    """Reports what the test says is in use."""
+
+    used = 100
+
+    @classmethod
+    def get_current_memory_usage(cls, device=None):
+        return cls.used
+
+
+def test_half_of_what_the_largest_step_leaves_free():
+    assert available_kv_cache_memory(total=1000, used=400, wanted=None) == 300
+
+
+def test_an_amount_that_was_asked_for_is_given_whole():
+    assert available_kv_cache_memory(total=1000, used=400, wanted=600) == 600
+
+
+def test_more_than_is_free_is_refused_with_the_amounts():
+    with pytest.raises(EngineError, match=r"asks for 601 bytes; the device has 600 free of 1000"):
+        available_kv_cache_memory(total=1000, used=400, wanted=601)
+
+
+def test_a_full_device_leaves_nothing():
+    assert available_kv_cache_memory(total=1000, used=1200, wanted=None) == 0
+
+
+def test_the_peak_is_that_of_the_run_and_not_what_is_left_after_it(monkeypatch):
+    monkeypatch.setattr(Counting, "used", 100)
+    samples = []
+
+    class Watched(Counting):
+        @classmethod
+        def get_current_memory_usage(cls, device=None):
+            samples.append(cls.used)
+            return cls.used
+
+    def run() -> None:
+        Counting.used = 700
+        taken = len(samples)
+        while len(samples) < taken + 2:
+            pass
+        Counting.used = 200
+
+    assert measure_peak(Watched(), DEVICE, run) == 700
+
+
+def test_a_failing_run_stops_the_measurement():
+    def run() -> None:
+        raise ValueError("no")
+
+    with pytest.raises(ValueError, match="no"):
+        measure_peak(Counting(), DEVICE, run)
+
+
+def test_a_worker_offers_at_most_half_of_the_machine(random_llama):
+    with driven_worker(random_llama) as driver, driver.dispatcher.activate():
+        available = driver.worker.determine_available_memory()
+
+    assert 0 < available <= driver.dispatcher.platform.get_device_total_memory() / 2
+
+
+def test_the_measured_run_is_the_largest_step(random_llama):
+    with driven_worker(random_llama, engine__max_num_batched_tokens=300, engine__max_num_seqs=5) as driver:
+        tokens = []
+        model = driver.worker.get_model()
+        hook = model.register_forward_pre_hook(lambda _, inputs: tokens.append(len(inputs[0])))
+        with driver.dispatcher.activate():
+            driver.worker.determine_available_memory()
+        hook.remove()
+
+        assert tokens == [300]
+        assert driver.logits.shape[0] == 5
+
+
+def test_the_largest_step_is_no_larger_than_all_requests_together(random_llama):
+    with driven_worker(random_llama, engine__max_model_len=20, engine__max_num_seqs=3) as driver:
+        tokens = []
+        driver.worker.get_model().register_forward_pre_hook(lambda _, inputs: tokens.append(len(inputs[0])))
+        with driver.dispatcher.activate():
+            driver.worker.determine_available_memory()
+
+        assert tokens == [60]
+
+
+def test_with_an_amount_from_the_user_nothing_is_run_to_measure(random_llama):
+    with driven_worker(random_llama, engine__kv_cache_memory=12345) as driver:
+        driver.worker.get_model().register_forward_pre_hook(lambda *_: pytest.fail("a step ran"))
+        with driver.dispatcher.activate():
+            assert driver.worker.determine_available_memory() == 12345
+
+
+def test_a_request_for_too_much_memory_stops_the_start(random_llama):
+    dispatcher = make_dispatcher(random_llama, engine__kv_cache_memory=2**60)
+
+    with pytest.raises(EngineError, match="engine.kv_cache_memory asks for"):
+        dispatcher.executor_factory().determine_available_memory()

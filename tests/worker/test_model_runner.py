@@ -1,0 +1,201 @@
+"""The worker's steps: what they return, and what is remembered between them."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+import torch
+from support.device import DrivenWorker, driven_worker, make_dispatcher
+
+from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.scheduler_output import CachedRequestData, SchedulerOutput
+from vllm_ext.errors import EngineError
+
+VOCAB = 600
+
+
+@pytest.fixture(scope="module")
+def driver(random_llama):
+    with driven_worker(random_llama, engine__block_size=4, engine__max_num_seqs=6) as driver:
+        yield driver
+
+
+def prompt(length: int, seed: int = 0) -> list[int]:
+    return random.Random(seed).choices(range(VOCAB), k=length)
+
+
+def generate(driver: DrivenWorker, token_ids: list[int], num_tokens: int, params: SamplingParams) -> list[int]:
+    """Tokens of a request that has the worker for itself."""
+    driver.add("alone", token_ids, params)
+    tokens = driver.step({"alone": len(token_ids)})["alone"]
+    while len(tokens) < num_tokens:
+        tokens += driver.step({"alone": 1})["alone"]
+    driver.finish("alone")
+    return tokens
+
+
+GREEDY = SamplingParams(temperature=0.0)
+SEEDED = SamplingParams(temperature=1.0, seed=3)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("chunks", [[1] * 13, [5, 8], [12, 1], [4, 4, 5]], ids=str)
+def test_chunks_of_a_prompt_give_the_tokens_of_the_whole(driver, params, chunks):
+    expected = generate(driver, prompt(13), 5, params)
+    driver.add("r", prompt(13), params)
+
+    tokens = [driver.step({"r": chunk})["r"] for chunk in chunks]
+    assert tokens[:-1] == [[]] * (len(chunks) - 1)
+    generated = tokens[-1] + [driver.step({"r": 1})["r"][0] for _ in range(4)]
+    driver.finish("r")
+
+    assert generated == expected
+
+
+@pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+def test_a_preempted_request_goes_on_where_it_was(driver, params):
+    expected = generate(driver, prompt(9), 8, params)
+    driver.add("r", prompt(9), params)
+    before = driver.step({"r": 9})["r"] + driver.step({"r": 1})["r"] + driver.step({"r": 1})["r"]
+    driver.finish("r")
+    driver.step({})
+
+    driver.add("r", prompt(9) + before, params, num_output_tokens=3)
+    after = driver.step({"r": 12})["r"]
+    after += [driver.step({"r": 1})["r"][0] for _ in range(4)]
+    driver.finish("r")
+
+    assert before + after == expected
+
+
+def test_requests_that_come_and_go_keep_their_own_tokens(driver):
+    """Random arrivals, chunks, pauses and ends; every request gets what it gets alone."""
+    rng = random.Random(1)
+    prompts = {f"r{i}": prompt(rng.randint(1, 20), seed=i) for i in range(14)}
+    params = {name: GREEDY if rng.random() < 0.5 else SEEDED for name in prompts}
+    lengths = {name: rng.randint(1, 9) for name in prompts}
+    expected = {name: generate(driver, prompts[name], lengths[name], params[name]) for name in prompts}
+    waiting, running = list(prompts), []
+    generated: dict[str, list[int]] = {name: [] for name in prompts}
+    sizes = set()
+    while waiting or running:
+        while waiting and len(running) < 6 and rng.random() < 0.6:
+            name = waiting.pop(0)
+            running.append(name)
+            driver.add(name, prompts[name], params[name])
+        step = {}
+        for name in rng.sample(running, len(running)):
+            left = len(prompts[name]) + len(generated[name]) - driver.computed[name]
+            if rng.random() < 0.8:
+                step[name] = rng.randint(1, left)
+        for name, tokens in driver.step(step).items():
+            generated[name] += tokens
+        sizes.add(len(step))
+        for name in [name for name in running if len(generated[name]) == lengths[name]]:
+            running.remove(name)
+            driver.finish(name)
+
+    assert generated == expected
+    assert {2, 3} <= sizes
+
+
+def test_a_step_without_tokens_drops_who_is_finished(driver):
+    driver.add("r", prompt(3))
+    driver.step({"r": 3})
+    driver.finish("r")
+
+    output = driver.execute(SchedulerOutput([], CachedRequestData(), {}, 0, {"r"}))
+
+    assert output is EMPTY_MODEL_RUNNER_OUTPUT
+    assert "r" not in driver.worker.model_runner.batch.slot_of
+
+
+def test_a_step_has_two_phases(driver):
+    driver.add("r", prompt(3))
+    new = driver._new.pop()
+    new.block_ids = ([1],)
+    output = SchedulerOutput([new], CachedRequestData(), {"r": 3}, 3)
+    with driver.dispatcher.activate():
+        assert driver.worker.execute_model(output) is None
+        result = driver.worker.sample_tokens(None)
+    driver.execute(SchedulerOutput([], CachedRequestData(), {}, 0, {"r"}))
+
+    assert result.req_ids == ["r"]
+    assert result.req_id_to_index == {"r": 0}
+    assert len(result.sampled_token_ids[0]) == 1
+
+
+def test_the_second_phase_alone_is_an_error(driver):
+    with pytest.raises(EngineError, match=r"sample_tokens\(\) was called without"):
+        driver.worker.sample_tokens(None)
+
+
+def test_more_requests_than_max_num_seqs_are_an_error(random_llama):
+    with driven_worker(random_llama, engine__max_num_seqs=1) as driver:
+        driver.add("a", prompt(2))
+        driver.add("b", prompt(2))
+
+        with pytest.raises(EngineError, match="request 'b' comes on top of 1"):
+            driver.step({"a": 2, "b": 2})
+
+
+def test_logits_are_computed_only_for_requests_that_get_a_token(driver):
+    driver.add("a", prompt(5))
+    driver.add("b", prompt(8))
+
+    driver.step({"a": 5, "b": 4})
+    rows = driver.logits.shape[0]
+    for name in "ab":
+        driver.finish(name)
+
+    assert rows == 1
+
+
+def test_a_request_can_fill_the_model_to_its_last_position(random_llama):
+    with driven_worker(random_llama, engine__max_model_len=12, engine__block_size=5) as driver:
+        tokens = generate(driver, prompt(11), 2, GREEDY)
+
+        assert generate(driver, prompt(11) + tokens[:1], 1, GREEDY) == tokens[1:]
+
+
+def test_warming_up_leaves_no_request_and_no_random_numbers_drawn(random_llama):
+    drawn = []
+    for warm_ups in (0, 3):
+        with driven_worker(random_llama, engine__seed=4) as driver, driver.dispatcher.activate():
+            for _ in range(warm_ups):
+                driver.worker.compile_or_warm_up_model()
+            assert not driver.worker.model_runner.batch.slot_of
+            drawn.append(generate(driver, prompt(4), 6, SamplingParams(temperature=1.0)))
+
+    assert drawn[0] == drawn[1]
+
+
+def test_a_cache_too_small_for_warming_up_is_no_error(random_llama):
+    driver = DrivenWorker(make_dispatcher(random_llama, engine__block_size=4), num_blocks=2)
+
+    assert generate(driver, prompt(6), 2, GREEDY)
+    driver.worker.shutdown()
+
+
+def test_a_worker_that_is_shut_down_leaves_nothing_behind(random_llama):
+    dispatcher = make_dispatcher(random_llama)
+    driver = DrivenWorker(dispatcher)
+    driver.worker.shutdown()
+    driver.worker.shutdown()
+
+    again = DrivenWorker(dispatcher)
+    tokens = generate(again, prompt(4), 2, GREEDY)
+    again.worker.shutdown()
+
+    assert len(tokens) == 2
+    assert all(0 <= token < VOCAB for token in tokens)
+
+
+def test_half_precision_generates_too(random_llama):
+    with driven_worker(random_llama, engine__dtype="float16") as driver:
+        tokens = generate(driver, prompt(7), 4, SEEDED)
+
+    assert len(tokens) == 4
+    assert driver.logits.dtype is torch.float16
