@@ -495,7 +495,9 @@ can be tried and tested without a download. Weights are stored in float16, to be
   `tools/demo_corpus/austen.txt.xz`, in the public domain. The weights are under this project's licence.
 - Held out: the last {share:.0%} of each novel, never trained on: **{bits:.4f} bits per byte** in float32 with
   the stored weights.
-- Training took {seconds:.0f} seconds ({steps} steps, seed {seed}) on a machine with 2 CPU cores.
+- Training took {seconds:.0f} seconds of wall time ({steps} steps, seed {seed}) with two threads on a machine
+  with 2 CPU cores. It needs about 20 minutes of processor time, so two idle cores should take about 10
+  minutes; the rest, if any, went to other work on the machine.
 - Prompts need no beginning-of-text token, and the tokenizer adds none. `{eot}` (id 0) stands between
   chapters only.
 

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from support.device import DrivenWorker, make_dispatcher
 
 rank, world_size, init_method, model, output = sys.argv[1:]
@@ -15,4 +16,6 @@ driver.step({"r": 29})
 prefill = driver.logits
 driver.step({"r": 1})
 torch.save(torch.cat((prefill, driver.logits)), f"{output}{rank}")
+# A rank that leaves while the other still works would abort that one.
+dist.barrier()
 driver.worker.shutdown()
