@@ -8,28 +8,19 @@ The default values are the recipe of the shipped checkpoint:
 On a machine that is busy with other work, set OMP_WAIT_POLICY=passive in the environment: otherwise the
 threads burn the cores' time with waiting for each other, and a run can take many times as long.
 
-The corpus file can be made again from the Debian package that carries the novels:
-
-    apt-get download r-cran-janeaustenr
-    python tools/train_demo_model.py --from-deb r-cran-janeaustenr_1.0.0-1_all.deb
+The corpus file can be made again with make_demo_corpus.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
-import gzip
 import hashlib
-import io
 import json
 import lzma
 import math
-import re
-import struct
 import sys
-import tarfile
 import time
-import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -37,6 +28,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from demo_llama import Llama, Shape
 from safetensors.torch import save
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor, nn
@@ -47,34 +39,8 @@ END_OF_TEXT = "<|endoftext|>"
 HELD_OUT_SHARE = 0.04
 SAMPLE_PROMPT = "Emma looked at her father, and"
 
-# Name in the R package -> title, in the order of publication.
-NOVELS = {
-    "sensesensibility": "Sense and Sensibility",
-    "prideprejudice": "Pride and Prejudice",
-    "mansfieldpark": "Mansfield Park",
-    "emma": "Emma",
-    "northangerabbey": "Northanger Abbey",
-    "persuasion": "Persuasion",
-}
-
 Corpus = dict[str, list[list[str]]]
 """Title -> chapters -> paragraphs."""
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Sizes of the network; ``head_dim`` times ``heads`` need not be ``hidden``."""
-
-    vocab: int = 2048
-    hidden: int = 192
-    intermediate: int = 480
-    layers: int = 4
-    heads: int = 6
-    kv_heads: int = 2
-    head_dim: int = 32
-    context: int = 512
-    rope_theta: float = 10000.0
-    norm_eps: float = 1e-5
 
 
 @dataclass(frozen=True)
@@ -98,120 +64,7 @@ class Recipe:
     seed: int = 0
 
 
-# ---- Corpus: from the Debian package to plain paragraphs ----
-
-
-class RReader:
-    """Reader of R's XDR serialisation (versions 2 and 3), for the few types that data files use."""
-
-    def __init__(self, data: bytes) -> None:
-        if data[:2] != b"X\n":
-            raise ValueError("not R's XDR serialisation")
-        self.data, self.pos, self.symbols = data, 2, []
-        version, _, _ = self.integer(), self.integer(), self.integer()
-        if version == 3:
-            self.string()  # the name of the native encoding
-
-    def integer(self) -> int:
-        """Read one big-endian 32-bit integer."""
-        self.pos += 4
-        return struct.unpack_from(">i", self.data, self.pos - 4)[0]
-
-    def string(self) -> str:
-        """Read a length and as many bytes; a missing value (length -1) is an empty string."""
-        size = max(self.integer(), 0)
-        self.pos += size
-        return self.data[self.pos - size : self.pos].decode("utf-8")
-
-    def item(self) -> Any:
-        """Read one object: a vector becomes a list, or (list, attributes) if it has attributes."""
-        flags = self.integer()
-        kind = flags & 0xFF
-        if kind == 254:  # NULL
-            return None
-        if kind == 255:  # a symbol seen before
-            return self.symbols[(flags >> 8 or self.integer()) - 1]
-        if kind == 1:  # a symbol
-            self.symbols.append(self.item())
-            return self.symbols[-1]
-        if kind == 2:  # a pair list, here always with tags
-            return self.pairs(flags)
-        if kind == 9:
-            return self.string()
-        if kind not in (10, 13, 16, 19):  # logical, integer, character, list
-            raise ValueError(f"R object type {kind} is not supported")
-        simple = kind in (10, 13)
-        values = [self.integer() if simple else self.item() for _ in range(self.integer())]
-        return (values, self.item()) if flags & 0x200 else values
-
-    def pairs(self, flags: int) -> dict[str, Any]:
-        """Read a pair list, whose first node's flags are given, as a dictionary."""
-        if flags & 0x200:
-            self.item()  # attributes of the node itself
-        tag = self.item() if flags & 0x400 else ""
-        pairs = {tag: self.item()}
-        return pairs | (self.item() or {})
-
-
-def deb_files(deb: Path, names: tuple[str, ...]) -> list[bytes]:
-    """Return the contents of the files of a Debian package whose paths end in ``names``."""
-    raw = deb.read_bytes()
-    if raw[:8] != b"!<arch>\n":
-        raise ValueError(f"{deb} is not a Debian package")
-    pos = 8
-    while pos + 60 <= len(raw):
-        name, size = raw[pos : pos + 16].decode().strip(), int(raw[pos + 48 : pos + 58])
-        pos += 60
-        if name.startswith("data.tar"):
-            with tarfile.open(fileobj=io.BytesIO(raw[pos : pos + size])) as tar:
-                found = {end: m for m in tar.getmembers() for end in names if m.name.endswith(end)}
-                missing = [end for end in names if end not in found]
-                if missing:
-                    raise ValueError(f"{deb} has no {', '.join(missing)}")
-                return [tar.extractfile(found[end]).read() for end in names]  # type: ignore[union-attr]
-        pos += size + size % 2
-    raise ValueError(f"{deb} has no data archive")
-
-
-def read_deb(deb: Path) -> dict[str, list[str]]:
-    """Return the text lines of each novel, by its name in the R package."""
-    folder = "janeaustenr/data/Rdata"
-    index, database = deb_files(deb, (f"{folder}.rdx", f"{folder}.rdb"))
-    (variables, *_), _ = RReader(gzip.decompress(index)).item()
-    places, attributes = variables
-    novels = {}
-    for name, (start, size) in zip(attributes["names"], places, strict=True):
-        # Each chunk begins with its uncompressed length in four bytes.
-        novels[name] = RReader(zlib.decompress(database[start + 4 : start + size])).item()
-    return novels
-
-
-def clean(lines: list[str]) -> list[list[str]]:
-    """Re-flow the lines of one novel into chapters of paragraphs, without what is not the novel's text."""
-    chapters: list[list[str]] = []
-    for block in re.split(r"\n\s*\n", "\n".join(lines)):
-        text = " ".join(block.replace("_", "").replace("\u00a3", "L").split())
-        if re.fullmatch(r"chapter [0-9ivxlc]+\.?", text, re.IGNORECASE):
-            chapters.append([])
-        elif re.fullmatch(r"finis|the end|a note on the text", text, re.IGNORECASE):
-            break
-        elif chapters and text and not re.match(r"[\[*]|\(End of volume|volume [ivx]+$", text, re.IGNORECASE):
-            chapters[-1].append(text.replace("*", ""))
-    return [chapter for chapter in chapters if chapter]
-
-
-def write_corpus(deb: Path, path: Path) -> None:
-    """Write the corpus file: ``# title`` and ``## Chapter n`` lines, every other line one paragraph."""
-    novels = read_deb(deb)
-    if missing := NOVELS.keys() - novels.keys():
-        raise ValueError(f"{deb} has no {', '.join(sorted(missing))}")
-    out = []
-    for name, title in NOVELS.items():
-        out.append(f"# {title}")
-        for number, chapter in enumerate(clean(novels[name]), 1):
-            out += [f"## Chapter {number}", *chapter]
-    text = "\n".join(out) + "\n"
-    path.write_bytes(lzma.compress(text.encode(), preset=9 | lzma.PRESET_EXTREME))
+# ---- Corpus ----
 
 
 def read_corpus(path: Path) -> tuple[Corpus, str]:
@@ -278,108 +131,6 @@ def encode(tokenizer: Tokenizer, documents: list[str]) -> Tensor:
     return torch.tensor(ids)
 
 
-# ---- Model: Llama with grouped-query attention, tied embeddings, names as in its checkpoints ----
-
-
-class Attention(nn.Module):
-    """Causal self-attention with rotary positions; ``heads / kv_heads`` query heads share a KV head."""
-
-    def __init__(self, s: Shape) -> None:
-        super().__init__()
-        self.shape = s
-        self.q_proj = nn.Linear(s.hidden, s.heads * s.head_dim, bias=False)
-        self.k_proj = nn.Linear(s.hidden, s.kv_heads * s.head_dim, bias=False)
-        self.v_proj = nn.Linear(s.hidden, s.kv_heads * s.head_dim, bias=False)
-        self.o_proj = nn.Linear(s.heads * s.head_dim, s.hidden, bias=False)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Map ``x`` (batch, time, hidden) to the same shape; ``cos`` and ``sin`` are (time, head_dim)."""
-        s, (batch, time, _) = self.shape, x.shape
-        # One product is faster than three; the weights stay apart for the optimiser and the file.
-        weight = torch.cat([self.q_proj.weight, self.k_proj.weight, self.v_proj.weight])
-        qkv = F.linear(x, weight).view(batch, time, -1, s.head_dim).transpose(1, 2)
-        qk, v = qkv.split([s.heads + s.kv_heads, s.kv_heads], dim=1)
-        half1, half2 = qk.chunk(2, dim=-1)
-        qk = qk * cos + torch.cat([-half2, half1], dim=-1) * sin
-        q, k = qk.split([s.heads, s.kv_heads], dim=1)
-        out = self.attend(q, k, v).view(batch, s.heads, time, s.head_dim)
-        return self.o_proj(out.transpose(1, 2).reshape(batch, time, -1))
-
-    @staticmethod
-    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from ``q`` (batch, heads, time, dim) to ``k`` and ``v`` (batch, kv_heads, time, dim).
-
-        Returns (batch, kv_heads, heads / kv_heads * time, dim). Plain products are about twice as fast
-        here as ``scaled_dot_product_attention``, whose CPU kernel is slow for small heads in bfloat16.
-        """
-        batch, kv_heads, time, dim = k.shape
-        mask = torch.full((time, time), -torch.inf, dtype=q.dtype).triu(1)
-        scores = q.reshape(batch, kv_heads, -1, dim) @ k.mT * dim**-0.5
-        scores = scores.view(batch, kv_heads, -1, time, time) + mask
-        return scores.softmax(-1).view(batch, kv_heads, -1, time) @ v
-
-
-class MLP(nn.Module):
-    """SwiGLU feed-forward network."""
-
-    def __init__(self, s: Shape) -> None:
-        super().__init__()
-        self.gate_proj = nn.Linear(s.hidden, s.intermediate, bias=False)
-        self.up_proj = nn.Linear(s.hidden, s.intermediate, bias=False)
-        self.down_proj = nn.Linear(s.intermediate, s.hidden, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``x`` (..., hidden) to the same shape."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
-
-
-class Block(nn.Module):
-    """One pre-norm layer: attention, then the feed-forward network."""
-
-    def __init__(self, s: Shape, dropout: float) -> None:
-        super().__init__()
-        self.input_layernorm = nn.RMSNorm(s.hidden, s.norm_eps)
-        self.self_attn = Attention(s)
-        self.post_attention_layernorm = nn.RMSNorm(s.hidden, s.norm_eps)
-        self.mlp = MLP(s)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Map ``x`` (batch, time, hidden) to the same shape."""
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), cos, sin))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
-
-
-class Llama(nn.Module):
-    """The language model; parameters are float32."""
-
-    def __init__(self, s: Shape, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.embed_tokens = nn.Embedding(s.vocab, s.hidden)
-        self.layers = nn.ModuleList(Block(s, dropout) for _ in range(s.layers))
-        self.norm = nn.RMSNorm(s.hidden, s.norm_eps)
-        self.dropout = nn.Dropout(dropout)
-        inverse = s.rope_theta ** (-torch.arange(0, s.head_dim, 2) / s.head_dim)
-        angles = torch.outer(torch.arange(s.context), inverse).repeat(1, 2)
-        self.register_buffer("cos", angles.cos(), persistent=False)
-        self.register_buffer("sin", angles.sin(), persistent=False)
-        for name, weight in self.named_parameters():
-            if name.endswith(("o_proj.weight", "down_proj.weight")):
-                nn.init.zeros_(weight)
-            elif weight.ndim == 2:
-                nn.init.normal_(weight, std=0.02 if "embed" in name else s.hidden**-0.5)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Map token ids (batch, time) to logits (batch, time, vocab)."""
-        x = self.dropout(self.embed_tokens(ids))
-        cos, sin = self.cos[: ids.shape[1]], self.sin[: ids.shape[1]]
-        if torch.is_autocast_enabled("cpu"):
-            cos, sin = cos.bfloat16(), sin.bfloat16()
-        for layer in self.layers:
-            x = layer(x, cos, sin)
-        return F.linear(self.norm(x), self.embed_tokens.weight)
-
-
 # ---- Training and evaluation ----
 
 
@@ -433,9 +184,7 @@ def keep_freed_memory() -> None:
 def train(model: Llama, stream: Tensor, context: int, recipe: Recipe) -> None:
     """Train ``model`` in place on the id stream, in bfloat16 products with float32 weights."""
     optimizers = make_optimizers(model, recipe)
-    schedulers = [
-        torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate(step, recipe)) for o in optimizers
-    ]
+    schedulers = [torch.optim.lr_scheduler.LambdaLR(o, lambda step: learning_rate(step, recipe)) for o in optimizers]
     keep_freed_memory()
     model.train()
     progress = tqdm(batches(stream, context, recipe), desc="train", unit="step", total=recipe.steps)
@@ -614,24 +363,18 @@ def positive(text: str) -> int:
 
 def parse_arguments() -> argparse.Namespace:
     """Parse and check the command line; exit with a message if it is wrong."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     option = parser.add_argument
-    option("--output", type=Path, metavar="DIR", help="folder to write the model to")
+    option("--output", type=Path, metavar="DIR", required=True, help="folder to write the model to")
     option("--corpus", type=Path, metavar="FILE", default=DEFAULT_CORPUS, help="the corpus (.txt.xz)")
-    option("--from-deb", type=Path, metavar="FILE", help="make the corpus file from this package first")
     option("--steps", type=positive, default=Recipe.steps, help="default: %(default)s")
     option("--seed", type=int, default=Recipe.seed, help="default: %(default)s")
     option("--threads", type=positive, default=2, help="default: %(default)s")
     option("--eval-chapters", type=positive, metavar="N", help="evaluate only the first N held-out parts")
     args = parser.parse_args()
-    if args.output is None and args.from_deb is None:
-        parser.error("give --output, --from-deb or both")
-    for path in (args.from_deb, args.corpus if args.from_deb is None else None):
-        if path is not None and not path.is_file():
-            parser.error(f"no such file: {path}")
-    if args.output is not None and args.output.exists() and not args.output.is_dir():
+    if not args.corpus.is_file():
+        parser.error(f"no such file: {args.corpus}")
+    if args.output.exists() and not args.output.is_dir():
         parser.error(f"not a folder: {args.output}")
     return args
 
@@ -640,11 +383,8 @@ def main() -> None:
     """Run the command line; the last line on stdout is the record of the training as JSON."""
     args = parse_arguments()
     try:
-        if args.from_deb is not None:
-            write_corpus(args.from_deb, args.corpus)
-        if args.output is not None:
-            print(json.dumps(run(args)))
-    except (ValueError, OSError, lzma.LZMAError, tarfile.TarError) as error:
+        print(json.dumps(run(args)))
+    except (ValueError, OSError, lzma.LZMAError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: {error}")
 
 

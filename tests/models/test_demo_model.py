@@ -166,7 +166,7 @@ def test_script_writes_a_loadable_folder(tmp_path: Path) -> None:
     assert len(output.outputs[0].token_ids) == 5
 
 
-@pytest.mark.parametrize("options", [[], ["--output", "x", "--steps", "0"], ["--from-deb", "missing.deb"]])
+@pytest.mark.parametrize("options", [[], ["--output", "x", "--steps", "0"], ["--output", "x", "--corpus", "missing"]])
 def test_script_refuses_bad_arguments(options: list[str]) -> None:
     command = [sys.executable, str(SCRIPT), *options]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,8 +32,7 @@ def allocate_kv_cache(config: KVCacheConfig, device: torch.device) -> dict[str, 
             block_size=spec.block_size,
             content=2 * spec.head_size,
         )
-        # Zeros, as the padding of a gather is multiplied by 0: what is there must not be NaN.
-        whole = torch.zeros(shape, dtype=spec.dtype, device=device)
+        whole = _zeros(shape, spec.dtype, device)
         caches.update(zip(group.layer_names, whole.unbind(layout.layer_dim), strict=True))
     return caches
 
@@ -40,6 +41,15 @@ def bind_kv_cache(caches: Mapping[str, torch.Tensor], layers: Mapping[str, Any])
     """Give each layer its cache."""
     for name, cache in caches.items():
         layers[name].bind_kv_cache(cache)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Zeros: the padding of a gather is multiplied by 0, so what is there must not be NaN."""
+    if not torch.empty(0, device=device).is_cpu:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    # Fresh pages of the host are zero, and take memory only once they are written: start-up does not wait for them.
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 def _full_attention(group: KVCacheGroupSpec) -> FullAttentionSpec:
