@@ -24,7 +24,7 @@ class PackedLinearMethod(LinearMethod):
     Where oneDNN does not compute in the weight's dtype on this machine, the layer changes to the plain method.
     """
 
-    # The layout hardly depends on it: packed for this many rows, one row is as fast as packed for one.
+    # Packed for 16 rows, a weight is as fast for 1 and for 1000; packed for 1, it takes twice as long for 16.
     _ROWS_HINT = 16
 
     def process_weights_after_loading(self, layer: LinearLayer) -> None:

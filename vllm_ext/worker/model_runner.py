@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
     from vllm_ext.contracts.vllm_config import VllmConfig
 
-
 _WARM_UP_TOKENS = 16
 
 
@@ -55,7 +54,7 @@ class ModelRunner:
     def get_supported_kv_cache_layouts(self) -> list[KVCacheLayout] | None:
         """Layouts that the backends of all layers can read, best first; ``None`` for any."""
         layouts: list[KVCacheLayout] | None = None
-        for backend in {layer.attn_backend for layer in self.layers.values()}:
+        for backend in dict.fromkeys(layer.attn_backend for layer in self.layers.values()):
             supported = backend.supported_kv_cache_layouts()
             if supported is not None:
                 layouts = [x for x in (supported if layouts is None else layouts) if x in supported]
