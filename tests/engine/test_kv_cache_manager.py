@@ -47,13 +47,13 @@ def test_a_chunk_can_be_refused_because_the_whole_sequence_would_not_fit():
     assert manager.allocate_slots(request, 4) == [0]
 
 
-def test_freed_blocks_are_used_again_after_those_that_were_free_before():
+def test_blocks_freed_last_are_used_again_first():
     manager = make_manager(num_blocks=4)
     first = make_request(8, "a")
     manager.allocate_slots(first, 8)
     manager.free(first)
 
-    assert manager.allocate_slots(make_request(16, "b"), 16) == [2, 3, 1, 0]
+    assert manager.allocate_slots(make_request(16, "b"), 16) == [0, 1, 2, 3]
 
 
 def test_each_group_gets_its_own_list_of_the_same_blocks():

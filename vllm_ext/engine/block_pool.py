@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 
 from vllm_ext.errors import EngineError
@@ -22,11 +21,15 @@ class KVCacheBlock:
 
 
 class BlockPool:
-    """All blocks of the KV cache. The block that has been free for longest is handed out first."""
+    """All blocks of the KV cache.
+
+    The block that was freed last is handed out first: its memory is in the processor's cache, or at least backed by
+    pages, while a block that was never used may be neither.
+    """
 
     def __init__(self, num_blocks: int) -> None:
         self.blocks = [KVCacheBlock(block_id) for block_id in range(num_blocks)]
-        self._free = deque(self.blocks)
+        self._free = self.blocks[::-1]
 
     @property
     def num_blocks(self) -> int:
@@ -44,7 +47,7 @@ class BlockPool:
         """
         if num_blocks > len(self._free):
             raise EngineError(f"{num_blocks} KV cache blocks were asked for and {len(self._free)} are free")
-        taken = [self._free.popleft() for _ in range(num_blocks)]
+        taken = [self._free.pop() for _ in range(num_blocks)]
         for block in taken:
             block.ref_cnt += 1
         return taken

@@ -15,6 +15,7 @@ class RMSNorm(CustomOp):
     def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.hidden_size = hidden_size
+        self.variance_epsilon = eps
         self._epsilon: torch.Tensor
         self.register_buffer("_epsilon", torch.tensor(eps, dtype=torch.float32), persistent=False)
         self.weight = new_parameter((hidden_size,), lambda param, loaded: copy_checked(param.data, loaded))

@@ -65,17 +65,26 @@ class Checkpoint:
         Raises:
             CheckpointError: a file is damaged, or lacks a tensor that the index promises.
         """
-        for path, wanted in tqdm(self.shards.items(), desc="Loading weights", unit="file", disable=not progress):
-            self.at_work = str(path)
-            try:
-                with safe_open(path, framework="pt") as file:
-                    for name in file.keys() if wanted is None else wanted:
-                        self.at_work = f"{path}: tensor {name!r}"
-                        tensor = file.get_tensor(name)
-                        self._names.add(name)
-                        yield name, tensor
-            except (SafetensorError, OSError) as error:
-                raise CheckpointError(f"reading it failed: {error}") from error
+        num_bytes = sum(path.stat().st_size for path in self.shards)
+        with tqdm(total=num_bytes, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar:
+            for path, wanted in self.shards.items():
+                for name, tensor in self._tensors_of(path, wanted):
+                    yield name, tensor
+                    bar.update(tensor.nbytes)
+            # What is left are headers, and tensors that the index does not list.
+            bar.update(num_bytes - bar.n)
+
+    def _tensors_of(self, path: Path, wanted: list[str] | None) -> Iterator[tuple[str, torch.Tensor]]:
+        self.at_work = str(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys() if wanted is None else wanted:
+                    self.at_work = f"{path}: tensor {name!r}"
+                    tensor = file.get_tensor(name)
+                    self._names.add(name)
+                    yield name, tensor
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"cannot be read as safetensors: {error}; download the file again") from error
 
 
 def _read_index(path: Path) -> dict[Path, list[str] | None]:

@@ -65,10 +65,14 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         """One query token each of several requests, over their gathered blocks."""
         keys, values = self._gather(cache_rows, group.rows, group.workspace, group.num_reqs, group.seq_len)
         # The query heads of a KV head stand as if they were tokens: nothing is repeated for them.
-        shape = (group.num_reqs, self.num_kv_heads, -1, self.head_size)
-        attended = F.scaled_dot_product_attention(
-            query[group.tokens].view(shape), keys, values, attn_mask=group.mask, scale=self.scale
-        )
+        queries = query[group.tokens].view(group.num_reqs, self.num_kv_heads, -1, self.head_size)
+        if group.as_products:
+            scores = torch.matmul(queries * self.scale, keys.transpose(-1, -2))
+            if group.mask is not None:
+                scores.add_(group.mask)
+            attended = torch.matmul(scores.softmax(dim=-1), values)
+        else:
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask, scale=self.scale)
         output[group.tokens] = attended.reshape(group.num_reqs, self.num_heads, self.head_size)
 
     def _prefill(

@@ -18,6 +18,9 @@ from vllm_ext.contracts.vllm_config import VllmConfig
 _GROUP_BYTES = 4 << 20
 # A prefill over a context is computed this many query tokens at a time, which bounds its mask.
 _TILE = 256
+# For so short a context two batched products take half the time of the fused kernel, which calls a product per head.
+# In float32 only: the fused kernel keeps the scores of narrower dtypes in float32, too.
+_PRODUCTS_MAX_LEN = 512
 
 
 @dataclass(slots=True)
@@ -25,7 +28,8 @@ class DecodeGroup:
     """Requests with one query token each.
 
     ``tokens`` are their places in the batch, ``rows`` their cache rows (see :meth:`SDPAMetadataBuilder.cache_rows`).
-    ``mask`` is additive ``[reqs, 1, 1, seq_len]``, or ``None`` where all have ``seq_len`` tokens.
+    ``mask`` is additive ``[reqs, 1, 1, seq_len]``, or ``None`` where all have ``seq_len`` tokens. ``as_products`` asks
+    for plain products instead of the fused kernel.
     """
 
     num_reqs: int
@@ -34,6 +38,7 @@ class DecodeGroup:
     rows: torch.Tensor
     workspace: torch.Tensor
     mask: torch.Tensor | None
+    as_products: bool
 
 
 @dataclass(slots=True)
@@ -143,7 +148,8 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
             mask = mask.masked_fill_(hidden, -torch.inf).view(len(reqs), 1, 1, longest)
         rows = self.cache_rows(blocks)
         tokens = self._indices([starts[req] for req in reqs])
-        return DecodeGroup(len(reqs), longest, tokens, rows, self._room_for(rows), mask)
+        as_products = longest <= _PRODUCTS_MAX_LEN and self.spec.dtype is torch.float32
+        return DecodeGroup(len(reqs), longest, tokens, rows, self._room_for(rows), mask, as_products)
 
     def _prefill(self, common: CommonAttentionMetadata, req: int, start: int, num_tokens: int, seq_len: int) -> Prefill:
         tokens = slice(start, start + num_tokens)
