@@ -178,6 +178,29 @@ def test_a_long_prefill_is_computed_in_tiles(monkeypatch):
     assert_attends(setup)
 
 
+@pytest.mark.parametrize("as_products", [True, False])
+def test_short_and_long_contexts_are_decoded_alike(monkeypatch, as_products):
+    monkeypatch.setattr(sdpa_metadata, "_PRODUCTS_MAX_LEN", 18 if as_products else 17)
+    setup = Setup([(3, 1), (17, 1), (8, 1)])
+    config = VllmConfig(ModelConfig("", HFConfig({}), torch.float32, 64, ""))
+    spec = FullAttentionSpec(4, 2, 8, torch.float32)
+
+    (group,) = SDPABackend.get_builder_cls()(spec, [], config, HOST).build(0, setup.common_metadata()).decodes[:1]
+
+    assert group.as_products is as_products
+    assert_attends(setup)
+
+
+def test_narrow_dtypes_are_never_decoded_by_plain_products():
+    setup = Setup([(3, 1)], dtype=torch.bfloat16)
+    config = VllmConfig(ModelConfig("", HFConfig({}), torch.bfloat16, 64, ""))
+    spec = FullAttentionSpec(4, 2, 8, torch.bfloat16)
+
+    (group,) = SDPABackend.get_builder_cls()(spec, [], config, HOST).build(0, setup.common_metadata()).decodes
+
+    assert not group.as_products
+
+
 def test_many_decodes_are_split_into_groups_that_fit_the_workspace(monkeypatch):
     spec = FullAttentionSpec(4, 2, 8, torch.float32)
     monkeypatch.setattr(sdpa_metadata, "_GROUP_BYTES", 6 * spec.page_size_bytes)

@@ -34,6 +34,10 @@ def test_rms_norm(norm, scale):
     torch.testing.assert_close(norm(x).double(), rms(x, norm.weight), atol=1e-5, rtol=1e-5)
 
 
+def test_an_out_of_tree_norm_finds_epsilon_under_vllms_name(norm):
+    assert norm.variance_epsilon == 1e-3
+
+
 def test_rms_norm_adds_the_residual_before_it(norm):
     x, residual = torch.randn(5, 48), torch.randn(5, 48)
     total = x + residual
