@@ -83,9 +83,7 @@ def train(folder: Path, *options: str, timeout: float) -> dict[str, float]:
     command = [sys.executable, str(SCRIPT), "--output", str(folder), *options]
     # On busy cores, threads that wait by spinning make the training many times slower.
     environment = os.environ | {"OMP_WAIT_POLICY": "passive"}
-    done = subprocess.run(
-        command, capture_output=True, text=True, timeout=timeout, check=False, env=environment
-    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
