@@ -29,6 +29,7 @@ def _clean_environment(monkeypatch, tmp_path_factory):
 def _clean_registries():
     """Registrations of a test end with it, and so does the process's default platform."""
     from vllm_ext.contracts.current_platform import current_platform
+    from vllm_ext.managers import set_default_bound_plan
     from vllm_ext.registry.custom_ops import CUSTOM_OPS
     from vllm_ext.registry.models import ModelRegistry
 
@@ -40,3 +41,4 @@ def _clean_registries():
     in_tree = {name: op for name, op in now.items() if op.value.__module__.startswith("vllm_ext.")}
     CUSTOM_OPS.restore((ops[0] | in_tree, ops[1]))
     current_platform.set_default(None)
+    set_default_bound_plan(None)

@@ -17,8 +17,7 @@
     │   ├── CheckpointError      a model directory with missing, truncated or unfitting parts
     │   └── TokenizerError       a tokenizer that is missing or cannot be read
     ├── InvalidRequest           a prompt or a sampling parameter out of range
-    ├── EngineError              the engine cannot be started, or cannot go on
-    └── MissingDependency        an optional package that a chosen feature needs
+    └── EngineError              the engine cannot be started, or cannot go on
 
 ``exit_code`` is what the command line returns for an error that reaches it: 1 a finding, 2 wrong input,
 3 no platform.
@@ -116,10 +115,6 @@ class EngineError(VllmExtError, RuntimeError):
     """The engine cannot start, or a step failed."""
 
 
-class MissingDependency(VllmExtError, ImportError):
-    """A chosen feature needs a package that is not installed."""
-
-
 def listing(names: Iterable[str]) -> str:
     """``a, b, c`` in sorted order, or ``none``: the part of a message that says what exists."""
     return ", ".join(sorted(names)) or "none"
@@ -139,5 +134,13 @@ def innermost_cause(error: BaseException) -> str:
             break
         seen.add(id(deeper))
         error = deeper
-    text = str(error).strip().splitlines()
+    text = message_of(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+
+
+def message_of(error: BaseException) -> str:
+    """The error's own text; plugins raise exceptions that cannot even be printed."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001 - what it raises is not the error that is reported
+        return "its message cannot be read"

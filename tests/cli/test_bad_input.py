@@ -179,6 +179,34 @@ def test_a_named_platform_that_answers_with_something_else(run, plugins, body, m
     assert message in err
 
 
+@pytest.mark.parametrize("body", ["raise SystemExit(0)", "assert 0", "raise KeyError('x')"])
+def test_a_platform_whose_hook_breaks_off_is_an_error_with_its_traceback(run, plugins, body):
+    hook = f"    @classmethod\n    def check_and_update_config(cls, vllm_config):\n        {body}\n"
+    install_platform(plugins, "npu", working("npu"), PLATFORM_CLASS + hook)
+
+    code, err = run("--platform", "npu")
+
+    assert code == 1
+    assert "npu_plugin.platform.Npu) failed: " in err
+    assert "in check_and_update_config" in err
+
+
+def test_a_worker_that_exits_does_not_end_the_process_as_if_all_were_well(run, plugins):
+    worker = """
+from vllm_ext.worker.worker import Worker
+class Quitter(Worker):
+    def execute_model(self, scheduler_output):
+        raise SystemExit(0)
+"""
+    plugins.distribution("quitting", {}, {"quitting_worker.py": worker})
+
+    code, err = run("--set", "worker.cls=quitting_worker.Quitter")
+
+    assert code == 1
+    assert "a step failed, which ended the 1 requests in flight: SystemExit: 0" in err
+    assert "in execute_model" in err
+
+
 # General plugins ------------------------------------------------------------------------------------------------------
 
 
@@ -199,6 +227,34 @@ def test_a_general_plugin_that_was_named_has_to_work(run, plugins):
     assert code == 1
     assert "'q' of quitter 0.1" in err
     assert "SystemExit: 7" in err
+
+
+def test_what_a_plugin_prints_does_not_spoil_the_result(plugins, capsys):
+    plugins.distribution("loud", {GENERAL: ["l = loud:run"]}, {"loud.py": "def run(): print('I am loud')"})
+
+    assert main(["run", "--json", "--max-tokens", "2"]) == 0
+
+    captured = capsys.readouterr()
+    assert len(json.loads(captured.out)) == 1
+    assert "I am loud" in captured.err
+
+
+def test_an_exception_that_cannot_be_printed_is_reported_all_the_same(run, plugins):
+    source = "class Odd(Exception):\n    def __str__(self): raise RuntimeError\ndef run(): raise Odd\n"
+    plugins.distribution("odd", {GENERAL: ["o = odd:run"]}, {"odd.py": source})
+
+    code, err = run()
+
+    assert code == 0
+    assert "since it failed: Odd: its message cannot be read" in err
+
+
+@pytest.mark.parametrize("element", ["junk", "+"])
+def test_an_element_of_custom_ops_of_another_form(run, element):
+    code, err = run("--set", f"custom_ops=['{element}']")
+
+    assert code == 2
+    assert f"custom_ops holds '{element}'; an element is all, none, +name or -name" in err
 
 
 # Models ---------------------------------------------------------------------------------------------------------------
@@ -231,6 +287,30 @@ def test_an_unsupported_architecture(run, model):
     assert "'LlamaForCausalLLM' (did you mean 'LlamaForCausalLM'?). Supported: LlamaForCausalLM" in err
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"architectures": "LlamaForCausalLM"}, "architectures is 'LlamaForCausalLM'; it takes a list of names"),
+        ({"max_position_embeddings": "x"}, "max_position_embeddings is 'x'; it takes a whole number from 1 on"),
+        ({"max_position_embeddings": -3}, "max_position_embeddings is -3; it takes"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0; it takes a whole number"),
+        ({"hidden_size": None}, "hidden_size is missing; it takes a whole number"),
+        ({"vocab_size": "512"}, "vocab_size is '512'; it takes a whole number"),
+        ({"rope_parameters": {"rope_type": "default", "rope_theta": "abc"}}, "rope_theta is 'abc'; it takes a number"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "the llama3 rope lacks factor, high_freq_factor, low_freq"),
+        ({"rope_parameters": [1]}, "rope parameters are [1]; they take an object"),
+    ],
+)
+def test_a_config_with_a_value_of_the_wrong_kind(run, model, change, message):
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(config | change))
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"{model}/config.json: {message}" in err
+
+
 def test_a_missing_tensor(run, model):
     change_tensors(model, lambda tensors: tensors.pop("model.layers.1.mlp.up_proj.weight"))
 
@@ -250,6 +330,26 @@ def test_a_tensor_of_a_wrong_shape(run, model):
     assert f"{model}/model.safetensors: tensor 'model.norm.weight'" in err
     assert "7" in err
     assert "64" in err
+
+
+def test_a_tensor_of_whole_numbers(run, model):
+    change_tensors(model, lambda tensors: tensors.update({"model.norm.weight": torch.ones(64, dtype=torch.int8)}))
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"{model}/model.safetensors: tensor 'model.norm.weight'" in err
+    assert "its dtype is torch.int8; supported: torch.float32" in err
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "/tmp/model.safetensors", "a/b.safetensors"])
+def test_a_shard_outside_of_the_directory(run, model, shard):
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"model.norm.weight": shard}}))
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"names {shard!r}, which is no file of the model directory" in err
 
 
 def test_a_tensor_that_the_model_does_not_know(run, model):

@@ -60,6 +60,7 @@ def test_a_broken_formatter_of_another_distribution_changes_nothing(plugins, cap
         "broken-formatter",
         {
             "cliff.formatter.list": ["json = broken_formatter:Json", "spoilt = broken_formatter:Spoilt"],
+            "cliff.formatter.completion": ["bash = broken_formatter:Bash"],
         },
         {"broken_formatter.py": "raise RuntimeError('imported')"},
     )
@@ -98,3 +99,33 @@ def test_help_names_the_commands(arguments, capsys):
 def test_an_unknown_command_is_wrong_usage(capsys):
     assert main(["lst"]) == 2
     assert "Did you mean one of these?\n  list" in capsys.readouterr().out
+
+
+def test_a_misspelt_group_is_an_error_with_the_closest(capsys):
+    assert main(["list", "--group", "vllm.general_plugin"]) == 2
+    assert (
+        "no entry-point group 'vllm.general_plugin' (did you mean 'vllm.general_plugins'?)" in capsys.readouterr().err
+    )
+
+
+def test_a_misspelt_column_is_an_error_with_the_closest(capsys):
+    assert main(["list", "-c", "name", "-c", "statsu"]) == 2
+    assert "no column 'statsu' (did you mean 'status'?); columns: group, name" in capsys.readouterr().err
+
+
+def test_a_platform_option_without_a_name_is_refused(capsys):
+    assert main(["list", "--platform", " , "]) == 2
+    assert "(--platform): expected a platform's name" in capsys.readouterr().err
+
+
+def test_a_log_file_that_cannot_be_written_is_wrong_usage(capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["--log-file", "/nowhere/log", "list"])
+    assert "--log-file /nowhere/log: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_name_that_is_asked_for_and_disabled_is_said(capsys):
+    code = main(["list", "--set", "platform.driver=[cpu]", "--set", "platform.disabled=[cpu]"])
+
+    assert code == 2
+    assert "names 'cpu', which is not used, since platform.disabled" in capsys.readouterr().err

@@ -6,8 +6,9 @@ import torch
 from vllm_ext import CustomOp, Platform, PlatformEnum
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.custom_op import is_enabled
-from vllm_ext.contracts.vllm_config import CompilationConfig, VllmConfig, set_current_vllm_config
-from vllm_ext.errors import ConfigError, RegistrationError
+from vllm_ext.contracts.vllm_config import CompilationConfig, DeviceConfig, VllmConfig, set_current_vllm_config
+from vllm_ext.errors import RegistrationError
+from vllm_ext.registry.owners import loading
 
 
 class InTree(Platform):
@@ -116,6 +117,38 @@ def test_the_custom_ops_setting(custom_ops, enabled):
     assert is_enabled("x", custom_ops) is enabled
 
 
-def test_an_op_cannot_be_both_on_and_off():
-    with pytest.raises(ConfigError, match=r"both \+x and -x"):
-        is_enabled("x", ["+x", "-x"])
+def replace_as(op_cls, distribution, factor):
+    with loading("plugin", distribution):
+        return replace(op_cls, factor)
+
+
+def build_for(op_cls, distribution, foreign=()):
+    config = VllmConfig(model_config=None, device_config=DeviceConfig("cpu", distribution, frozenset(foreign)))
+    with use_platform(OutOfTree()), set_current_vllm_config(config):
+        return op_cls()
+
+
+def test_each_of_two_platforms_gets_the_replacement_of_its_own_distribution(double, caplog):
+    replace_as(double, "one", 3)
+    replace_as(double, "two", 5)
+
+    assert build_for(double, "one", ["two"])(ONE).item() == 3
+    assert build_for(double, "two", ["one"])(ONE).item() == 5
+    assert "custom op 'Double' is replaced by two and by one" in caplog.text
+
+
+def test_another_platforms_replacement_is_not_taken(double):
+    replace_as(double, "other-platform", 3)
+
+    assert type(build_for(double, "mine", ["other-platform"])) is double
+
+
+def test_a_replacement_of_a_distribution_without_a_platform_is_taken(double):
+    replace_as(double, "ops-only", 3)
+
+    assert build_for(double, "mine", ["other-platform"])(ONE).item() == 3
+
+
+def test_what_is_no_class_is_refused(double):
+    with pytest.raises(RegistrationError, match="5 cannot replace custom op 'Double'"):
+        double.register_oot(name="Double")(5)

@@ -29,6 +29,8 @@ def test_greedy_is_decided_by_the_temperature(temperature, greedy):
         ({"temperature": float("inf")}, "temperature is inf; it takes a number"),
         ({"temperature": "hot"}, "temperature is 'hot'; it takes a number"),
         ({"max_tokens": 0}, "max_tokens is 0; it takes an integer, at least 1"),
+        ({"temperature": 10**400}, "temperature is 1000.*; it takes a number"),
+        ({"stop_token_ids": True}, "stop_token_ids is True; it takes a list of token ids"),
         ({"max_tokens": 2.5}, r"max_tokens is 2\.5; it takes an integer"),
         ({"max_tokens": True}, "max_tokens is True; it takes an integer"),
         ({"seed": "x"}, "seed is 'x'; it takes an integer"),

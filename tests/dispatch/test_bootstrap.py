@@ -3,7 +3,7 @@
 import pytest
 
 from vllm_ext import current_platform, load_general_plugins, load_plugins_by_group
-from vllm_ext.config import load_config
+from vllm_ext.config import Override, load_config
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.errors import PluginNotFound
 
@@ -63,3 +63,23 @@ def test_the_plugins_of_a_group_are_loaded_and_not_called(recorder):
 def test_a_group_that_does_not_exist_is_an_error_with_the_closest_one():
     with pytest.raises(PluginNotFound, match="did you mean 'vllm.general_plugins'"):
         load_plugins_by_group("vllm.general_plugin")
+
+
+def test_under_an_engine_its_plan_counts_and_not_the_environment(recorder):
+    started = bootstrap(load_config(overrides=[Override("plugins.general.enabled", [], "test")]))
+
+    with started.dispatcher().activate():
+        load_general_plugins()
+
+    assert recorder() == []
+    assert load_plugins_by_group(GENERAL) == {}
+
+
+def test_a_platforms_entry_point_cannot_load_plugins(plugins, caplog):
+    source = "def register():\n    import vllm_ext\n    vllm_ext.load_general_plugins()\n"
+    plugins.distribution("eager", {"vllm.platform_plugins": ["eager = eager:register"]}, {"eager.py": source})
+
+    started = bootstrap(load_config())
+
+    assert started.binding.platform.device_name == "cpu"
+    assert "platform plugin 'eager' asked for plugins to be loaded while its own entry point runs" in caplog.text

@@ -6,6 +6,7 @@ from vllm_ext import Platform, PlatformEnum
 from vllm_ext.config.schema import Settings
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import Change, run_platform_hooks
+from vllm_ext.errors import PluginLoadError, UnsupportedModel
 
 
 class Quiet(Platform):
@@ -61,7 +62,21 @@ def test_a_platform_can_refuse_an_architecture():
     class Picky(Quiet):
         @classmethod
         def verify_model_arch(cls, model_arch):
-            raise ValueError(f"{model_arch} does not run here")
+            raise UnsupportedModel(f"{model_arch} does not run here")
 
-    with pytest.raises(ValueError, match="LlamaForCausalLM does not run here"):
+    with pytest.raises(UnsupportedModel, match="LlamaForCausalLM does not run here"):
         run_platform_hooks(Picky(), build_vllm_config(Settings(), Picky()))
+
+
+@pytest.mark.parametrize(
+    "error, cause",
+    [(SystemExit(0), "SystemExit: 0"), (AssertionError(), "AssertionError"), (KeyError("x"), "KeyError")],
+)
+def test_a_hook_that_exits_or_asserts_is_an_error_that_names_the_platform(error, cause):
+    class Quitter(Quiet):
+        @classmethod
+        def check_and_update_config(cls, vllm_config):
+            raise error
+
+    with pytest.raises(PluginLoadError, match=f"platform 'npu' .*Quitter.* failed: {cause}"):
+        run_platform_hooks(Quitter(), build_vllm_config(Settings(), Quitter()))

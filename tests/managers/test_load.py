@@ -8,7 +8,7 @@ from support.distributions import GENERAL, PLATFORM
 from vllm_ext.contracts.executor import Executor
 from vllm_ext.contracts.groups import EXECUTORS_GROUP
 from vllm_ext.errors import ContractError, PluginLoadError, PluginNotFound
-from vllm_ext.managers import bind_platform, load_executor_cls, load_group, load_one
+from vllm_ext.managers import bind_platform, load_executor_cls, load_group
 from vllm_ext.managers.planned import NamedPlugins
 
 CODE = "def one(): raise RuntimeError\ndef two(): raise RuntimeError\n"
@@ -22,17 +22,19 @@ def acme(plugins):
 
 
 def test_a_plugin_is_imported_and_not_called(acme, make_plan):
-    plugin, outcome = load_one(make_plan().find("general", "one")[0])
+    manager = NamedPlugins(make_plan().find("general", "one"), namespace=GENERAL)
+    (outcome,) = manager.outcomes
 
-    assert plugin.__name__ == "one"
+    assert manager.extensions[0].plugin.__name__ == "one"
     assert (outcome.state, outcome.error) == ("active", None)
     assert outcome.seconds > 0
 
 
 def test_one_that_cannot_be_imported_has_an_outcome(acme, make_plan):
-    plugin, outcome = load_one(make_plan().find("general", "broken")[0])
+    manager = NamedPlugins(make_plan().find("general", "broken"), namespace=GENERAL)
+    (outcome,) = manager.outcomes
 
-    assert plugin is None
+    assert manager.extensions == []
     assert (outcome.state, outcome.detail) == ("failed", "AttributeError: module 'acme' has no attribute 'three'")
     assert outcome.traceback.endswith(f"{outcome.detail}\n")
 

@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from support.reference import assert_equal_tokens, greedy_reference
 
 from vllm_ext import LLM, SamplingParams
@@ -25,12 +26,13 @@ def project(plugins) -> Path:
 
 
 def start(model: Path, platform: str = "dummy", **settings) -> LLM:
-    return LLM(model=model, platform=platform, dtype="float32", **settings)
+    return LLM(model=model, platform=platform, **settings)
 
 
 def generate(llm: LLM, prompts: list[list[int]], num_tokens: int = NUM_TOKENS) -> list[list[int]]:
     params = SamplingParams(temperature=0, max_tokens=num_tokens, ignore_eos=True)
     outputs = llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params)
+    llm.llm_engine.engine_core.scheduler.check_integrity()
     return [output.outputs[0].token_ids for output in outputs]
 
 
@@ -50,11 +52,21 @@ def parts_not_used(model: Path) -> dict[str, str]:
         llm = start(model)
     except VllmExtError as error:
         return {"start": str(error)}
+    try:
+        name = llm.dispatcher.platform.get_device_name()
+    except NotImplementedError as error:
+        return {"start": str(error)}
     with llm:
         layout = llm.llm_engine.engine_core.kv_cache_config.kv_cache_layout.value
         if layout != "LBHNC":
             return {"layout": f"the KV cache has layout {layout}"}
         seen = count_calls(llm, steps)
+    if name != "dummy device":
+        return {"device_name": f"the device is called {name}"}
+    if llm.dispatcher.platform.supported_dtypes != [torch.float32, torch.bfloat16]:
+        return {"supported_dtypes": "they are those of the base class"}
+    if llm.dispatcher.vllm_config.compilation_config.static_forward_context:
+        return {"shutdown": "layers are left after shutdown"}
     # Two norms in each layer and one at the end; two sums in each layer and one over the embedding.
     expected = {
         "worker_steps": steps,
@@ -109,7 +121,11 @@ def test_every_part_of_the_plugin_runs(project, model, random_llama):
         ("my_dummy_custom_ops", "RMSNorm.register_oot(", "rms_norm", "0 calls"),
         ("my_dummy_custom_ops", "SiluAndMul.register_oot(", "silu_and_mul", "0 calls"),
         ("my_dummy_custom_ops", "MyDummyRMSNorm.forward_oot", "rms_norm", "0 calls"),
+        ("my_dummy_custom_ops", "MyDummySiluAndMul.forward_oot", "silu_and_mul", "0 calls"),
         ("my_dummy_worker", "MyDummyWorker.execute_model", "start", "execute_model"),
+        ("my_dummy_worker", "MyDummyWorker.shutdown", "shutdown", "layers are left"),
+        ("my_dummy_platform", "MyDummyPlatform.get_device_name", "start", "get_device_name"),
+        ("my_dummy_platform", "MyDummyPlatform.supported_dtypes", "supported_dtypes", "those of the base class"),
     ],
 )
 def test_a_part_that_is_left_out_is_noticed(project, random_llama, module, target, part, complaint):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Sequence
 from importlib.metadata import EntryPoint
 from typing import Any
 
@@ -12,6 +13,8 @@ from cliff.lister import Lister
 from stevedore.extension import Extension, ExtensionManager
 
 from vllm_ext.config import Config, Override, load_config, parse_set
+from vllm_ext.config.environment import split_names
+from vllm_ext.errors import ConfigError, did_you_mean
 
 _LIST_FORMATTERS = {
     "csv": "cliff.formatters.commaseparated:CSVLister",
@@ -59,7 +62,9 @@ class SettingsCommand(Command):
         """The settings of this call; ``more`` comes from options of a single command and wins over ``--set``."""
         overrides = [parse_set(text) for text in parsed_args.set]
         if parsed_args.platform is not None:
-            names = [name.strip() for name in parsed_args.platform.split(",")]
+            names = split_names(parsed_args.platform)
+            if not names:
+                raise ConfigError("command line (--platform): expected a platform's name, given nothing")
             overrides.append(Override("platform.driver", names[0] if len(names) == 1 else names, "--platform"))
         return load_config(parsed_args.config_file, (*overrides, *more))
 
@@ -79,3 +84,10 @@ class ListCommand(SettingsCommand, Lister):
     @property
     def need_sort_by_cliff(self) -> bool:
         return False
+
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        for name in parsed_args.columns:
+            if name.lower() not in column_names:
+                hint = did_you_mean(name, column_names)
+                raise ConfigError(f"command line (-c): no column {name!r}{hint}; columns: {', '.join(column_names)}")
+        return super().produce_output(parsed_args, column_names, data)

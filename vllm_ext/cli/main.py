@@ -16,7 +16,7 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from vllm_ext._version import __version__
-from vllm_ext.errors import PluginError, VllmExtError
+from vllm_ext.errors import EngineError, PluginError, VllmExtError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,6 +50,8 @@ class VllmExtApp(App):
 
     def __init__(self) -> None:
         super().__init__(_DESCRIPTION, __version__, StaticCommandManager())
+        # cliff adds it, and it imports completion formatters from the entry points of other distributions.
+        del self.command_manager.commands["complete"]
         self._handlers: list[logging.Handler] = []
         self._error: BaseException | None = None
 
@@ -61,7 +63,11 @@ class VllmExtApp(App):
             _LEVELS[min(self.options.verbose_level, len(_LEVELS) - 1)],
         )
         if self.options.log_file:
-            self._add_handler(logging.FileHandler(self.options.log_file), self.LOG_FILE_MESSAGE_FORMAT, logging.DEBUG)
+            try:
+                handler = logging.FileHandler(self.options.log_file)
+            except OSError as error:
+                self.parser.error(f"--log-file {self.options.log_file}: {error.strerror}")
+            self._add_handler(handler, self.LOG_FILE_MESSAGE_FORMAT, logging.DEBUG)
         self.LOG.setLevel(min(handler.level for handler in self._handlers))
 
     def run(self, argv: list[str]) -> int:
@@ -89,8 +95,11 @@ class VllmExtApp(App):
         if not isinstance(self._error, VllmExtError):
             return code
         cause = self._error.__cause__
-        if isinstance(self._error, PluginError) and cause is not None and not self.options.debug:
-            # A plugin that was asked for by name: its own traceback is what its author needs.
+        of_plugin = isinstance(self._error, PluginError) or (
+            isinstance(self._error, EngineError) and not isinstance(cause, VllmExtError)
+        )
+        if of_plugin and cause is not None and not self.options.debug:
+            # The code of a plugin that was chosen: its own traceback is what its author needs.
             self.stderr.write("".join(traceback.format_exception(cause)))
         return self._error.exit_code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any, TextIO
@@ -45,15 +46,20 @@ class Run(SettingsCommand):
         # torch comes in here, when everything that can be checked without it has been.
         from vllm_ext.engine.llm import LLM
 
+        out = self.app.stdout
+        if hasattr(out, "reconfigure"):
+            # A terminal or pipe that cannot show a character gets an escape instead of an error in mid-text.
+            out.reconfigure(errors="backslashreplace")
         started = time.perf_counter()
-        with LLM.from_config(config) as llm:
+        # What plugins print is no result: stdout is for the text alone.
+        with contextlib.redirect_stdout(self.app.stderr), LLM.from_config(config) as llm:
             ready = time.perf_counter()
             if parsed_args.json:
                 outputs = llm.generate(prompts, params)
                 lines = ",\n".join(json.dumps(_as_json(output), ensure_ascii=False) for output in outputs)
-                self.app.stdout.write(f"[\n{lines}\n]\n")
+                out.write(f"[\n{lines}\n]\n")
             else:
-                printer = _OrderedPrinter(self.app.stdout, len(prompts))
+                printer = _OrderedPrinter(out, len(prompts))
                 for output in llm.stream(prompts, params):
                     printer.show(output)
                 outputs = printer.outputs

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vllm_ext import envs
+from vllm_ext.errors import ConfigError
 
 _SYSTEM_FOLDER = Path("/etc/vllm-ext")
 
@@ -22,7 +23,14 @@ def find_files(config_files: Sequence[Path | str], environ: Mapping[str, str]) -
         return [Path(part) for part in named]
     for folder in (*_user_folder(environ), _SYSTEM_FOLDER):
         main = folder / "vllm-ext.yaml"
-        if found := [*([main] if main.is_file() else []), *sorted((folder / "vllm-ext.d").glob("*.yaml"))]:
+        try:
+            found = [*([main] if main.is_file() else []), *sorted((folder / "vllm-ext.d").glob("*.yaml"))]
+        except OSError as error:
+            raise ConfigError(
+                f"settings file {main} cannot be looked for: {error.strerror}. Correct HOME or XDG_CONFIG_HOME, or "
+                f"name a file with --config-file or {envs.VLLM_EXT_CONFIG}"
+            ) from error
+        if found:
             return found
     return []
 

@@ -38,7 +38,11 @@ def read_settings(path: Path, problems: list[str]) -> list[Setting]:
     except (yaml.YAMLError, RecursionError) as error:
         problems.append(f"{Origin('file', str(path))}: not valid YAML: {' '.join(str(error).split())}")
         return []
-    return _FileWalk(path, problems).settings(root)
+    try:
+        return _FileWalk(path, problems).settings(root)
+    except RecursionError:
+        problems.append(f"{Origin('file', str(path))}: values are nested too deeply")
+        return []
 
 
 def read_value(text: str) -> Any:

@@ -7,6 +7,7 @@ platform's own entry point there is no answer yet, and asking raises with the pl
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,11 +35,7 @@ class CurrentPlatform:
         Raises:
             RuntimeError: asked inside a platform's entry point, where nothing is decided yet.
         """
-        if (plugin := _probing.get()) is not None:
-            raise RuntimeError(
-                f"platform plugin {plugin!r} asked for current_platform while its own entry point runs; "
-                "no platform is chosen yet. Ask for it in a general plugin or in the worker"
-            )
+        refuse_while_probing("for current_platform")
         if (running := _running.get()) is not None:
             return running
         with self._lock:
@@ -57,6 +54,10 @@ class CurrentPlatform:
         with self._lock:
             self._default = platform
 
+    def after_fork(self) -> None:
+        """In a forked child: the lock may have been held by a thread that the child does not have."""
+        self._lock = threading.RLock()
+
     def has_default(self) -> bool:
         return self._default is not None
 
@@ -71,6 +72,7 @@ class CurrentPlatform:
 
 
 current_platform = CurrentPlatform()
+os.register_at_fork(after_in_child=current_platform.after_fork)
 
 
 @contextmanager
@@ -81,6 +83,15 @@ def use_platform(platform: Platform) -> Iterator[None]:
         yield
     finally:
         _running.reset(token)
+
+
+def refuse_while_probing(what: str) -> None:
+    """RuntimeError inside a platform's own entry point, which asked ``what``: nothing is decided there yet."""
+    if (plugin := _probing.get()) is not None:
+        raise RuntimeError(
+            f"platform plugin {plugin!r} asked {what} while its own entry point runs; no platform is chosen yet. "
+            "Ask in a general plugin or in the worker"
+        )
 
 
 @contextmanager

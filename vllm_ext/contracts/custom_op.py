@@ -14,7 +14,6 @@ from torch import nn
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.platform import PlatformEnum
 from vllm_ext.contracts.vllm_config import get_current_vllm_config
-from vllm_ext.errors import ConfigError
 from vllm_ext.registry.custom_ops import CUSTOM_OPS
 
 _FORWARD_BY_PLATFORM = {
@@ -39,8 +38,11 @@ class CustomOp(nn.Module):
     name: ClassVar[str]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> CustomOp:
-        # Only for out-of-tree platforms: an engine on the in-tree one may live in the same process.
-        replacement = CUSTOM_OPS.find_oot(cls) if current_platform.get().is_out_of_tree() else None
+        # Engines on other platforms may live in the same process: each takes the replacements meant for its own.
+        replacement = None
+        if current_platform.get().is_out_of_tree():
+            device = get_current_vllm_config().device_config
+            replacement = CUSTOM_OPS.find_oot(cls, device.distribution, device.foreign_distributions)
         return super().__new__(replacement or cls)
 
     def __init__(self) -> None:
@@ -114,7 +116,5 @@ class CustomOp(nn.Module):
 
 def is_enabled(name: str, custom_ops: Sequence[str]) -> bool:
     """Whether op ``name`` uses its platform's implementation; ``none`` turns all off but those with ``+name``."""
-    if f"+{name}" in custom_ops and f"-{name}" in custom_ops:
-        raise ConfigError(f"custom_ops holds both +{name} and -{name}; keep one of them")
     default_on = "none" not in custom_ops
     return (default_on or f"+{name}" in custom_ops) and f"-{name}" not in custom_ops

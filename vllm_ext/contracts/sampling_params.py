@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import msgspec
@@ -55,7 +56,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
 
 def _check_number(name: str, value: Any, *, low: float, high: float = math.inf, kinds: tuple[type, ...]) -> None:
     is_number = isinstance(value, kinds) and not isinstance(value, bool)
-    if not is_number or not low <= value <= high or math.isinf(value):
+    if not is_number or not low <= value <= high or value > sys.float_info.max:
         kind = "an integer" if kinds == (int,) else "a number"
         bounds = f"at least {low}" if high == math.inf else f"from {low} to {high}"
         raise InvalidRequest(f"{name} is {value!r}; it takes {kind}, {bounds}")
@@ -64,7 +65,7 @@ def _check_number(name: str, value: Any, *, low: float, high: float = math.inf, 
 def _as_list(name: str, value: Any, item: type, expected: str) -> list[Any]:
     if value is None:
         return []
-    if isinstance(value, item):
+    if isinstance(value, item) and not isinstance(value, bool):
         return [value]
     if not isinstance(value, list | tuple | set) or not all(
         isinstance(entry, item) and not isinstance(entry, bool) for entry in value

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_ext.errors import CheckpointError
+
 if TYPE_CHECKING:
     import torch
 
@@ -37,6 +39,20 @@ class HFConfig:
         """The value of ``key``; ``default`` where it is absent or null."""
         value = self._values.get(key)
         return default if value is None else value
+
+    def positive_int(self, key: str, default: int | None = None) -> int:
+        """The value of ``key``, or ``default`` where it is absent or null.
+
+        Raises:
+            CheckpointError: it is no whole number of at least 1, or absent without a default.
+        """
+        value = self.get(key, default)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            given = "missing" if value is None else repr(value)
+            raise CheckpointError(
+                f"{self.source or 'config.json'}: {key} is {given}; it takes a whole number from 1 on"
+            )
+        return value
 
     def to_dict(self) -> dict[str, Any]:
         return dict(self._values)
@@ -95,6 +111,10 @@ class DeviceConfig:
     """``device_type`` is torch's name of the device."""
 
     device_type: str = ""
+    distribution: str = ""
+    """The distribution that the platform comes from: its out-of-tree ops are meant for it."""
+    foreign_distributions: frozenset[str] = frozenset()
+    """Distributions of other platforms, whose out-of-tree ops are not."""
 
 
 @dataclass

@@ -11,7 +11,15 @@ from vllm_ext.contracts.current_platform import current_platform, use_platform
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.discovery import scan
 from vllm_ext.dispatch.dispatcher import Dispatcher
-from vllm_ext.managers import PlatformBinding, bind_platform, load_general, load_group
+from vllm_ext.managers import (
+    PlatformBinding,
+    bind_platform,
+    find_bound_plan,
+    load_general,
+    load_group,
+    set_default_bound_plan,
+    use_bound_plan,
+)
 from vllm_ext.plan import Outcome, Plan, resolve
 
 logger = logging.getLogger(__name__)
@@ -46,27 +54,37 @@ def make_plan(config: Config) -> Plan:
 def bootstrap(config: Config) -> Bootstrapped:
     """Bind the platform, then run the general plugins for it. May be called any number of times.
 
-    Effects: imports and calls the selected plugins. The first platform bound in a process becomes its default.
+    Effects: imports and calls the selected plugins. The first platform and plan bound in a process become its default.
     """
     binding = bind_platform(make_plan(config))
     if not current_platform.has_default():
         current_platform.set_default(binding.platform)
-    with use_platform(binding.platform):
+        set_default_bound_plan(binding.bound_plan)
+    with use_platform(binding.platform), use_bound_plan(binding.bound_plan):
         loaded = load_general(binding.bound_plan)
     return Bootstrapped(config, binding, (*binding.bound_plan.outcomes, *loaded))
 
 
 def load_general_plugins() -> None:
-    """Run the general plugins that the settings of this process select; each runs once per process."""
-    bootstrap(load_config())
+    """Run the general plugins of the plan that is in force here: the running engine's, else the process's.
+
+    In a process where nothing was started yet, the settings of environment and files decide. Each plugin runs once per
+    process, however often this is called.
+    """
+    bound_plan = find_bound_plan()
+    if bound_plan is None:
+        bootstrap(load_config())
+    else:
+        load_general(bound_plan)
 
 
 def load_plugins_by_group(group: str) -> dict[str, Any]:
-    """Load the selected plugins of one entry-point group, without calling them.
+    """Load the plugins of one entry-point group that the plan in force here selected, without calling them.
 
     Returns: plugins by name, in plan order; one that fails to load is reported and left out.
     """
-    return load_group(make_plan(load_config()), group)
+    bound_plan = find_bound_plan()
+    return load_group(make_plan(load_config()) if bound_plan is None else bound_plan.plan, group)
 
 
 def _default_platform() -> Platform:

@@ -20,8 +20,9 @@ from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import run_platform_hooks
+from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
 from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable
-from vllm_ext.managers import PlatformBinding, load_executor_cls
+from vllm_ext.managers import PlatformBinding, load_executor_cls, use_bound_plan
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
@@ -57,6 +58,8 @@ class Dispatcher:
             )
         with use_platform(self.platform):
             self.vllm_config = build_vllm_config(config.settings, self.platform, progress=progress)
+            self.vllm_config.device_config.distribution = self.bound_plan.platform_distribution
+            self.vllm_config.device_config.foreign_distributions = self.bound_plan.foreign_distributions
             self.changes = run_platform_hooks(self.platform, self.vllm_config)
 
     @property
@@ -70,7 +73,11 @@ class Dispatcher:
         """Make this engine's platform, configuration and dispatcher the current ones inside the block."""
         token = _current.set(self)
         try:
-            with use_platform(self.platform), set_current_vllm_config(self.vllm_config):
+            with (
+                use_platform(self.platform),
+                set_current_vllm_config(self.vllm_config),
+                use_bound_plan(self.bound_plan),
+            ):
                 yield
         finally:
             _current.reset(token)
@@ -79,7 +86,9 @@ class Dispatcher:
         """The executor named by the settings, which creates the workers."""
         self.consulted["executor"] += 1
         name = self.vllm_config.parallel_config.distributed_executor_backend
-        return load_executor_cls(self.bound_plan, name)(self)
+        executor = load_executor_cls(self.bound_plan, name)(self)
+        warn_of_unknown_ops(self.vllm_config.compilation_config.custom_ops)
+        return executor
 
     def worker_factory(
         self, *, local_rank: int, rank: int, distributed_init_method: str, is_driver_worker: bool
@@ -161,6 +170,8 @@ class Dispatcher:
         return self.platform_name if value == "auto" else f"setting {key}"
 
     def _resolve(self, slot: str, qualname: Any, base: type, source: str) -> Any:
+        if not isinstance(qualname, str):
+            return resolve_class(qualname, base, slot=slot, source=source)
         if (slot, qualname) not in self._classes:
             self._classes[slot, qualname] = resolve_class(qualname, base, slot=slot, source=source)
         return self._classes[slot, qualname]

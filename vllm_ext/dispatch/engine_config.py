@@ -19,6 +19,8 @@ from vllm_ext.contracts.vllm_config import (
     VllmConfig,
 )
 from vllm_ext.dispatch.hf_config import DEMO_MODEL, read_hf_config
+from vllm_ext.dispatch.hooks import platform_code
+from vllm_ext.dispatch.op_settings import check_custom_ops
 from vllm_ext.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -36,6 +38,11 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
     ``progress`` lets the loader show a progress bar.
     """
     engine = settings.engine
+    check_custom_ops(settings.custom_ops)
+    if engine.model == "":
+        raise ConfigError(
+            "engine.model is empty; give a model directory, or null for the model that comes with vllm-ext"
+        )
     model = DEMO_MODEL if engine.model is None else Path(engine.model).expanduser()
     hf_config = read_hf_config(model)
     return VllmConfig(
@@ -66,7 +73,8 @@ def resolve_dtype(wanted: str, hf_config: HFConfig, platform: Platform) -> torch
     """
     import torch
 
-    supported = platform.supported_dtypes
+    with platform_code(platform):
+        supported = platform.supported_dtypes
     if wanted != "auto":
         dtype = getattr(torch, wanted)
         if dtype not in supported:
@@ -88,10 +96,11 @@ def resolve_max_model_len(engine: EngineSettings, hf_config: HFConfig, platform:
     Raises:
         ConfigError: the user's limit is above the model's.
     """
-    own = hf_config.get("max_position_embeddings")
+    own = hf_config.positive_int("max_position_embeddings", engine.max_model_len or _DEFAULT_CONTEXT)
     if engine.max_model_len is None:
-        return platform.check_max_model_len(own or _DEFAULT_CONTEXT)
-    if own is not None and engine.max_model_len > own:
+        with platform_code(platform):
+            return platform.check_max_model_len(own)
+    if engine.max_model_len > own:
         raise ConfigError(
             f"engine.max_model_len is {engine.max_model_len}, above the {own} positions of the model "
             f"({hf_config.source}); give at most {own}"

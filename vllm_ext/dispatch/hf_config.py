@@ -30,14 +30,18 @@ def read_hf_config(model: Path) -> HFConfig:
         raise CheckpointError(
             f"no config.json in model directory {str(model)!r}; it holds: {listing(p.name for p in model.iterdir())}"
         )
-    return HFConfig(read_json_object(path), path)
+    values = read_json_object(path)
+    architectures = values.get("architectures", [])
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise CheckpointError(f"{path}: architectures is {architectures!r}; it takes a list of names")
+    return HFConfig(values, path)
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model directory; CheckpointError where there is none."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds a JSON {type(values).__name__}, not an object")

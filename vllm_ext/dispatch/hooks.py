@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.errors import PluginLoadError, VllmExtError, innermost_cause
 
 
 class Change(NamedTuple):
@@ -21,17 +24,36 @@ class Change(NamedTuple):
 def run_platform_hooks(platform: Platform, vllm_config: VllmConfig) -> tuple[Change, ...]:
     """Let the platform look at ``vllm_config`` and change it, in vLLM's order of hooks."""
     before = _flatten(vllm_config)
-    platform.log_warnings()
-    platform.pre_register_and_update()
-    platform.apply_config_platform_defaults(vllm_config)
-    for arch in vllm_config.model_config.architectures:
-        platform.verify_model_arch(arch)
-    platform.check_and_update_config(vllm_config)
+    with platform_code(platform):
+        platform.log_warnings()
+        platform.pre_register_and_update()
+        platform.apply_config_platform_defaults(vllm_config)
+        for arch in vllm_config.model_config.architectures:
+            platform.verify_model_arch(arch)
+        platform.check_and_update_config(vllm_config)
     after = _flatten(vllm_config)
     origin = f"platform:{platform.device_name}"
     return tuple(
         Change(path, before.get(path), value, origin) for path, value in after.items() if value != before.get(path)
     )
+
+
+@contextmanager
+def platform_code(platform: Platform) -> Iterator[None]:
+    """Around calls of the platform's own methods: whatever they raise becomes an error that names the platform.
+
+    Errors of vllm_ext pass, since that is how a platform refuses a configuration.
+    """
+    try:
+        yield
+    except (VllmExtError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a hook that exits or asserts fails like any other
+        cls = type(platform)
+        raise PluginLoadError(
+            f"platform {platform.device_name!r} ({cls.__module__}.{cls.__qualname__}) failed: {innermost_cause(error)}",
+            plugin=platform.device_name,
+        ) from error
 
 
 def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:

@@ -36,19 +36,28 @@ class GroupCoordinator:
         backend = dispatcher.platform.dist_backend or "gloo"
         self.cpu_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
         self.device_group = self.cpu_group
-        if backend != "gloo":
-            self.device_group = dist.new_group(ranks, backend=backend, use_local_synchronization=True)
-        self.communicator: DeviceCommunicatorBase = dispatcher.communicator_factory(
-            cpu_group=self.cpu_group,
-            device=device,
-            device_group=self.device_group,
-            unique_name=unique_name,
-            use_all2all=False,
-        )
+        try:
+            if backend != "gloo":
+                self.device_group = dist.new_group(ranks, backend=backend, use_local_synchronization=True)
+            self.communicator: DeviceCommunicatorBase = dispatcher.communicator_factory(
+                cpu_group=self.cpu_group,
+                device=device,
+                device_group=self.device_group,
+                unique_name=unique_name,
+                use_all2all=False,
+            )
+        except BaseException:
+            self._destroy_groups()
+            raise
 
     def destroy(self) -> None:
         """Release the communicator and the groups; the object is of no use afterwards."""
-        self.communicator.destroy()
+        try:
+            self.communicator.destroy()
+        finally:
+            self._destroy_groups()
+
+    def _destroy_groups(self) -> None:
         for group in {self.cpu_group, self.device_group}:
             if dist.is_initialized():
                 dist.destroy_process_group(group)

@@ -74,6 +74,8 @@ class Calls:
             raise EngineError(
                 f"the requests of this call were ended by a step of another call that broke off: {call.error!r}"
             ) from call.error
+        if not self._engine.has_unfinished_requests():
+            raise EngineError("the last outputs of this call were lost when another call was interrupted")
         try:
             outputs = self._engine.step()
         except BaseException as error:
@@ -90,7 +92,7 @@ class Calls:
 
     def _settle(self) -> None:
         """Nothing is in flight any more: let the workers know who has ended."""
-        while self._engine.has_unfinished_requests():
+        if self._engine.has_unfinished_requests():
             self._engine.step()
 
     def _abort(self, call: Call) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from vllm_ext.errors import EngineError, VllmExtError, innermost_cause
 
 if TYPE_CHECKING:
     from vllm_ext.dispatch.dispatcher import Dispatcher
+
+logger = logging.getLogger(__name__)
 
 
 class EngineCore:
@@ -69,7 +72,8 @@ class EngineCore:
             return self.scheduler.update_from_output(scheduler_output, model_output)
         except BaseException as error:
             ended = self.abort_all()
-            if not isinstance(error, Exception):
+            # A plugin's sys.exit() must not end the process as if all were well.
+            if not isinstance(error, Exception | SystemExit):
                 raise
             raise EngineError(
                 f"a step failed, which ended the {len(ended)} requests in flight: {innermost_cause(error)}"
@@ -88,6 +92,17 @@ class EngineCore:
         available_bytes = min(executor.determine_available_memory()) if spec else 0
         kv_cache_config = make_kv_cache_config(self.vllm_config, spec, layout, available_bytes)
         cache_config.num_gpu_blocks = kv_cache_config.num_blocks
+        capacity, limit = (
+            kv_cache_config.num_blocks * cache_config.block_size,
+            self.vllm_config.model_config.max_model_len,
+        )
+        if capacity < limit:
+            logger.warning(
+                "the KV cache holds %d tokens, and a request may have %d: one that outgrows the cache ends early. "
+                "Set engine.kv_cache_memory higher or engine.max_model_len lower",
+                capacity,
+                limit,
+            )
         executor.initialize_from_config(kv_cache_config)
         return kv_cache_config
 
@@ -98,6 +113,6 @@ class EngineCore:
             yield
         except VllmExtError:
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             worker_cls = self.vllm_config.parallel_config.worker_cls
             raise EngineError(f"worker {worker_cls} failed to {what}: {innermost_cause(error)}") from error

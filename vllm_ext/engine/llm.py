@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vllm_ext.config import Config, Override, load_config
 from vllm_ext.contracts.outputs import RequestOutput
@@ -19,6 +19,9 @@ from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.engine.prompts import PromptType, split_prompts
 from vllm_ext.errors import InvalidRequest
 
+if TYPE_CHECKING:
+    import torch
+
 
 class LLM:
     """A model on the chosen platform, for use from Python. It is not thread-safe.
@@ -26,7 +29,7 @@ class LLM:
     Args:
         model: a Hugging Face model directory; the model that comes with vllm_ext if neither this nor the settings
             name one.
-        dtype: ``auto``, ``float32``, ``bfloat16`` or ``float16``.
+        dtype: a torch dtype, or ``auto``, ``float32``, ``bfloat16`` or ``float16``; what the settings say if omitted.
         platform: a platform plugin's name, or several, of which the first that activates is used.
         config_files: settings files, instead of those in the usual places.
         overrides: any settings by their dotted key; they win over files and environment.
@@ -41,7 +44,7 @@ class LLM:
         self,
         model: str | Path | None = None,
         *,
-        dtype: str = "auto",
+        dtype: str | torch.dtype | None = None,
         platform: str | list[str] | None = None,
         config_files: Sequence[str | Path] = (),
         overrides: Mapping[str, Any] | None = None,
@@ -51,8 +54,8 @@ class LLM:
         settings = [Override(key, value, "LLM(overrides=...)") for key, value in (overrides or {}).items()]
         if model is not None:
             engine_settings["model"] = str(model)
-        if dtype != "auto":
-            engine_settings["dtype"] = dtype
+        if dtype is not None:
+            engine_settings["dtype"] = str(dtype).removeprefix("torch.")
         settings += [Override(f"engine.{name}", value, f"LLM({name}=...)") for name, value in engine_settings.items()]
         if platform is not None:
             settings.append(Override("platform.driver", platform, "LLM(platform=...)"))

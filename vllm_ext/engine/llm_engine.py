@@ -127,6 +127,8 @@ class LLMEngine:
                 token_ids = self.tokenizer.encode(prompt.text, add_special_tokens=True).ids
             except TypeError as error:  # how the library answers to half of a surrogate pair
                 raise InvalidRequest("the prompt's text cannot be tokenized: it is not valid Unicode") from error
+            except Exception as error:  # the library raises bare Exception
+                raise InvalidRequest(f"the prompt's text cannot be tokenized: {error}") from error
         if not token_ids:
             raise InvalidRequest("the prompt is empty: the engine needs at least one token to go on from")
         for token_id in (min(token_ids), max(token_ids)):

@@ -26,8 +26,13 @@ def new_parameter(shape: Sequence[int], weight_loader: Callable[..., None]) -> n
     return parameter
 
 
+_STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
 def copy_checked(target: torch.Tensor, loaded: torch.Tensor) -> None:
-    """Copy with conversion of the dtype; CheckpointError where shapes differ."""
+    """Copy with conversion between floating-point dtypes; CheckpointError where shapes differ, or for other dtypes."""
+    if loaded.dtype not in _STORED_DTYPES:
+        raise CheckpointError(f"its dtype is {loaded.dtype}; supported: {', '.join(map(str, _STORED_DTYPES))}")
     if target.shape != loaded.shape:
         raise CheckpointError(f"its shape is {list(loaded.shape)}; the model has {list(target.shape)} there")
     target.copy_(loaded)

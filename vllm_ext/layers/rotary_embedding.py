@@ -9,7 +9,7 @@ import torch
 
 from vllm_ext.contracts.custom_op import CustomOp
 from vllm_ext.contracts.vllm_config import HFConfig, get_current_vllm_config
-from vllm_ext.errors import UnsupportedModel
+from vllm_ext.errors import CheckpointError, UnsupportedModel
 
 
 @CustomOp.register("rotary_embedding")
@@ -56,10 +56,17 @@ def get_rope(hf_config: HFConfig, head_size: int, max_position: int) -> RotaryEm
     (``rope_parameters``).
 
     Raises:
+        CheckpointError: a parameter is missing or no number.
         UnsupportedModel: a kind of scaling other than ``default`` and ``llama3``.
     """
     rope = hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {}
-    theta = float(rope.get("rope_theta", hf_config.get("rope_theta", 10000.0)))
+    if not isinstance(rope, dict):
+        raise CheckpointError(f"{hf_config.source or 'config.json'}: rope parameters are {rope!r}; they take an object")
+    theta = rope.get("rope_theta", hf_config.get("rope_theta", 10000.0))
+    if not isinstance(theta, int | float) or theta <= 0:
+        raise CheckpointError(
+            f"{hf_config.source or 'config.json'}: rope_theta is {theta!r}; it takes a number above 0"
+        )
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
         raise UnsupportedModel(
@@ -67,8 +74,15 @@ def get_rope(hf_config: HFConfig, head_size: int, max_position: int) -> RotaryEm
         )
     inv_freq = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
     if kind == "llama3":
+        if missing := [key for key in _LLAMA3_KEYS if not isinstance(rope.get(key), int | float)]:
+            raise CheckpointError(
+                f"{hf_config.source or 'config.json'}: the llama3 rope lacks {', '.join(missing)} (a number each)"
+            )
         inv_freq = _scale_llama3(inv_freq, rope)
     return RotaryEmbedding(head_size, max_position, inv_freq)
+
+
+_LLAMA3_KEYS = ("factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings")
 
 
 def _scale_llama3(inv_freq: torch.Tensor, rope: dict[str, Any]) -> torch.Tensor:

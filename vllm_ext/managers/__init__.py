@@ -1,7 +1,17 @@
 """Loads what a plan selected, and nothing else; the only importer of stevedore."""
 
+from vllm_ext.managers.current import find_bound_plan, set_default_bound_plan, use_bound_plan
 from vllm_ext.managers.general import load_general
-from vllm_ext.managers.load import load_executor_cls, load_group, load_one
+from vllm_ext.managers.load import load_executor_cls, load_group
 from vllm_ext.managers.platforms import PlatformBinding, bind_platform
 
-__all__ = ["PlatformBinding", "bind_platform", "load_executor_cls", "load_general", "load_group", "load_one"]
+__all__ = [
+    "PlatformBinding",
+    "bind_platform",
+    "find_bound_plan",
+    "load_executor_cls",
+    "load_general",
+    "load_group",
+    "set_default_bound_plan",
+    "use_bound_plan",
+]

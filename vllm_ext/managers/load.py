@@ -9,16 +9,10 @@ from vllm_ext.contracts.executor import Executor
 from vllm_ext.contracts.groups import EXECUTOR, KIND_OF_GROUP
 from vllm_ext.errors import ContractError, PluginNotFound, did_you_mean, listing
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver, load_error
-from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
+from vllm_ext.plan import BoundPlan, Plan
 from vllm_ext.plan.names import matches
 
 logger = logging.getLogger(__name__)
-
-
-def load_one(decision: Decision) -> tuple[Any, Outcome]:
-    """Import what a decision's entry point names, without calling it; ``None`` where that failed."""
-    manager = NamedPlugins([decision], namespace=decision.group)
-    return next((extension.plugin for extension in manager), None), manager.outcomes[0]
 
 
 def load_group(plan: Plan, group: str) -> dict[str, Any]:

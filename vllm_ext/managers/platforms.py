@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from stevedore.extension import Extension
 
 from vllm_ext._version import __version__
-from vllm_ext.contracts.current_platform import probing
+from vllm_ext.contracts.current_platform import probing, refuse_while_probing
 from vllm_ext.contracts.platform import Platform, PlatformEnum, UnspecifiedPlatform
 from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable, Unavailable
@@ -92,6 +92,7 @@ def bind_platform(plan: Plan) -> PlatformBinding:
         PlatformUnavailable: a platform that the user named, or all of a list, declined or failed.
         AmbiguousPlugin: ``auto``, and several out-of-tree platforms can be used.
     """
+    refuse_while_probing("for plugins to be loaded")
     candidates = plan.candidates()
     choose = _choose_auto if plan.settings.platform.driver == "auto" else _choose_listed
     winner, probed = choose(candidates)

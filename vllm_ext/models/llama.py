@@ -24,10 +24,11 @@ class LlamaMLP(nn.Module):
 
     def __init__(self, config: HFConfig) -> None:
         super().__init__()
-        hidden, bias = config.hidden_size, config.get("mlp_bias", False)
-        self.gate_up_proj = MergedColumnParallelLinear(hidden, [config.intermediate_size] * 2, bias)
+        hidden, intermediate = config.positive_int("hidden_size"), config.positive_int("intermediate_size")
+        bias = config.get("mlp_bias", False)
+        self.gate_up_proj = MergedColumnParallelLinear(hidden, [intermediate] * 2, bias)
         self.act_fn = SiluAndMul()
-        self.down_proj = RowParallelLinear(config.intermediate_size, hidden, bias)
+        self.down_proj = RowParallelLinear(intermediate, hidden, bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.down_proj(self.act_fn(self.gate_up_proj(x)))
@@ -38,11 +39,11 @@ class LlamaAttention(nn.Module):
 
     def __init__(self, config: HFConfig, rotary_emb: RotaryEmbedding, prefix: str) -> None:
         super().__init__()
-        hidden, num_heads = config.hidden_size, config.num_attention_heads
+        hidden, num_heads = config.positive_int("hidden_size"), config.positive_int("num_attention_heads")
         head_size = rotary_emb.head_size
         bias = config.get("attention_bias", False)
         self.qkv_proj = QKVParallelLinear(
-            hidden, head_size, num_heads, config.get("num_key_value_heads", num_heads), bias
+            hidden, head_size, num_heads, config.positive_int("num_key_value_heads", num_heads), bias
         )
         num_heads_here, num_kv_heads = self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads
         self.q_size, self.kv_size = num_heads_here * head_size, num_kv_heads * head_size
@@ -86,11 +87,13 @@ class LlamaModel(nn.Module):
     def __init__(self, vllm_config: VllmConfig, prefix: str) -> None:
         super().__init__()
         config = vllm_config.model_config.hf_config
-        head_size = config.get("head_dim", config.hidden_size // config.num_attention_heads)
+        hidden = config.positive_int("hidden_size")
+        head_size = config.positive_int("head_dim", hidden // config.positive_int("num_attention_heads"))
         rotary_emb = get_rope(config, head_size, vllm_config.model_config.max_model_len)
-        self.embed_tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = VocabParallelEmbedding(config.positive_int("vocab_size"), hidden)
         self.layers = nn.ModuleList(
-            LlamaDecoderLayer(config, rotary_emb, f"{prefix}.layers.{i}") for i in range(config.num_hidden_layers)
+            LlamaDecoderLayer(config, rotary_emb, f"{prefix}.layers.{i}")
+            for i in range(config.positive_int("num_hidden_layers"))
         )
         self.norm = RMSNorm(config.hidden_size, config.get("rms_norm_eps", 1e-6))
 

@@ -32,6 +32,17 @@ class BoundPlan:
     versions: Mapping[str, str]
     """Of what the plan runs on, by name."""
 
+    @property
+    def platform_distribution(self) -> str:
+        """The distribution that the platform comes from; empty where there is none."""
+        return self.platform.distribution if self.platform else ""
+
+    @property
+    def foreign_distributions(self) -> frozenset[str]:
+        """Distributions of all other platforms that are installed."""
+        owners = {d.distribution for d in self.plan.decisions if d.kind == "platform"}
+        return frozenset(owners - {self.platform_distribution, ""})
+
     def selected(self, kind: str) -> tuple[Decision, ...]:
         """Decisions to load, in order, without general plugins of a distribution whose platform was passed over."""
         if kind == "platform":

@@ -108,6 +108,8 @@ class KindResolution:
         same_name = [record for record in self._records if matches(reference, record)]
         usable = [record for record in same_name if fault_of(record) is None]
         if any(matches_any(self._disabled_names, record) for record in usable):
+            disabling = self._where(str(self.rule.disabled_key))
+            self.notes.append(f"{where} names {reference!r}, which is not used, since {disabling} disables it")
             return
         if usable:
             self.errors.append(
@@ -158,8 +160,8 @@ class KindResolution:
             self.errors.append(ambiguous(name, kind, twins, envs.VLLM_PLUGINS))
         else:
             self.notes.append(
-                f"{kind} plugin {name!r} exists more than once, and none is used: {tell_apart(twins)} "
-                f"in {self.rule.asked_key}"
+                f"{kind} plugin {name!r} exists more than once, and none is used: "
+                f"{tell_apart(twins, self.rule.asked_key)}"
             )
 
     def _twins(self, record: ExtensionRecord) -> list[ExtensionRecord]:

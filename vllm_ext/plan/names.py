@@ -29,13 +29,13 @@ def ambiguous(reference: str, kind: str, found: Sequence[ExtensionRecord], where
     )
 
 
-def tell_apart(found: Sequence[ExtensionRecord]) -> str:
-    """Plugins of one name, and how to name one of them."""
+def tell_apart(found: Sequence[ExtensionRecord], where: str = "") -> str:
+    """Plugins of one name, and how to name one of them (in the setting ``where``)."""
     owners = ", ".join(f"{record.distribution} {record.version} ({record.value})" for record in found)
     choices = sorted({f"{record.distribution}:{record.name}" for record in found})
     if len(choices) == 1:
         return f"{owners}. It is for that distribution to declare the name once"
-    return f"{owners}. Write {' or '.join(map(repr, choices))}"
+    return f"{owners}. Write {' or '.join(map(repr, choices))}" + (f" in {where}" if where else "")
 
 
 def not_found(

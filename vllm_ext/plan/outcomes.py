@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vllm_ext.errors import Unavailable, innermost_cause
+from vllm_ext.errors import Unavailable, innermost_cause, message_of
 from vllm_ext.plan.decisions import Decision, DecisionKey
 
 OutcomeState = Literal["active", "passed_over", "unavailable", "failed"]
@@ -29,7 +29,9 @@ class Outcome:
     def of_error(cls, decision: Decision, error: BaseException, seconds: float) -> Outcome:
         """``unavailable`` where the plugin declined by raising :class:`Unavailable`, else ``failed``."""
         if isinstance(error, Unavailable):
-            return cls(decision.key, "unavailable", str(error) or "no reason given", error=error, seconds=seconds)
+            return cls(
+                decision.key, "unavailable", message_of(error) or "no reason given", error=error, seconds=seconds
+            )
         return cls(
             decision.key,
             "failed",

@@ -37,13 +37,12 @@ class Plan:
         return tuple(d for d in self.decisions if d.kind == kind and d.name == name)
 
     def require_valid(self) -> None:
-        """Raise if the plan has errors: the first one's class, with the texts of all."""
-        if not self.errors:
-            return
-        first = self.errors[0]
+        """Raise if the plan has errors: of the class with the highest exit code, with the texts of all."""
         if len(self.errors) == 1:
-            raise first
-        raise type(first)("\n".join(str(error) for error in self.errors))
+            raise self.errors[0]
+        if self.errors:
+            worst = max(self.errors, key=lambda error: error.exit_code)
+            raise type(worst)("\n".join(str(error) for error in self.errors))
 
     def bind(
         self, platform: Decision | None, outcomes: Sequence[Outcome] = (), versions: Mapping[str, str] | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import weakref
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from vllm_ext.registry.owners import Owner, current_owner
 
@@ -24,6 +26,11 @@ class Registration(Generic[T]):
     def owner_text(self) -> str:
         return str(self.owner) if self.owner else "vllm_ext itself"
 
+    @property
+    def identity(self) -> str:
+        """The same for all registrations of one party."""
+        return self.owner.identity if self.owner else "vllm_ext"
+
 
 class Registry(Generic[T]):
     """Registrations of one kind (``what``, for messages), by name. Safe to use from several threads."""
@@ -32,6 +39,7 @@ class Registry(Generic[T]):
         self.what = what
         self._entries = {name: Registration(value, None) for name, value in (builtin or {}).items()}
         self._lock = threading.RLock()
+        _ALL.add(self)
 
     def register(self, name: str, value: T) -> None:
         """Add or replace an entry.
@@ -39,11 +47,13 @@ class Registry(Generic[T]):
         The same owner, or anybody with the same value, registers again without a word; a replacement of somebody
         else's entry is a warning that names both.
         """
-        entry = Registration(value, current_owner())
+        owner = current_owner()
+        # In-tree ops register when their module is first imported, which may be while a plugin is being loaded.
+        entry = Registration(value, None if owner.module.startswith("vllm_ext.") else owner)
         with self._lock:
             old = self._entries.get(name)
             self._entries[name] = entry
-        if old is None or old.value == value or (old.owner and old.owner.identity == entry.owner.identity):  # type: ignore[union-attr]
+        if old is None or old.value == value or old.identity == entry.identity:
             return
         logger.warning("%s %r: %s replaces the registration of %s", self.what, name, entry.owner_text, old.owner_text)
 
@@ -62,3 +72,18 @@ class Registry(Generic[T]):
         """Return to a state that :meth:`snapshot` gave; meant for tests."""
         with self._lock:
             self._entries = dict(state)
+
+    def after_fork(self) -> None:
+        """In a forked child: the lock may have been held by a thread that the child does not have."""
+        self._lock = threading.RLock()
+
+
+_ALL: weakref.WeakSet[Registry[Any]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for registry in _ALL:
+        registry.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

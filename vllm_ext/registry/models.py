@@ -10,7 +10,7 @@ from typing import Any
 from vllm_ext.errors import RegistrationError, UnsupportedModel, did_you_mean, innermost_cause, listing
 from vllm_ext.registry.base import Registry
 
-_CLASS_PATH = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
+_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 # Strings, so that neither torch nor a model is imported before it is needed.
 _IN_TREE: dict[str, Any] = {"LlamaForCausalLM": "vllm_ext.models.llama:LlamaForCausalLM"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,14 +93,16 @@ def _read_index(path: Path) -> dict[Path, list[str] | None]:
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         items = [(str(name), str(shard)) for name, shard in weight_map.items()]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not an index of safetensors files: {error!r}") from error
     shards: dict[Path, list[str] | None] = {}
     for name, shard in items:
         names = shards.setdefault(path.parent / shard, [])
         if names is not None:
             names.append(name)
-    if missing := [p.name for p in shards if not p.is_file()]:
+    if outside := [shard for _, shard in items if Path(shard).name != shard]:
+        raise CheckpointError(f"{path} names {outside[0]!r}, which is no file of the model directory")
+    if missing := [p.name for p in shards if not os.path.isfile(p)]:
         raise CheckpointError(
             f"{path} lists files that do not exist: {listing(missing)}; download the model again, or remove the index"
         )

@@ -44,7 +44,7 @@ def bind_kv_cache(caches: Mapping[str, torch.Tensor], layers: Mapping[str, Any])
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Zeros: the padding of a gather is multiplied by 0, so what is there must not be NaN."""
+    """Zeros: the padding of a gather is multiplied by 0, so what was never written must not be NaN."""
     if not torch.empty(0, device=device).is_cpu:
         return torch.zeros(shape, dtype=dtype, device=device)
     # Fresh pages of the host are zero, and take memory only once they are written: start-up does not wait for them.

@@ -42,6 +42,9 @@ def load_model(vllm_config: VllmConfig, device: torch.device, *, dummy_weights: 
         process = getattr(module, "process_weights_after_loading", None)
         if process is not None:
             process(config.dtype)
+    for param in model.parameters():
+        # It leads back to the module, and such a circle would keep the weights after the model is dropped.
+        vars(param).pop("weight_loader", None)
     return model.eval()
 
 

@@ -42,7 +42,9 @@ class Sampler:
         index = torch.tensor(rows, device=logits.device)
         temperature = torch.tensor([params[i].temperature for i in rows], device=logits.device).unsqueeze(1)
         uniform = self._uniform([params[i].seed for i in rows], [output_lens[i] for i in rows]).to(logits.device)
-        greedy[index] = _draw(logits.index_select(0, index).float() / temperature, uniform)
+        drawn = _draw(logits.index_select(0, index).float() / temperature, uniform)
+        # NaN and infinite logits are no probabilities: then the most likely token, which does exist.
+        greedy[index] = torch.where(drawn < logits.shape[1], drawn, greedy[index])
         return greedy
 
     def _uniform(self, seeds: list[int | None], counts: list[int]) -> torch.Tensor:

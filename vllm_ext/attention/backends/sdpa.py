@@ -49,6 +49,8 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         if attn_metadata is None:
             return output
         content = torch.cat((key, value), dim=-1).view(-1, 2 * self.head_size)
+        # The padding of a gather reads blocks of other requests with weight 0: nothing there may be NaN or infinite.
+        content.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         kv_cache.view(-1, 2 * self.head_size).index_copy_(0, attn_metadata.slot_rows, content)
         # A row for each block and KV head.
         cache_rows = kv_cache.view(-1, kv_cache.shape[2] * kv_cache.shape[3])

@@ -46,10 +46,6 @@ class MyDummyPlatform(Platform):
         raise RuntimeError("/proc/meminfo does not say how much memory is available")
 
     @classmethod
-    def is_pin_memory_available(cls) -> bool:
-        return False
-
-    @classmethod
     def manual_seed_all(cls, seed: int) -> None:
         torch.manual_seed(seed)
 

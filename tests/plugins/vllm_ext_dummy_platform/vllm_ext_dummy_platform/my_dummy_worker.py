@@ -121,9 +121,6 @@ class MyDummyWorker(WorkerBase):
         builder_cls = layers[names[0]].attn_backend.get_builder_cls()
         self.group = KVCacheGroup(names, builder_cls(spec, names, self.vllm_config, self.device))
 
-    def initialize_cache(self, num_gpu_blocks: int, num_cpu_blocks: int) -> None:
-        self.cache_config.num_gpu_blocks = num_gpu_blocks
-
     def compile_or_warm_up_model(self) -> CompilationTimes:
         self._profile(1)
         return CompilationTimes()
@@ -149,9 +146,6 @@ class MyDummyWorker(WorkerBase):
         if self.model is None:
             raise RuntimeError("the model is not loaded yet")
         return self.model
-
-    def check_health(self) -> None:
-        """A device in host memory has nothing that could fail by itself."""
 
     def shutdown(self) -> None:
         self.requests.clear()
