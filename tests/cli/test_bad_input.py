@@ -414,3 +414,12 @@ def test_no_message_comes_with_a_traceback_unless_asked_for(run, model):
     (model / "tokenizer.json").unlink()
 
     assert "Traceback" not in run("--model", model)[1]
+
+
+def test_a_settings_folder_that_cannot_be_looked_into(run, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", "/" + "a" * 300)
+
+    code, err = run()
+
+    assert code == 2
+    assert "cannot be looked for: File name too long. Correct HOME or XDG_CONFIG_HOME, or name a file" in err

@@ -1,5 +1,7 @@
 """``current_platform`` is the running engine's platform, else the process default."""
 
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -76,3 +78,36 @@ def test_device_functions_come_from_torchs_module_for_the_device_type():
 def test_a_hook_that_is_not_implemented_names_platform_and_hook():
     with pytest.raises(NotImplementedError, match=r"Alpha does not implement get_device_total_memory\(\)"):
         Alpha.get_device_total_memory()
+
+
+FORK = """
+import os, signal, threading
+from vllm_ext import ModelRegistry, Platform, PlatformEnum
+from vllm_ext.contracts.current_platform import current_platform
+
+class Alpha(Platform):
+    _enum, device_name, device_type = PlatformEnum.OOT, "cpu", "cpu"
+
+held = threading.Event()
+
+def resolve():
+    held.set()
+    threading.Event().wait()
+
+current_platform.set_resolver(resolve)
+threading.Thread(target=current_platform.get, daemon=True).start()
+held.wait()
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    current_platform.set_resolver(Alpha)
+    ModelRegistry.snapshot()
+    os._exit(0 if current_platform.device_type == "cpu" else 1)
+os._exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_that_was_forked_while_a_thread_was_asking_can_ask_itself():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], timeout=60, check=False)
+
+    assert done.returncode == 0
