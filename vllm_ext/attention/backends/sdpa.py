@@ -65,17 +65,18 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
 
     def _decode(self, group: DecodeGroup, query: torch.Tensor, cache_rows: torch.Tensor, output: torch.Tensor) -> None:
         """One query token each of several requests, over their gathered blocks."""
-        keys, values = self._gather(cache_rows, group.rows, group.workspace, group.num_reqs, group.seq_len)
+        torch.index_select(cache_rows, 0, group.rows, out=group.workspace)
+        keys, values, mask = group.keys, group.values, group.mask
         # The query heads of a KV head stand as if they were tokens: nothing is repeated for them.
-        queries = query[group.tokens].view(group.num_reqs, self.num_kv_heads, -1, self.head_size)
+        shape = (*keys.shape[:-2], -1, self.head_size)
         if group.as_products:
-            scores = torch.matmul(queries * self.scale, keys.transpose(-1, -2))
-            if group.mask is not None:
-                scores.add_(group.mask)
-            attended = torch.matmul(scores.softmax(dim=-1), values)
+            queries, transposed = (query[group.tokens] * self.scale).view(shape), keys.transpose(1, 2)
+            scores = torch.bmm(queries, transposed) if mask is None else torch.baddbmm(mask, queries, transposed)
+            attended = torch.bmm(scores.softmax(dim=-1), values)
         else:
-            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=group.mask, scale=self.scale)
-        output[group.tokens] = attended.reshape(group.num_reqs, self.num_heads, self.head_size)
+            queries = query[group.tokens].view(shape)
+            attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self.scale)
+        output[group.tokens] = attended.view(-1, self.num_heads, self.head_size)
 
     def _prefill(
         self, tokens: slice, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output: torch.Tensor
@@ -91,22 +92,14 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         self, prefill: Prefill, query: torch.Tensor, cache_rows: torch.Tensor, output: torch.Tensor
     ) -> None:
         """Several query tokens of one request behind tokens that the cache has."""
-        keys, values = self._gather(cache_rows, prefill.rows, prefill.workspace, 1, prefill.seq_len)
+        torch.index_select(cache_rows, 0, prefill.rows, out=prefill.workspace)
         for tokens, seen, mask in prefill.tiles:
             attended = F.scaled_dot_product_attention(
                 query[tokens].transpose(0, 1).unsqueeze(0),
-                keys[:, :, :seen],
-                values[:, :, :seen],
+                prefill.keys[:, :, :seen],
+                prefill.values[:, :, :seen],
                 attn_mask=mask,
                 scale=self.scale,
                 enable_gqa=True,
             )
             output[tokens] = attended[0].transpose(0, 1)
-
-    def _gather(
-        self, cache_rows: torch.Tensor, rows: torch.Tensor, workspace: torch.Tensor, num_reqs: int, seq_len: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values ``[reqs, kv_heads, seq_len, head_size]``, as views of ``workspace``."""
-        torch.index_select(cache_rows, 0, rows, out=workspace)
-        content = workspace.view(num_reqs, self.num_kv_heads, -1, 2 * self.head_size)[:, :, :seq_len]
-        return content.split(self.head_size, dim=-1)

@@ -27,16 +27,19 @@ _PRODUCTS_MAX_LEN = 512
 class DecodeGroup:
     """Requests with one query token each.
 
-    ``tokens`` are their places in the batch, ``rows`` their cache rows (see :meth:`SDPAMetadataBuilder.cache_rows`).
-    ``mask`` is additive ``[reqs, 1, 1, seq_len]``, or ``None`` where all have ``seq_len`` tokens. ``as_products`` asks
-    for plain products instead of the fused kernel.
+    ``tokens`` are their places in the batch, ``rows`` their cache rows (see :meth:`SDPAMetadataBuilder.cache_rows`),
+    to be gathered into ``workspace``. ``keys`` and ``values`` are views of that: ``[reqs, kv_heads, seq_len,
+    head_size]``. ``mask`` is additive ``[reqs, 1, 1, seq_len]``, or ``None`` where all have ``seq_len`` tokens.
+
+    ``as_products`` asks for plain products instead of the fused kernel; requests and KV heads are one dimension then.
     """
 
     num_reqs: int
-    seq_len: int
     tokens: slice | torch.Tensor
     rows: torch.Tensor
     workspace: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
     mask: torch.Tensor | None
     as_products: bool
 
@@ -46,13 +49,15 @@ class Prefill:
     """A request with several query tokens, at ``tokens`` of the batch.
 
     Without ``tiles`` nothing was computed before, and the cache rows are not needed. Otherwise they split the tokens:
-    which, how much of the context the last of them sees, and the additive mask ``[tokens, seen]``.
+    which, how much of the context the last of them sees, and the additive mask ``[tokens, seen]``. Rows, keys and
+    values are as in :class:`DecodeGroup`.
     """
 
     tokens: slice
-    seq_len: int
     rows: torch.Tensor
     workspace: torch.Tensor
+    keys: torch.Tensor
+    values: torch.Tensor
     tiles: list[tuple[slice, int, torch.Tensor]]
 
 
@@ -147,21 +152,28 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
             mask = torch.zeros(hidden.shape, dtype=self.spec.dtype, device=self.device)
             mask = mask.masked_fill_(hidden, -torch.inf).view(len(reqs), 1, 1, longest)
         rows = self.cache_rows(blocks)
-        tokens = self._indices([starts[req] for req in reqs])
+        workspace = self._room_for(rows)
+        keys, values = self._views(workspace, len(reqs), longest)
         as_products = longest <= _PRODUCTS_MAX_LEN and self.spec.dtype is torch.float32
-        return DecodeGroup(len(reqs), longest, tokens, rows, self._room_for(rows), mask, as_products)
+        if as_products:
+            keys, values = keys.flatten(0, 1), values.flatten(0, 1)
+            if mask is not None:
+                mask = mask.view(-1, 1, longest).repeat_interleave(self.spec.num_kv_heads, dim=0)
+        tokens = self._indices([starts[req] for req in reqs])
+        return DecodeGroup(len(reqs), tokens, rows, workspace, keys, values, mask, as_products)
 
     def _prefill(self, common: CommonAttentionMetadata, req: int, start: int, num_tokens: int, seq_len: int) -> Prefill:
         tokens = slice(start, start + num_tokens)
         if num_tokens == seq_len:
-            return Prefill(tokens, seq_len, self._heads, self._workspace, [])
+            return Prefill(tokens, self._heads, self._workspace, self._workspace, self._workspace, [])
         tiles = []
         for first in range(0, num_tokens, _TILE):
             count = min(_TILE, num_tokens - first)
             seen = seq_len - num_tokens + first + count
             tiles.append((slice(start + first, start + first + count), seen, self._causal_mask(count, seen)))
         rows = self.cache_rows(common.block_table_tensor[req : req + 1, : self._num_blocks(seq_len)])
-        return Prefill(tokens, seq_len, rows, self._room_for(rows), tiles)
+        workspace = self._room_for(rows)
+        return Prefill(tokens, rows, workspace, *self._views(workspace, 1, seq_len), tiles)
 
     def _indices(self, numbers: list[int]) -> slice | torch.Tensor:
         """An index for ``numbers``; a slice, which copies nothing, where they are consecutive."""
@@ -177,6 +189,12 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
             full = torch.full((_TILE, width), -torch.inf, dtype=self.spec.dtype, device=self.device)
             self._causal = full.triu_(width - _TILE + 1)
         return self._causal[_TILE - count :, self._causal.shape[1] - seen :]
+
+    def _views(self, workspace: torch.Tensor, num_reqs: int, seq_len: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values in a gathered workspace, ``[reqs, kv_heads, seq_len, head_size]`` each."""
+        content = workspace.view(num_reqs, self.spec.num_kv_heads, -1, 2 * self.spec.head_size)[:, :, :seq_len]
+        keys, values = content.split(self.spec.head_size, dim=-1)
+        return keys, values
 
     def _room_for(self, rows: torch.Tensor) -> torch.Tensor:
         """Room to gather ``rows``; the same memory for every call, as its users come one after the other."""
