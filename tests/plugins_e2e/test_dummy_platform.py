@@ -58,7 +58,7 @@ def parts_not_used(model: Path) -> dict[str, str]:
         return {"start": str(error)}
     with llm:
         layout = llm.llm_engine.engine_core.kv_cache_config.kv_cache_layout.value
-        if layout != "LBHNC":
+        if layout != "BLHNC":
             return {"layout": f"the KV cache has layout {layout}"}
         seen = count_calls(llm, steps)
     if name != "dummy device":

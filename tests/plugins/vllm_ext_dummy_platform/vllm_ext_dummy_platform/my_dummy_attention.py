@@ -1,4 +1,4 @@
-"""The attention backend: one request after the other, over a cache ordered by layer, block, head, token, content."""
+"""The attention backend: one request after the other, over a cache ordered by block, layer, head, token, content."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class MyDummyAttention(AttentionBackend):
 
     @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
-        return (KVCacheLayout.LBHNC,)
+        return (KVCacheLayout.BLHNC,)
 
 
 @dataclass(frozen=True, slots=True)
