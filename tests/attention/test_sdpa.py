@@ -209,7 +209,7 @@ def test_many_decodes_are_split_into_groups_that_fit_the_workspace(monkeypatch):
 
     groups = SDPABackend.get_builder_cls()(spec, [], config, HOST).build(0, setup.common_metadata()).decodes
 
-    assert [group.num_reqs for group in groups] == [1, 1, 3, 1]
+    assert [group.keys.shape[0] // spec.num_kv_heads for group in groups] == [1, 1, 3, 1]
     assert all(group.workspace.shape[0] <= 2 * 11 for group in groups)
     assert_attends(setup)
 

@@ -25,7 +25,7 @@ def check_custom_ops(custom_ops: Sequence[str]) -> None:
 def warn_of_unknown_ops(custom_ops: Sequence[str]) -> None:
     """A warning for each name that no op has, once the model, whose modules register the ops, is built."""
     known = CUSTOM_OPS.ops.names()
-    for name in dict.fromkeys(element[1:] for element in custom_ops if element[0] in "+-"):
+    for name in dict.fromkeys(element[1:] for element in custom_ops if element[:1] in ("+", "-")):
         if name not in known:
             logger.warning(
                 "custom_ops names %r, and no such op is registered%s; registered: %s",

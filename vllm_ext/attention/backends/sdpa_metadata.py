@@ -34,7 +34,6 @@ class DecodeGroup:
     ``as_products`` asks for plain products instead of the fused kernel; requests and KV heads are one dimension then.
     """
 
-    num_reqs: int
     tokens: slice | torch.Tensor
     rows: torch.Tensor
     workspace: torch.Tensor
@@ -160,7 +159,7 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
             if mask is not None:
                 mask = mask.view(-1, 1, longest).repeat_interleave(self.spec.num_kv_heads, dim=0)
         tokens = self._indices([starts[req] for req in reqs])
-        return DecodeGroup(len(reqs), tokens, rows, workspace, keys, values, mask, as_products)
+        return DecodeGroup(tokens, rows, workspace, keys, values, mask, as_products)
 
     def _prefill(self, common: CommonAttentionMetadata, req: int, start: int, num_tokens: int, seq_len: int) -> Prefill:
         tokens = slice(start, start + num_tokens)
