@@ -30,6 +30,7 @@ def _clean_registries():
     """Registrations of a test end with it, and so does the process's default platform."""
     from vllm_ext.contracts.current_platform import current_platform
     from vllm_ext.managers import set_default_bound_plan
+    from vllm_ext.managers.policy import forget_reports
     from vllm_ext.registry.custom_ops import CUSTOM_OPS
     from vllm_ext.registry.models import ModelRegistry
 
@@ -42,3 +43,4 @@ def _clean_registries():
     CUSTOM_OPS.restore((ops[0] | in_tree, ops[1]))
     current_platform.set_default(None)
     set_default_bound_plan(None)
+    forget_reports()

@@ -17,6 +17,6 @@ def test_every_variable_that_the_package_reads_is_in_the_table():
     names = {name for quote, name in read if quote}
     constants = {getattr(envs, name.removeprefix("envs.")) for quote, name in read if name.startswith("envs.")}
 
-    assert names | constants >= {"XDG_CONFIG_HOME", "VLLM_PLUGINS", "VLLM_EXT_CONFIG"}
+    assert names | constants >= {"XDG_CONFIG_HOME", "VLLM_PLUGINS", "VLLM_EXT_CONFIG", "VLLM_EXT_SAFE_MODE"}
     assert names | constants <= set(envs.VARIABLES)
     assert all(envs.VARIABLES.values())

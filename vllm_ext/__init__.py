@@ -21,9 +21,13 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
     from vllm_ext.contracts.current_platform import current_platform
     from vllm_ext.contracts.custom_op import CustomOp
+    from vllm_ext.contracts.endpoint import EndpointPlugin
+    from vllm_ext.contracts.io_processor import IOProcessor
+    from vllm_ext.contracts.logits_processor import LogitsProcessor
     from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
     from vllm_ext.contracts.platform import Platform, PlatformEnum
     from vllm_ext.contracts.sampling_params import SamplingParams
+    from vllm_ext.contracts.stat_logger import StatLoggerBase
     from vllm_ext.contracts.worker import WorkerBase
     from vllm_ext.dispatch.bootstrap import load_general_plugins, load_plugins_by_group
     from vllm_ext.engine.llm import LLM
@@ -39,16 +43,20 @@ _MODULE_OF = {
     "CompletionOutput": "contracts.outputs",
     "CustomOp": "contracts.custom_op",
     "DeviceCommunicatorBase": "contracts.communicator",
+    "EndpointPlugin": "contracts.endpoint",
+    "IOProcessor": "contracts.io_processor",
     "LLM": "engine.llm",
     "LLMEngine": "engine.llm_engine",
+    "LogitsProcessor": "contracts.logits_processor",
     "ModelRegistry": "registry.models",
     "Platform": "contracts.platform",
     "PlatformEnum": "contracts.platform",
     "RequestOutput": "contracts.outputs",
     "SamplingParams": "contracts.sampling_params",
+    "StatLoggerBase": "contracts.stat_logger",
     "Unavailable": "errors",
     "WorkerBase": "contracts.worker",
-    "current_platform": "contracts.current_platform",
+    "current_platform": "dispatch.default_platform",
     "load_general_plugins": "dispatch.bootstrap",
     "load_plugins_by_group": "dispatch.bootstrap",
 }
@@ -62,12 +70,16 @@ __all__ = [
     "CompletionOutput",
     "CustomOp",
     "DeviceCommunicatorBase",
+    "EndpointPlugin",
+    "IOProcessor",
     "LLMEngine",
+    "LogitsProcessor",
     "ModelRegistry",
     "Platform",
     "PlatformEnum",
     "RequestOutput",
     "SamplingParams",
+    "StatLoggerBase",
     "Unavailable",
     "WorkerBase",
     "__version__",

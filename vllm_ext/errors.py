@@ -7,6 +7,7 @@
     ├── PluginError
     │   ├── PluginNotFound       a named plugin that no distribution provides
     │   ├── AmbiguousPlugin      a name, or an automatic choice, that fits several plugins
+    │   ├── IncompatiblePlugin   a named plugin whose requirement on the host is not met
     │   ├── PluginLoadError      a named plugin that failed
     │   ├── PlatformUnavailable  no platform of those asked for could be activated
     │   ├── ContractError        a plugin's object does not keep the contract of its kind
@@ -26,7 +27,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 
 class VllmExtError(Exception):
@@ -42,11 +44,15 @@ class ConfigError(VllmExtError, ValueError):
 
 
 class PluginError(VllmExtError):
-    """A plugin cannot be used; ``plugin`` names it where one is to blame."""
+    """A plugin cannot be used; ``plugin`` names it where one is to blame.
 
-    def __init__(self, message: str, *, plugin: str | None = None) -> None:
+    ``outcomes`` has what became of the platforms that were asked, where the choice of one failed.
+    """
+
+    def __init__(self, message: str, *, plugin: str | None = None, outcomes: Sequence[Any] = ()) -> None:
         super().__init__(message)
         self.plugin = plugin
+        self.outcomes = tuple(outcomes)
 
 
 class PluginNotFound(PluginError, LookupError):
@@ -59,6 +65,12 @@ class AmbiguousPlugin(PluginError):
     """A name stands for several plugins, or several platforms could be chosen."""
 
     exit_code = 2
+
+
+class IncompatiblePlugin(PluginError):
+    """A plugin that was named requires another version of vllm_ext or of vLLM than is here."""
+
+    exit_code = 1
 
 
 class PluginLoadError(PluginError):

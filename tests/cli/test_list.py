@@ -128,4 +128,4 @@ def test_a_name_that_is_asked_for_and_disabled_is_said(capsys):
     code = main(["list", "--set", "platform.driver=[cpu]", "--set", "platform.disabled=[cpu]"])
 
     assert code == 2
-    assert "names 'cpu', which is not used, since platform.disabled" in capsys.readouterr().err
+    assert "names 'cpu', which is not used: disabled by platform.disabled" in capsys.readouterr().err

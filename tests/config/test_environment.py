@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from vllm_ext.config import load_config
+from vllm_ext.config import Settings, load_config
 from vllm_ext.config.environment import variable_of
-from vllm_ext.config.keys import all_keys
+from vllm_ext.config.keys import all_keys, children
 from vllm_ext.errors import ConfigError
 
 
@@ -51,6 +51,30 @@ def test_numbers_are_whole_numbers():
     assert "given ''" in message(VLLM_EXT_ENGINE__BLOCK_SIZE="")
 
 
+@pytest.mark.parametrize(("text", "number"), [("1.5", 1.5), (" 30 ", 30.0), ("1e3", 1000.0)])
+def test_numbers_may_have_a_fraction_where_the_key_takes_one(text, number):
+    assert settings(VLLM_EXT_PROBE__TIMEOUT_S=text).probe.timeout_s == number
+
+
+@pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf", "true"])
+def test_what_is_no_number_above_the_limit_is_told(text):
+    assert message(VLLM_EXT_PROBE__TIMEOUT_S=text) == (
+        f"environment (VLLM_EXT_PROBE__TIMEOUT_S): probe.timeout_s: expected a number above 0, given {text!r}"
+    )
+
+
+def test_a_near_miss_of_a_choice_gets_a_hint():
+    assert message(VLLM_EXT_ENGINE__DTYPE="flaot32") == (
+        "environment (VLLM_EXT_ENGINE__DTYPE): engine.dtype: expected one of auto, float32, bfloat16, float16, "
+        "given 'flaot32' (did you mean 'float32'?)"
+    )
+
+
+@pytest.mark.parametrize(("text", "names"), [("", []), (" ", []), ("null", None), ("a, b==1.2", ["a", "b==1.2"])])
+def test_an_empty_list_allows_nothing_and_null_everything(text, names):
+    assert settings(VLLM_EXT_ALLOW_DISTRIBUTIONS=text).allow_distributions == names
+
+
 @pytest.mark.parametrize(
     ("text", "names"), [("a", ["a"]), ("a,b", ["a", "b"]), (" a , b ,", ["a", "b"]), ("", []), ("off", ["off"])]
 )
@@ -73,6 +97,35 @@ def test_a_name_with_a_minus_is_added_to_the_disabled_ones():
     assert (general.enabled, general.disabled) == (["a", "c"], ["b"])
 
 
+@pytest.mark.parametrize("kind", children("plugins"))
+def test_a_name_with_a_minus_works_for_every_kind_of_plugin(kind):
+    variable = variable_of(f"plugins.{kind}.enabled")
+    config = load_config(environ={variable: "a,-b", variable_of(f"plugins.{kind}.disabled"): "c"})
+
+    plugins = getattr(config.settings.plugins, kind)
+
+    assert (plugins.enabled, plugins.disabled) == (["a"], ["c", "b"])
+    assert str(config.origin(f"plugins.{kind}.disabled")) == f"environment ({variable})"
+
+
+@pytest.mark.parametrize("kind", children("plugins"))
+def test_only_a_name_with_a_minus_keeps_the_default_of_every_kind(kind):
+    plugins = load_config(environ={variable_of(f"plugins.{kind}.enabled"): "-b"}).settings.plugins
+
+    assert getattr(plugins, kind).enabled == getattr(Settings().plugins, kind).enabled
+    assert getattr(plugins, kind).disabled == ["b"]
+
+
+def test_all_but_one_are_written_with_a_minus():
+    general = settings(VLLM_EXT_PLUGINS__GENERAL__ENABLED="all,-b").plugins.general
+
+    assert (general.enabled, general.disabled) == ("all", ["b"])
+
+
+def test_a_lone_minus_is_a_name_and_not_an_empty_list():
+    assert settings(VLLM_EXT_PLUGINS__GENERAL__ENABLED="-").plugins.general.enabled == ["-"]
+
+
 def test_only_names_with_a_minus_leave_the_enabled_ones_as_they_were(tmp_path):
     path = tmp_path / "settings.yaml"
     path.write_text("plugins: {general: {enabled: [x, y], disabled: [z]}}")
@@ -88,6 +141,7 @@ def test_an_unknown_variable_is_an_error_with_the_closest_one():
     assert "environment (VLLM_EXT_PLATFORM_DRIVER): no setting has this variable" in text
     assert "(did you mean 'VLLM_EXT_PLATFORM__DRIVER'?)" in text
     assert "(did you mean 'VLLM_EXT_ENGINE__SEED'?)" in text
+    assert "(did you mean 'VLLM_PLUGINS'?)" in message(VLLM_EXT_PLUGINS="a")
 
 
 @pytest.mark.parametrize(
@@ -97,3 +151,24 @@ def test_vllm_plugins_is_stripped_and_unset_is_not_empty(value, names):
     environ = {} if value is None else {"VLLM_PLUGINS": value}
 
     assert load_config(environ=environ).allow_list == names
+
+
+class TestSafeMode:
+    @pytest.mark.parametrize("word", ["1", "true", "yes", "on", "On", " TRUE "])
+    def test_words_for_yes_turn_it_on(self, word):
+        assert load_config(environ={"VLLM_EXT_SAFE_MODE": word}).safe_mode is True
+
+    @pytest.mark.parametrize("word", ["0", "false", "no", "off", "OFF", "", None])
+    def test_words_for_no_an_empty_variable_and_none_leave_it_off(self, word):
+        environ = {} if word is None else {"VLLM_EXT_SAFE_MODE": word}
+
+        assert load_config(environ=environ).safe_mode is False
+
+    def test_another_word_is_an_error(self):
+        assert message(VLLM_EXT_SAFE_MODE="2") == (
+            "environment (VLLM_EXT_SAFE_MODE): expected 1, true, yes, on, or 0, false, no, off, given '2'"
+        )
+        assert message(VLLM_EXT_SAFE_MODE="ture").endswith("given 'ture' (did you mean 'true'?)")
+
+    def test_a_misspelt_variable_is_told_the_right_one(self):
+        assert "(did you mean 'VLLM_EXT_SAFE_MODE'?)" in message(VLLM_EXT_SAVE_MODE="1")

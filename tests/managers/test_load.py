@@ -6,9 +6,17 @@ import pytest
 from support.distributions import GENERAL, PLATFORM
 
 from vllm_ext.contracts.executor import Executor
-from vllm_ext.contracts.groups import EXECUTORS_GROUP
+from vllm_ext.contracts.groups import (
+    ENDPOINT,
+    EXECUTOR,
+    EXECUTORS_GROUP,
+    IO_PROCESSOR,
+    LOGITS_PROCESSOR,
+    STAT_LOGGER,
+    PluginKind,
+)
 from vllm_ext.errors import ContractError, PluginLoadError, PluginNotFound
-from vllm_ext.managers import bind_platform, load_executor_cls, load_group
+from vllm_ext.managers import bind_platform, load_driver, load_extensions, load_group
 from vllm_ext.managers.planned import NamedPlugins
 
 CODE = "def one(): raise RuntimeError\ndef two(): raise RuntimeError\n"
@@ -22,7 +30,8 @@ def acme(plugins):
 
 
 def test_a_plugin_is_imported_and_not_called(acme, make_plan):
-    manager = NamedPlugins(make_plan().find("general", "one"), namespace=GENERAL)
+    plan = make_plan()
+    manager = NamedPlugins(plan, plan.find("general", "one"), namespace=GENERAL)
     (outcome,) = manager.outcomes
 
     assert manager.extensions[0].plugin.__name__ == "one"
@@ -31,7 +40,8 @@ def test_a_plugin_is_imported_and_not_called(acme, make_plan):
 
 
 def test_one_that_cannot_be_imported_has_an_outcome(acme, make_plan):
-    manager = NamedPlugins(make_plan().find("general", "broken"), namespace=GENERAL)
+    plan = make_plan()
+    manager = NamedPlugins(plan, plan.find("general", "broken"), namespace=GENERAL)
     (outcome,) = manager.outcomes
 
     assert manager.extensions == []
@@ -40,7 +50,8 @@ def test_one_that_cannot_be_imported_has_an_outcome(acme, make_plan):
 
 
 def test_the_entry_point_keeps_its_distribution(acme, make_plan):
-    (extension,) = NamedPlugins(make_plan().find("general", "one"), namespace=GENERAL)
+    plan = make_plan()
+    (extension,) = NamedPlugins(plan, plan.find("general", "one"), namespace=GENERAL)
 
     assert (extension.entry_point.dist.name, extension.entry_point.dist.version) == ("acme", "0.1")
 
@@ -73,7 +84,7 @@ class TestGroups:
         with pytest.raises(PluginNotFound) as caught:
             load_group(make_plan(), "vllm.general_plugin")
 
-        assert "(did you mean 'vllm.general_plugins'?); known: vllm.general_plugins, vllm.platform_plugins" in str(
+        assert "(did you mean 'vllm.general_plugins'?); known: vllm.endpoint_plugins, vllm.general_plugins" in str(
             caught.value
         )
 
@@ -90,7 +101,7 @@ class TestExecutor:
 
     def load(self, make_plan, name: str) -> type[Executor]:
         plan = make_plan(engine__executor=name)
-        return load_executor_cls(plan.bind(None), name)
+        return load_driver(plan.bind(None), EXECUTOR, name)
 
     @pytest.mark.parametrize("name", ["good", "acme:good"])
     def test_the_class_that_the_settings_name(self, executors, make_plan, name):
@@ -99,10 +110,11 @@ class TestExecutor:
         assert (executor_cls.__module__, executor_cls.__name__) == ("acme", "Good")
 
     def test_another_class_is_a_breach_of_the_contract(self, executors, make_plan):
-        with pytest.raises(ContractError) as caught:
+        with pytest.raises(PluginLoadError) as caught:
             self.load(make_plan, "bad")
 
-        assert str(caught.value).startswith(
+        assert isinstance(caught.value.__cause__, ContractError)
+        assert str(caught.value.__cause__).startswith(
             "executor plugin 'bad' of acme 0.1: 'acme:Bad' is not a subclass of vllm_ext.contracts.executor.Executor"
         )
 
@@ -118,4 +130,113 @@ class TestExecutor:
         bound_plan = bind_platform(make_plan(engine__executor="good")).bound_plan
 
         with pytest.raises(PluginNotFound, match="executor plugin 'bad' is not in the plan; selected: good"):
-            load_executor_cls(bound_plan, "bad")
+            load_driver(bound_plan, EXECUTOR, "bad")
+
+
+class TestExtensions:
+    """Stat loggers, logits processors and endpoints: each is checked against its contract."""
+
+    CODE = """
+from vllm_ext import LogitsProcessor, StatLoggerBase
+class Logger(StatLoggerBase):
+    def __init__(self, vllm_config, engine_index=0): ...
+    def record(self, *args, **kwargs): ...
+    def log_engine_initialized(self): ...
+class Processor(LogitsProcessor):
+    def __init__(self, vllm_config, device, is_pin_memory): ...
+    def apply(self, logits): return logits
+    def is_argmax_invariant(self): return True
+    def update_state(self, batch_update): ...
+class Endpoint:
+    name, required_tasks = "hello", None
+    def attach_router(self, app): ...
+    async def init_state(self, engine_client, state, args): ...
+def config_taker(config):
+    endpoint = Endpoint()
+    endpoint.name = config["name"]
+    return endpoint
+class Half: name = "half"
+"""
+
+    @pytest.fixture
+    def install(self, plugins):
+        def install(kind: PluginKind, *lines: str) -> None:
+            plugins.distribution("acme", {kind.groups[0]: lines}, {"acme.py": self.CODE})
+
+        return install
+
+    @pytest.mark.parametrize("kind, value", [(STAT_LOGGER, "Logger"), (LOGITS_PROCESSOR, "Processor")])
+    def test_of_a_class_the_class_comes_in_the_order_of_the_plan(self, install, make_plan, kind, value):
+        install(kind, f"b = acme:{value}", f"a = acme:{value}")
+
+        loaded = load_extensions(make_plan().bind(None), kind)
+
+        assert [(plugin.decision.name, plugin.value.__name__) for plugin in loaded] == [("a", value), ("b", value)]
+        assert all(plugin.outcome.state == "active" for plugin in loaded)
+
+    def test_of_a_factory_the_object_comes(self, install, make_plan):
+        install(ENDPOINT, "a = acme:Endpoint", "b = acme:config_taker")
+        plan = make_plan(plugins__endpoint__enabled=["b", "a"], options={"b": {"name": "bonjour"}})
+
+        assert [plugin.value.name for plugin in load_extensions(plan.bind(None), ENDPOINT)] == ["bonjour", "hello"]
+
+    def test_none_is_loaded_that_is_not_selected(self, install, make_plan):
+        install(ENDPOINT, "a = acme:Endpoint")
+
+        assert load_extensions(make_plan().bind(None), ENDPOINT) == []
+
+    @pytest.mark.parametrize(
+        "kind, value, breach",
+        [
+            (STAT_LOGGER, "Half", "is not a subclass of vllm_ext.contracts.stat_logger.StatLoggerBase, but <class"),
+            (LOGITS_PROCESSOR, "config_taker", "is not a subclass of vllm_ext.contracts.logits_processor.LogitsProc"),
+            (ENDPOINT, "Half", "which has no required_tasks, attach_router, init_state; it has to keep vllm_ext.contr"),
+        ],
+    )
+    def test_one_that_does_not_keep_its_contract_is_named(self, install, make_plan, kind, value, breach):
+        install(kind, f"a = acme:{value}")
+        plan = make_plan(**{f"plugins__{kind.key}__enabled": ["a"]})
+
+        with pytest.raises(PluginLoadError) as caught:
+            load_extensions(plan.bind(None), kind)
+
+        assert breach in str(caught.value.__cause__)
+        assert str(caught.value).startswith(f"{kind.title} plugin 'a' of acme 0.1 failed: ContractError: ")
+
+    def test_one_that_was_merely_found_and_fails_is_reported_once_and_the_rest_goes_on(
+        self, install, make_plan, caplog
+    ):
+        install(STAT_LOGGER, "a = acme:Half", "b = acme:Logger")
+        bound_plan = make_plan().bind(None)
+
+        names = [[plugin.decision.name for plugin in load_extensions(bound_plan, STAT_LOGGER)] for _ in range(2)]
+
+        assert names == [["b"], ["b"]]
+        (message,) = caplog.messages
+        assert message.startswith("stat logger plugin 'a' of acme 0.1 is left out, since it failed: ContractError: ")
+
+
+class TestIOProcessors:
+    CODE = """
+from vllm_ext import IOProcessor
+class Tables(IOProcessor):
+    def pre_process(self, prompt, request_id=None, **kwargs): return prompt
+    def post_process(self, outputs, request_id=None, **kwargs): return outputs
+def tables(): return "acme.Tables"
+def nothing(): return None
+def other(): raise RuntimeError("was called")
+"""
+
+    def test_only_the_wanted_one_is_loaded(self, plugins, make_plan):
+        lines = ["tables = acme:tables", "other = acme:other"]
+        plugins.distribution("acme", {IO_PROCESSOR.groups[0]: lines}, {"acme.py": self.CODE})
+
+        bound_plan = make_plan(plugins__io_processor__use="tables").bind(None)
+
+        assert load_driver(bound_plan, IO_PROCESSOR, "tables").__name__ == "Tables"
+
+    def test_one_that_declines_is_an_error(self, plugins, make_plan):
+        plugins.distribution("acme", {IO_PROCESSOR.groups[0]: ["n = acme:nothing"]}, {"acme.py": self.CODE})
+
+        with pytest.raises(PluginLoadError, match="io processor plugin 'n' of acme 0.1 declined: it returned None"):
+            load_driver(make_plan(plugins__io_processor__use="n").bind(None), IO_PROCESSOR, "n")

@@ -104,13 +104,17 @@ class TestMissingNames:
         plan = plan_of(record("npu", group=PLATFORM), plugins__general__enabled=["npu"])
 
         assert str(only_error(plan)).endswith(
-            "installed: none. acme 1.0 declares that name in group 'vllm.platform_plugins'"
+            "installed: none. acme 1.0 declares that name in group 'vllm.platform_plugins': it is named in "
+            "platform.driver"
         )
 
     def test_a_name_in_a_misspelt_group_is_pointed_out(self):
         plan = plan_of(record("npu", group="vllm.platform_plugin"), platform__driver="npu")
 
-        assert "acme 1.0 declares that name in group 'vllm.platform_plugin'" in str(only_error(plan))
+        assert str(only_error(plan)).endswith(
+            "acme 1.0 declares that name in group 'vllm.platform_plugin', which nothing reads; "
+            "'vllm.platform_plugins' is likely meant"
+        )
 
     def test_a_name_of_a_hidden_distribution_is_pointed_out(self):
         plan = plan_of(record("a", shadowed_by="/src/acme.egg-info"), plugins__general__enabled=["a"])
@@ -124,7 +128,7 @@ class TestMissingNames:
         plan = plan_of(record("a", fault="line 2 is wrong"), plugins__general__enabled=["a"])
 
         assert isinstance(only_error(plan), PluginLoadError)
-        assert "general plugin 'a' of acme 1.0, named in plugins.general.enabled" in str(only_error(plan))
+        assert "plugin 'a' of acme 1.0, named in plugins.general.enabled" in str(only_error(plan))
         assert str(only_error(plan)).endswith("cannot be used: line 2 is wrong")
 
     def test_a_missing_executor_is_an_error(self):
@@ -256,8 +260,8 @@ class TestPlatforms:
 
         assert isinstance(error, ConfigError)
         assert str(error) == (
-            "platform.driver (command line (--set)) names 'npu', all disabled by "
-            "platform.disabled (command line (--set)); change one of the two"
+            "platform.driver (command line (--set)) names 'npu', which is not used: disabled by platform.disabled "
+            "(command line (--set)). That leaves no platform to be used; change one of the two"
         )
 
     def test_an_empty_list_is_an_error(self):

@@ -1,4 +1,4 @@
-"""What our commands share: the options that reach the settings, and formatters from a static table."""
+"""What our commands share: the options that reach the settings, and formatters from static tables."""
 
 from __future__ import annotations
 
@@ -6,15 +6,21 @@ import argparse
 import importlib
 from collections.abc import Sequence
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cliff.command import Command
 from cliff.lister import Lister
+from cliff.show import ShowOne
 from stevedore.extension import Extension, ExtensionManager
 
 from vllm_ext.config import Config, Override, load_config, parse_set
 from vllm_ext.config.environment import split_names
 from vllm_ext.errors import ConfigError, did_you_mean
+
+if TYPE_CHECKING:
+    from cliff.app import App
+
+    from vllm_ext.plan import Plan
 
 _LIST_FORMATTERS = {
     "csv": "cliff.formatters.commaseparated:CSVLister",
@@ -22,6 +28,9 @@ _LIST_FORMATTERS = {
     "table": "cliff.formatters.table:TableFormatter",
     "value": "cliff.formatters.value:ValueFormatter",
     "yaml": "cliff.formatters.yaml_format:YAMLFormatter",
+}
+_SHOW_FORMATTERS = {name: target for name, target in _LIST_FORMATTERS.items() if name != "csv"} | {
+    "shell": "cliff.formatters.shell:ShellFormatter",
 }
 
 
@@ -69,25 +78,55 @@ class SettingsCommand(Command):
         return load_config(parsed_args.config_file, (*overrides, *more))
 
 
-class ListCommand(SettingsCommand, Lister):
-    """A command that returns columns and rows."""
+class _StaticFormatters(SettingsCommand):
+    """A command whose formatters come from a table of ours."""
+
+    formatters: ClassVar[dict[str, str]]
 
     def _load_formatter_plugins(self) -> ExtensionManager[Any]:
         extensions = []
-        for name, target in _LIST_FORMATTERS.items():
+        for name, target in self.formatters.items():
             module, _, attribute = target.partition(":")
             formatter = getattr(importlib.import_module(module), attribute)
-            entry_point = EntryPoint(name, target, self.formatter_namespace)
+            entry_point = EntryPoint(name, target, "vllm_ext.formatters")
             extensions.append(Extension(name, entry_point, formatter, formatter()))
-        return ExtensionManager.make_test_instance(extensions, namespace=self.formatter_namespace)
+        return ExtensionManager.make_test_instance(extensions, namespace="vllm_ext.formatters")
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        """On a terminal a table is as wide as that."""
+        if self.app.stdout.isatty() and "fit_width" in parsed_args:
+            parsed_args.fit_width = True
+        return super().run(parsed_args)
+
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        known = [name.lower() for name in column_names]
+        for name in parsed_args.columns:
+            if name.lower() not in known:
+                hint = did_you_mean(name, column_names)
+                raise ConfigError(f"command line (-c): no column {name!r}{hint}; columns: {', '.join(column_names)}")
+        return super().produce_output(parsed_args, column_names, data)  # type: ignore[misc, no-any-return]
+
+
+class ListCommand(_StaticFormatters, Lister):
+    """A command that returns columns and rows, in an order of its own."""
+
+    formatters = _LIST_FORMATTERS
 
     @property
     def need_sort_by_cliff(self) -> bool:
         return False
 
-    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
-        for name in parsed_args.columns:
-            if name.lower() not in column_names:
-                hint = did_you_mean(name, column_names)
-                raise ConfigError(f"command line (-c): no column {name!r}{hint}; columns: {', '.join(column_names)}")
-        return super().produce_output(parsed_args, column_names, data)
+
+class ShowCommand(_StaticFormatters, ShowOne):
+    """A command that returns the fields of one thing and their values."""
+
+    formatters = _SHOW_FORMATTERS
+
+
+def report_problems(app: App, plan: Plan) -> int:
+    """Say on stderr what is odd in the plan and what the settings ask for in vain; returns the exit code."""
+    for note in plan.notes:
+        app.LOG.warning("%s", note)
+    for error in plan.errors:
+        app.LOG.error("%s", error)
+    return max((error.exit_code for error in plan.errors), default=0)

@@ -6,45 +6,91 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
-from vllm_ext.cli.base import ListCommand
+from vllm_ext.cli.base import ListCommand, report_problems
+from vllm_ext.cli.loading import load_reports, outcome_columns
 from vllm_ext.contracts.groups import KIND_OF_GROUP
-from vllm_ext.discovery import scan
+from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.errors import ConfigError, did_you_mean, listing
-from vllm_ext.plan import Status, resolve
+from vllm_ext.plan import Decision, Plan, Status
 
 _COLUMNS = ("group", "name", "distribution", "version", "status", "reason")
 
 
 class ListPlugins(ListCommand):
-    """List plugins with their distribution, status and the reason for it. Runs no plugin code."""
+    """List plugins with their distribution, status and the reason for it. Runs no plugin code without --load."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("--group", help=f"only this entry-point group, such as {', '.join(KIND_OF_GROUP)}")
         parser.add_argument("--status", choices=get_args(Status), help="only plugins of this status")
+        parser.add_argument(
+            "--load",
+            action="store_true",
+            help="load each plugin that is selected, or a candidate, in a process of its own; adds what became of it",
+        )
+        parser.add_argument(
+            "--requirements",
+            action="store_true",
+            help="print the distributions of what is selected, as lines for a requirements file",
+        )
         return parser
 
-    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        plan = resolve(scan(), self.load_config(parsed_args))
-        groups = {*KIND_OF_GROUP, *(decision.group for decision in plan.decisions)} - {""}
-        if parsed_args.group not in (None, *groups):
-            raise ConfigError(
-                f"command line (--group): no entry-point group {parsed_args.group!r}"
-                f"{did_you_mean(parsed_args.group, groups)}; groups: {listing(groups)}"
-            )
-        self._plan = plan
-        rows = [
-            (d.group, d.name, d.distribution, d.version, d.status, d.reason)
-            for d in plan.decisions
-            if parsed_args.group in (None, d.group) and parsed_args.status in (None, d.status)
-        ]
-        return _COLUMNS, rows
-
     def run(self, parsed_args: argparse.Namespace) -> int:
-        """Print the rows; then say on stderr what the settings ask for in vain, which is the exit code."""
-        super().run(parsed_args)
-        for note in self._plan.notes:
-            self.app.LOG.warning("%s", note)
-        for error in self._plan.errors:
-            self.app.LOG.error("%s", error)
-        return max((error.exit_code for error in self._plan.errors), default=0)
+        """Print; then say on stderr what the settings ask for in vain, which is the exit code."""
+        self._plan = plan_installed(self.load_config(parsed_args))
+        self._num_failed = 0
+        if parsed_args.requirements:
+            self.app.stdout.write("".join(f"{line}\n" for line in requirements(self._plan)))
+        else:
+            super().run(parsed_args)
+        code = report_problems(self.app, self._plan)
+        return code or (1 if self._num_failed else 0)
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        check_group(self._plan, parsed_args.group)
+        decisions = [
+            decision
+            for decision in self._plan.decisions
+            if parsed_args.group in (None, decision.group) and parsed_args.status in (None, decision.status)
+        ]
+        rows = [(d.group, d.name, d.distribution, d.version, d.status, d.reason) for d in decisions]
+        if not parsed_args.load:
+            return _COLUMNS, rows
+        reports = load_reports(self.app, self._plan, [decision for decision in decisions if decision.is_used])
+        self._num_failed = sum(report.outcome.state == "failed" for report in reports.values())
+        added = [outcome_columns(reports.get(id(decision))) for decision in decisions]
+        return (*_COLUMNS, "outcome", "seconds", "detail"), [
+            (*row, *more) for row, more in zip(rows, added, strict=True)
+        ]
+
+
+def requirements(plan: Plan) -> list[str]:
+    """``distribution==version`` for each distribution that something used comes from, sorted."""
+    used = {(d.distribution, d.version, d.record.editable) for d in plan.decisions if d.is_used and d.record}
+    return [_requirement(*which) for which in sorted(used)]
+
+
+def _requirement(distribution: str, version: str, is_editable: bool) -> str:
+    line = f"{distribution}=={version}" if version else distribution
+    return f"{line}  # editable here" if is_editable else line
+
+
+def check_group(plan: Plan, group: str | None) -> None:
+    """ConfigError for a group that neither we nor anything installed has."""
+    groups = {*KIND_OF_GROUP, *(decision.group for decision in plan.decisions)} - {""}
+    if group is not None and group not in groups:
+        raise ConfigError(
+            f"command line (--group): no entry-point group {group!r}{did_you_mean(group, groups)}; "
+            f"groups: {listing(groups)}"
+        )
+
+
+def find_decisions(plan: Plan, reference: str, group: str | None) -> list[Decision]:
+    """Decisions on what ``name`` or ``distribution:name`` stands for."""
+    distribution, colon, name = reference.partition(":")
+    return [
+        decision
+        for decision in plan.decisions
+        if group in (None, decision.group)
+        and (decision.name == reference or (colon and (decision.distribution, decision.name) == (distribution, name)))
+    ]

@@ -24,8 +24,16 @@ if TYPE_CHECKING:
     from cliff.command import Command
 
 _COMMANDS = {
+    "complete": "vllm_ext.cli.complete:Complete",
+    "config sample": "vllm_ext.cli.config:ShowSample",
+    "config schema": "vllm_ext.cli.config:ShowSchema",
+    "config show": "vllm_ext.cli.config:ShowConfig",
+    "doctor": "vllm_ext.cli.doctor:Doctor",
+    "explain": "vllm_ext.cli.explain:Explain",
     "list": "vllm_ext.cli.list:ListPlugins",
+    "plan": "vllm_ext.cli.plan:ShowPlan",
     "run": "vllm_ext.cli.run:Run",
+    "show": "vllm_ext.cli.show:ShowPlugin",
 }
 
 _DESCRIPTION = "Choose, check and run the plugins of a vLLM-style inference engine."
@@ -33,13 +41,16 @@ _LEVELS = (logging.ERROR, logging.WARNING, logging.INFO, logging.DEBUG)
 """Level on stderr by cliff's verbosity: -q, nothing, -v, -vv."""
 
 
+def _entry_point(name: str) -> EntryPoint:
+    return EntryPoint(name, _COMMANDS[name], "vllm_ext.commands")
+
+
 class StaticCommandManager(CommandManager):
     """Commands from the table above, imported when they are called."""
 
     def __init__(self) -> None:
         super().__init__(namespace=None, convert_underscores=False)
-        for name, target in _COMMANDS.items():
-            self.commands[name] = EntryPoint(name, target, "vllm_ext.commands")
+        self.commands |= {name: _entry_point(name) for name in _COMMANDS}
 
 
 class VllmExtApp(App):
@@ -50,8 +61,8 @@ class VllmExtApp(App):
 
     def __init__(self) -> None:
         super().__init__(_DESCRIPTION, __version__, StaticCommandManager())
-        # cliff adds it, and it imports completion formatters from the entry points of other distributions.
-        del self.command_manager.commands["complete"]
+        # cliff has put its own command there.
+        self.command_manager.commands["complete"] = _entry_point("complete")
         self._handlers: list[logging.Handler] = []
         self._error: BaseException | None = None
 

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-import types
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
 import msgspec
 
+from vllm_ext.config.hints import alternatives, base, describe, metas
 from vllm_ext.config.origin import Origin
+from vllm_ext.config.paths import join_path
 from vllm_ext.config.schema import Settings
 from vllm_ext.errors import did_you_mean, listing
 
+REDACTED = "********"
+"""What is shown instead of a secret."""
+_SHOWN = 60
+"""Characters of a wrong value that a message repeats at most."""
+
 
 class Setting(NamedTuple):
-    """A value that a source gives to a key."""
+    """A value that a source gives to a key; below ``options`` a key has more parts than the schema knows."""
 
-    path: str
+    parts: tuple[str, ...]
     value: Any
     origin: Origin
+
+    @property
+    def path(self) -> str:
+        return join_path(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,27 +44,33 @@ class Key:
     description: str
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        return tuple(self.path.split("."))
+
+    @property
     def choices(self) -> tuple[Any, ...]:
         """Words with a meaning of their own that the type names."""
-        literals = [part for part in _alternatives(self.hint) if get_origin(part) is Literal]
+        literals = [part for part in alternatives(self.hint) if base(part) is Literal]
         return tuple(value for literal in literals for value in get_args(literal))
 
     @property
-    def accepts_list(self) -> bool:
-        return any(get_origin(part) is list for part in _alternatives(self.hint))
+    def secret(self) -> bool:
+        """Whether its value must not be shown."""
+        return any((meta.extra or {}).get("secret", False) for meta in metas(self.hint))
 
     @property
-    def accepts_string(self) -> bool:
-        return str in _alternatives(self.hint)
+    def is_mapping(self) -> bool:
+        """Whether keys that the schema does not know stand below it."""
+        return self.accepts(dict)
 
-    @property
-    def accepts_null(self) -> bool:
-        return type(None) in _alternatives(self.hint)
+    def accepts(self, kind: type | None) -> bool:
+        """Whether values of ``kind``, such as ``list``, are among those it takes; ``None`` stands for null."""
+        return (type(None) if kind is None else kind) in [base(part) for part in alternatives(self.hint)]
 
     @property
     def expected(self) -> str:
         """What values it takes, for people."""
-        texts = [_describe(part, self.accepts_list) for part in _alternatives(self.hint)]
+        texts = [describe(part, self.accepts(list)) for part in alternatives(self.hint)]
         if self.default == "auto" and "auto" not in self.choices:
             texts.insert(0, "auto")
         return ", or ".join(texts)
@@ -61,9 +78,18 @@ class Key:
     def convert(self, value: Any) -> Any:
         """``value`` in the key's type; ValueError if it does not fit."""
         try:
-            return msgspec.convert(value, self.hint)
+            converted = msgspec.convert(value, self.hint)
         except msgspec.ValidationError as error:
             raise ValueError(str(error)) from error
+        if isinstance(converted, float) and not math.isfinite(converted):
+            raise ValueError(f"{converted} is no number to work with")
+        return converted
+
+    def mismatch(self, value: Any, given: str = "") -> str:
+        """Text for a ``value`` that does not fit; ``given`` is how to show it where its ``repr`` is not right."""
+        shown = REDACTED if self.secret else given or shorten(repr(value))
+        hint = did_you_mean(value.lower(), self.choices) if isinstance(value, str) else ""
+        return f"expected {self.expected}, given {shown}{hint}"
 
 
 @cache
@@ -86,11 +112,18 @@ def children(section: str) -> list[str]:
 
 def unknown_key(section: str, name: str) -> str:
     """Text for a name that does not belong into ``section``."""
+    if key := all_keys().get(section):
+        return f"unknown key; {section} has no keys below it: it is {key.expected}"
     hint = did_you_mean(name, children(section))
     if not hint and (elsewhere := [path for path in all_keys() if path.split(".")[-1] == name]):
         hint = f" (did you mean {' or '.join(map(repr, elsewhere))}?)"
     where = f"keys of {section!r}" if section else "keys"
     return f"unknown key{hint}; {where}: {listing(children(section))}"
+
+
+def shorten(text: str) -> str:
+    """``text``, cut where it is too long for a message."""
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _walk(struct: type[msgspec.Struct], prefix: str) -> Iterator[Key]:
@@ -101,39 +134,5 @@ def _walk(struct: type[msgspec.Struct], prefix: str) -> Iterator[Key]:
             yield from _walk(hint, f"{path}.")
             continue
         default = field.default if field.default is not msgspec.NODEFAULT else field.default_factory()
-        yield Key(path, hint, default, _description(hint))
-
-
-def _description(hint: Any) -> str:
-    metas = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    return next((meta.description for meta in metas if meta.description), "")
-
-
-def _alternatives(hint: Any) -> list[Any]:
-    """The members of a union, without the annotations around it; a member keeps its own limits."""
-    bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
-    if get_origin(bare) in (Union, types.UnionType):
-        return [part for member in get_args(bare) for part in _alternatives(member)]
-    return [hint if bare is int else bare]
-
-
-def _describe(part: Any, beside_list: bool) -> str:
-    if part is type(None):
-        return "null"
-    if part is str:
-        return "a name" if beside_list else "a string"
-    if get_origin(part) is Literal:
-        values = [str(value) for value in get_args(part)]
-        return values[0] if len(values) == 1 else f"one of {', '.join(values)}"
-    if get_origin(part) is list:
-        return "a list of names"
-    return "a whole number" + _limits(part)
-
-
-def _limits(part: Any) -> str:
-    metas = get_args(part)[1:]
-    low = next((meta.ge for meta in metas if meta.ge is not None), None)
-    high = next((meta.le for meta in metas if meta.le is not None), None)
-    if low is not None and high is not None:
-        return f" from {low} to {high}"
-    return "" if low is None else f" of at least {low}"
+        description = next((meta.description for meta in metas(hint) if meta.description), "")
+        yield Key(path, hint, default, description)

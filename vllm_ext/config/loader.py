@@ -6,27 +6,20 @@ One rule, per key: command line > environment > file (a later file wins) > defau
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import msgspec
 
-from vllm_ext.config.environment import read_allow_list, read_environment
+from vllm_ext.config.environment import read_allow_list, read_environment, read_safe_mode
 from vllm_ext.config.files import find_files
-from vllm_ext.config.keys import Setting, all_keys, all_sections, unknown_key
+from vllm_ext.config.keys import all_keys
+from vllm_ext.config.merge import Tree, find, leaves, put, values
 from vllm_ext.config.origin import DEFAULT, Origin
+from vllm_ext.config.overrides import Override, read_override
 from vllm_ext.config.schema import Settings
 from vllm_ext.errors import ConfigError
-
-
-class Override(NamedTuple):
-    """A value from the command line or from a keyword: ``key`` is a dotted path, ``where`` names the option."""
-
-    key: str
-    value: Any
-    where: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +28,11 @@ class Config:
 
     settings: Settings
     origins: Mapping[str, Origin]
-    """By key path, for every key that a source has set."""
+    """By key path, for every key that a source has set; below ``options`` for every leaf."""
     allow_list: tuple[str, ...] | None = None
     """Names in ``VLLM_PLUGINS``; ``None`` where it is unset, empty where it allows nothing."""
+    safe_mode: bool = False
+    """Whether ``VLLM_EXT_SAFE_MODE`` is on: no out-of-tree plugin and no class path from the settings is used."""
 
     def origin(self, key: str) -> Origin:
         """Where the value of ``key`` comes from."""
@@ -61,71 +56,32 @@ def load_config(
     """
     environ = os.environ if environ is None else environ
     problems: list[str] = []
-    merged: dict[str, Setting] = {}
+    merged: Tree = {}
     for path in find_files(config_files, environ):
         # yaml is slow to import, and most processes read no file.
         from vllm_ext.config.yaml_file import read_settings
 
-        merged.update((setting.path, setting) for setting in read_settings(path, problems))
-    replacing, adding = read_environment(environ, problems)
-    merged.update((setting.path, setting) for setting in replacing)
-    for setting in adding:
-        before = merged[setting.path].value if setting.path in merged else all_keys()[setting.path].default
-        merged[setting.path] = setting._replace(value=[*before, *setting.value])
+        for setting in read_settings(path, problems):
+            put(merged, setting)
+    _put_environment(merged, environ, problems)
+    safe_mode = read_safe_mode(environ, problems)
     for override in overrides:
-        merged.update((setting.path, setting) for setting in _read_override(override, problems))
+        for setting in read_override(override, problems):
+            put(merged, setting)
     if problems:
         raise ConfigError(_text(problems))
-    origins = {path: setting.origin for path, setting in merged.items()}
-    return Config(_build(merged), origins, read_allow_list(environ))
+    origins = {setting.path: setting.origin for setting in leaves(merged)}
+    return Config(msgspec.convert(values(merged), Settings), origins, read_allow_list(environ), safe_mode)
 
 
-def parse_set(text: str) -> Override:
-    """The override in ``KEY=VALUE``, as given to ``--set``; the value is read as YAML.
-
-    Raises:
-        ConfigError: it has another form.
-    """
-    from vllm_ext.config.yaml_file import read_value
-
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise ConfigError(f"command line (--set): expected KEY=VALUE, given {text!r}")
-    try:
-        return Override(key.strip(), read_value(value), f"--set {text}")
-    except ValueError as error:
-        raise ConfigError(f"command line (--set {text}): {error}") from error
-
-
-def _read_override(override: Override, problems: list[str]) -> Iterator[Setting]:
-    path, value, origin = override.key, override.value, Origin("command line", override.where)
-    if path in all_sections() and isinstance(value, Mapping):
-        for name, below in value.items():
-            yield from _read_override(Override(f"{path}.{name}", below, override.where), problems)
-        return
-    section, _, name = path.rpartition(".")
-    if path in all_sections():
-        problems.append(f"{origin}: {path}: expected a mapping of keys to values, given {value!r}")
-    elif path not in all_keys():
-        known = section if section in all_sections() else ""
-        problems.append(f"{origin}: {path}: {unknown_key(known, name if known == section else path)}")
-    else:
-        key = all_keys()[path]
-        try:
-            yield Setting(path, key.convert(list(value) if isinstance(value, tuple) else value), origin)
-        except ValueError:
-            problems.append(f"{origin}: {path}: expected {key.expected}, given {value!r}")
-
-
-def _build(merged: Mapping[str, Setting]) -> Settings:
-    nested: dict[str, Any] = {}
-    for path, setting in merged.items():
-        *sections, name = path.split(".")
-        mapping = nested
-        for section in sections:
-            mapping = mapping.setdefault(section, {})
-        mapping[name] = setting.value
-    return msgspec.convert(nested, Settings)
+def _put_environment(merged: Tree, environ: Mapping[str, str], problems: list[str]) -> None:
+    replacing, adding = read_environment(environ, problems)
+    for setting in replacing:
+        put(merged, setting)
+    for setting in adding:
+        before = find(merged, setting.parts)
+        names = all_keys()[setting.path].default if before is None else before.value
+        put(merged, setting._replace(value=[*names, *setting.value]))
 
 
 def _text(problems: list[str]) -> str:

@@ -1,17 +1,19 @@
 """The settings as typed, frozen structs. A key that is not here does not exist.
 
-Every field has a one-line meaning in ``Meta``, which ``etc/vllm-ext.yaml`` repeats.
+Every field has a one-line meaning in ``Meta``, which ``etc/vllm-ext.yaml`` and the JSON Schema repeat. A field with
+``extra={"secret": True}`` in its ``Meta`` is never shown.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta
+from msgspec import Meta, field
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 PositiveInt = Annotated[int, Meta(ge=1)]
+PositiveFloat = Annotated[float, Meta(gt=0)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -34,8 +36,33 @@ class HookSettings(_Section, frozen=True):
     disabled: Annotated[list[str], Meta(description="names never to be loaded; wins over enabled")] = []
 
 
+class OptInSettings(HookSettings, frozen=True):
+    enabled: Annotated[
+        Literal["all"] | list[str],
+        Meta(description="all, or the names to load, in this order; none by default: to load one is to open a door"),
+    ] = []
+
+
+class IOProcessorSettings(HookSettings, frozen=True):
+    enabled: Annotated[
+        Literal["all"] | list[str],
+        Meta(description="all, or the names that may be used"),
+    ] = "all"
+    use: Annotated[str | None, Meta(description="the one to use; null where nothing, or the model, names one")] = None
+
+
 class PluginsSettings(_Section, frozen=True):
-    general: HookSettings = HookSettings()
+    general: HookSettings = field(default_factory=HookSettings)
+    io_processor: IOProcessorSettings = field(default_factory=IOProcessorSettings)
+    stat_logger: HookSettings = field(default_factory=HookSettings)
+    endpoint: OptInSettings = field(default_factory=OptInSettings)
+    logits_processor: HookSettings = field(default_factory=HookSettings)
+
+
+class ProbeSettings(_Section, frozen=True):
+    timeout_s: Annotated[
+        PositiveFloat, Meta(description="seconds that one plugin may take where it is loaded in a process of its own")
+    ] = 30.0
 
 
 class AttentionSettings(_Section, frozen=True):
@@ -67,18 +94,32 @@ class EngineSettings(_Section, frozen=True):
         PositiveInt | None, Meta(description="bytes for the KV cache; null for what fits and can be used")
     ] = None
     executor: Annotated[str, Meta(description="executor plugin that runs the workers")] = "uniproc"
+    tensor_parallel_size: Annotated[PositiveInt, Meta(description="workers that share each layer")] = 1
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the engine's random numbers")] = 0
 
 
 class Settings(_Section, frozen=True):
     """All settings, with their defaults."""
 
-    platform: PlatformSettings = PlatformSettings()
-    plugins: PluginsSettings = PluginsSettings()
-    attention: AttentionSettings = AttentionSettings()
-    worker: WorkerSettings = WorkerSettings()
-    communicator: CommunicatorSettings = CommunicatorSettings()
+    host: Annotated[
+        Literal["embedded", "vllm"],
+        Meta(description="what runs the model: the engine that comes with vllm-ext, or a vLLM beside it"),
+    ] = "embedded"
+    platform: PlatformSettings = field(default_factory=PlatformSettings)
+    plugins: PluginsSettings = field(default_factory=PluginsSettings)
+    allow_distributions: Annotated[
+        list[str] | None,
+        Meta(description="distributions, such as acme or acme==1.2: nothing of any other is imported; null for all"),
+    ] = None
+    options: Annotated[
+        dict[str, dict[str, Any]],
+        Meta(description="by plugin name, a mapping of the plugin's own keys, which is handed to it"),
+    ] = {}
+    probe: ProbeSettings = field(default_factory=ProbeSettings)
+    attention: AttentionSettings = field(default_factory=AttentionSettings)
+    worker: WorkerSettings = field(default_factory=WorkerSettings)
+    communicator: CommunicatorSettings = field(default_factory=CommunicatorSettings)
     custom_ops: Annotated[
         list[str], Meta(description="custom ops of the platform: all or none, then +name and -name")
     ] = []
-    engine: EngineSettings = EngineSettings()
+    engine: EngineSettings = field(default_factory=EngineSettings)

@@ -9,14 +9,12 @@ from typing import Any
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from vllm_ext.config.keys import Key, Setting, all_keys, all_sections, unknown_key
+from vllm_ext.config import yaml_nodes as nodes
+from vllm_ext.config.keys import REDACTED, Key, Setting, all_keys, all_sections, unknown_key
+from vllm_ext.config.options import MAPPINGS, MAX_DEPTH, TOO_DEEP, expected, plain
 from vllm_ext.config.origin import Origin
-
-_TAG = "tag:yaml.org,2002:"
-_PLAIN_TAGS = frozenset(
-    _TAG + name for name in ("null", "bool", "int", "float", "str", "timestamp", "seq", "map", "merge", "value")
-)
-_READ_AS = {f"{_TAG}bool": "a boolean", f"{_TAG}null": "null", f"{_TAG}timestamp": "a date"}
+from vllm_ext.config.paths import join_path
+from vllm_ext.config.redaction import may_hold_secret
 
 
 def read_settings(path: Path, problems: list[str]) -> list[Setting]:
@@ -46,11 +44,20 @@ def read_settings(path: Path, problems: list[str]) -> list[Setting]:
 
 
 def read_value(text: str) -> Any:
-    """The value of one YAML scalar, list or mapping; ValueError if it is none."""
+    """The value of one YAML scalar, list or mapping; ValueError, with what is wrong, if it is none."""
     try:
-        return yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        if node is None:
+            return None
+        if (foreign := nodes.find_foreign(node)) is not None:
+            raise ValueError(nodes.refused(foreign))
+        if (twice := nodes.find_twice(node)) is not None:
+            raise ValueError(f"the key {twice.value!r} stands twice")
+        if nodes.is_endless(node):
+            raise ValueError(nodes.ENDLESS)
+        return nodes.construct(node)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{text!r} is not a YAML value: {getattr(error, 'problem', None) or error}") from error
+        raise ValueError(getattr(error, "problem", None) or str(error)) from error
 
 
 class _FileWalk:
@@ -59,89 +66,84 @@ class _FileWalk:
     def __init__(self, path: Path, problems: list[str]) -> None:
         self.path = path
         self.problems = problems
-        # Builds plain values from nodes that have been found harmless.
-        self._constructor = yaml.SafeLoader("")
 
     def settings(self, root: Node | None) -> list[Setting]:
         return [] if root is None else list(self._walk_section("", root))
 
     def _walk_section(self, section: str, node: Node) -> Iterator[Setting]:
-        if node.tag == f"{_TAG}null":
+        if node.tag == nodes.NULL:
             return
-        if not isinstance(node, MappingNode) or node.tag != f"{_TAG}map":
+        if not isinstance(node, MappingNode) or node.tag != nodes.MAP:
             what = f"{section}: " if section else ""
-            self._report(node, f"{what}expected a mapping of keys to values, given {_given(node)}")
+            self._report(node, f"{what}expected a mapping of keys to values, given {nodes.given(node)}")
             return
         first_lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            name = key_node.value if isinstance(key_node, ScalarNode) else _given(key_node)
+            name = key_node.value if isinstance(key_node, ScalarNode) else nodes.given(key_node)
             path = f"{section}.{name}" if section else name
             if name in first_lines:
                 self._report(key_node, f"{path}: the key stands twice, first in line {first_lines[name]}")
                 continue
-            first_lines[name] = key_node.start_mark.line + 1
+            first_lines[name] = nodes.line_of(key_node)
             if path in all_keys():
-                yield from self._leaf(all_keys()[path], key_node, value_node)
+                yield from self._value(all_keys()[path], key_node, value_node)
             elif path in all_sections():
                 yield from self._walk_section(path, value_node)
             else:
                 self._report(key_node, f"{path}: {unknown_key(section, name)}")
 
-    def _leaf(self, key: Key, key_node: Node, node: Node) -> Iterator[Setting]:
-        if (foreign := _find_foreign(node, set())) is not None:
-            self._report(foreign, f"{key.path}: the tag {foreign.tag!r} is refused; settings are plain values")
+    def _value(self, key: Key, key_node: Node, node: Node) -> Iterator[Setting]:
+        if key.is_mapping:
+            yield from self._options(key, key_node, node)
+            return
+        if (foreign := nodes.find_foreign(node)) is not None:
+            self._report(foreign, f"{key.path}: {nodes.refused(foreign)}")
             return
         try:
-            value = key.convert(self._constructor.construct_object(node, deep=True))
-        except (ValueError, yaml.YAMLError):
+            yield Setting(key.parts, key.convert(nodes.construct(node)), self._origin(key_node))
+        except ValueError:
             culprit = _find_culprit(key, node)
-            given = _given(culprit) + _advice(key, culprit)
-            self._report(culprit, f"{key.path}: expected {key.expected}, given {given}")
+            word = culprit.value if culprit.tag == nodes.STR else None
+            text = key.mismatch(word, nodes.given(culprit)) + nodes.advice(key, culprit)
+            self._report(culprit, f"{key.path}: {text}")
+
+    def _options(self, key: Key, key_node: Node, node: Node) -> Iterator[Setting]:
+        if faults := list(nodes.find_faults(node, key.parts)):
+            for fault in faults:
+                self._report(fault.node, f"{fault.path}: {fault.text}")
+        elif node.tag != nodes.NULL:
+            yield from self._leaves(key.parts, key_node, node)
+
+    def _leaves(self, parts: tuple[str, ...], key_node: Node, node: Node) -> Iterator[Setting]:
+        """A setting for each leaf of a free mapping; an empty one, also one that is left empty, is a leaf."""
+        if len(parts) > MAX_DEPTH:
+            self._report(node, f"{join_path(parts[:MAPPINGS])}: {TOO_DEEP}")
             return
-        yield Setting(key.path, value, self._origin(key_node))
+        try:
+            pairs = nodes.merged_pairs(node) if isinstance(node, MappingNode) and node.tag == nodes.MAP else None
+            if pairs:
+                for name, below in pairs:
+                    yield from self._leaves((*parts, name.value), name, below)
+            elif pairs is not None or (node.tag == nodes.NULL and len(parts) == MAPPINGS):
+                yield Setting(parts, {}, self._origin(key_node))
+            elif len(parts) > MAPPINGS:
+                yield Setting(parts, plain(nodes.construct(node)), self._origin(key_node))
+            else:
+                raise ValueError("not a mapping")
+        except ValueError:
+            path, given = join_path(parts), nodes.given(node)
+            shown = REDACTED if may_hold_secret(path, path) else given
+            self._report(node, f"{path}: expected {expected(parts)}, given {shown}")
 
     def _origin(self, node: Node) -> Origin:
-        return Origin("file", str(self.path), node.start_mark.line + 1)
+        return Origin("file", str(self.path), nodes.line_of(node))
 
     def _report(self, node: Node, text: str) -> None:
         self.problems.append(f"{self._origin(node)}: {text}")
 
 
-def _find_foreign(node: Node, seen: set[int]) -> Node | None:
-    """The first node whose tag could build something else than plain values."""
-    if id(node) in seen:
-        return None
-    seen.add(id(node))
-    if node.tag not in _PLAIN_TAGS:
-        return node
-    if isinstance(node, SequenceNode):
-        below = list(node.value)
-    elif isinstance(node, MappingNode):
-        below = [part for pair in node.value for part in pair]
-    else:
-        below = []
-    return next((found for child in below if (found := _find_foreign(child, seen)) is not None), None)
-
-
 def _find_culprit(key: Key, node: Node) -> Node:
     """The element that does not fit where a list may stand, else the node itself."""
-    if key.accepts_list and isinstance(node, SequenceNode):
-        return next((element for element in node.value if element.tag != f"{_TAG}str"), node)
+    if key.accepts(list) and isinstance(node, SequenceNode):
+        return next((element for element in node.value if element.tag != nodes.STR), node)
     return node
-
-
-def _given(node: Node) -> str:
-    if isinstance(node, SequenceNode):
-        return "a list"
-    if isinstance(node, MappingNode):
-        return "a mapping"
-    text = str(node.value)
-    return repr(text if len(text) <= 60 else text[:57] + "...")
-
-
-def _advice(key: Key, node: Node) -> str:
-    """What to do where YAML made something else of a word that was meant as one."""
-    plain = isinstance(node, ScalarNode) and node.style is None and node.value
-    if not plain or node.tag == f"{_TAG}str" or not (key.accepts_string or key.accepts_list):
-        return ""
-    return f", which YAML reads as {_READ_AS.get(node.tag, 'a number')}; quote it: {node.value!r}"

@@ -46,8 +46,11 @@ class CurrentPlatform:
             return self._default
 
     def set_resolver(self, resolver: Callable[[], Platform]) -> None:
-        """Register how the process default is found; called once, by :mod:`vllm_ext.dispatch`."""
+        """Register how the process default is found; called by :mod:`vllm_ext.dispatch`, where nobody else has."""
         self._resolver = resolver
+
+    def has_resolver(self) -> bool:
+        return self._resolver is not None
 
     def set_default(self, platform: Platform | None) -> None:
         """Make ``platform`` the process default; ``None`` forgets it, so that the next use resolves again."""

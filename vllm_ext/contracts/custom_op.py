@@ -38,12 +38,7 @@ class CustomOp(nn.Module):
     name: ClassVar[str]
 
     def __new__(cls, *args: Any, **kwargs: Any) -> CustomOp:
-        # Engines on other platforms may live in the same process: each takes the replacements meant for its own.
-        replacement = None
-        if current_platform.get().is_out_of_tree():
-            device = get_current_vllm_config().device_config
-            replacement = CUSTOM_OPS.find_oot(cls, device.distribution, device.foreign_distributions)
-        return super().__new__(replacement or cls)
+        return super().__new__(find_replacement(cls) or cls)
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,14 +70,8 @@ class CustomOp(nn.Module):
         return self.forward_native(*args, **kwargs)
 
     def _choose_forward(self) -> Callable[..., Any]:
-        ops = get_current_vllm_config().compilation_config.custom_ops
-        if not is_enabled(getattr(type(self), "name", type(self).__name__), ops):
-            return self.forward_native
-        method = _FORWARD_BY_PLATFORM.get(current_platform.get()._enum, "forward_native")
-        # A method that only delegates is skipped, so that the native op costs one call and not two.
-        if getattr(type(self), method) is getattr(CustomOp, method):
-            return self.forward_native
-        bound: Callable[..., Any] = getattr(self, method)
+        name = getattr(type(self), "name", type(self).__name__)
+        bound: Callable[..., Any] = getattr(self, choose_forward(type(self), name))
         return bound
 
     @classmethod
@@ -112,6 +101,26 @@ class CustomOp(nn.Module):
             return replacement
 
         return decorate if op_cls is None else decorate(op_cls)
+
+
+def find_replacement(op_cls: type) -> type | None:
+    """The out-of-tree class that the engine being built takes instead of ``op_cls``, if there is one.
+
+    Engines on other platforms may live in the same process: each takes the replacements meant for its own.
+    """
+    if not current_platform.get().is_out_of_tree():
+        return None
+    device = get_current_vllm_config().device_config
+    return CUSTOM_OPS.find_oot(op_cls, device.distribution, device.foreign_distributions)
+
+
+def choose_forward(op_cls: type, name: str) -> str:
+    """The method of ``op_cls`` that computes op ``name`` in the engine being built."""
+    if not is_enabled(name, get_current_vllm_config().compilation_config.custom_ops):
+        return "forward_native"
+    method = _FORWARD_BY_PLATFORM.get(current_platform.get()._enum, "forward_native")
+    # A method that only delegates is skipped, so that the native op costs one call and not two.
+    return "forward_native" if getattr(op_cls, method) is getattr(CustomOp, method) else method
 
 
 def is_enabled(name: str, custom_ops: Sequence[str]) -> bool:

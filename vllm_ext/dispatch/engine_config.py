@@ -38,6 +38,11 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
     ``progress`` lets the loader show a progress bar.
     """
     engine = settings.engine
+    if settings.host != "embedded":
+        raise ConfigError(
+            f"host is {settings.host!r}, and the engine that comes with vllm-ext is the host 'embedded'; set host to "
+            "that, or start vLLM itself"
+        )
     check_custom_ops(settings.custom_ops)
     if engine.model == "":
         raise ConfigError(
@@ -55,7 +60,11 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
             seed=engine.seed,
         ),
         cache_config=CacheConfig(block_size=engine.block_size, kv_cache_memory_bytes=engine.kv_cache_memory),
-        parallel_config=ParallelConfig(worker_cls=settings.worker.cls, distributed_executor_backend=engine.executor),
+        parallel_config=ParallelConfig(
+            worker_cls=settings.worker.cls,
+            distributed_executor_backend=engine.executor,
+            tensor_parallel_size=engine.tensor_parallel_size,
+        ),
         scheduler_config=SchedulerConfig(engine.max_num_seqs, engine.max_num_batched_tokens),
         device_config=DeviceConfig(platform.device_type),
         load_config=LoadConfig(use_tqdm_on_load=progress),

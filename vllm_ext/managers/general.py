@@ -5,35 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from types import ModuleType
 from typing import Any
 
-from vllm_ext.contracts.groups import GENERAL, GENERAL_PLUGINS_GROUP
-from vllm_ext.errors import ContractError
-from vllm_ext.managers.planned import GeneralHooks, load_error
-from vllm_ext.plan import BoundPlan, Decision, Outcome
+from vllm_ext.contracts.groups import GENERAL
+from vllm_ext.managers.planned import GeneralHooks
+from vllm_ext.managers.policy import settle
+from vllm_ext.managers.values import accepts_config, source_of
+from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
 
 logger = logging.getLogger(__name__)
 
 _Identity = tuple[str, str, str]
 """Distribution, group, name."""
-
-
-class _OneGeneralPlugin(GeneralHooks):
-    """Loads and runs one plugin; with a module as value, its import was the run."""
-
-    def __init__(self, decision: Decision) -> None:
-        super().__init__([decision], GENERAL_PLUGINS_GROUP, decision.name, invoke_on_load=True)
-
-    def call(self, decision: Decision, plugin: Any) -> Any:
-        if isinstance(plugin, ModuleType):
-            return None
-        if not callable(plugin):
-            raise ContractError(
-                f"general plugin {decision}: {decision.value!r} is neither callable nor a module, but {plugin!r}",
-                plugin=decision.name,
-            )
-        return plugin()
 
 
 class GeneralPlugins:
@@ -47,7 +30,6 @@ class GeneralPlugins:
         self._thread: int | None = None
         """The thread that is running plugins."""
         self._active: dict[_Identity, Outcome] = {}
-        self._warned: set[_Identity] = set()
 
     def load(self, bound_plan: BoundPlan) -> list[Outcome]:
         """Run what the plan selected and has not run yet, in order.
@@ -64,22 +46,22 @@ class GeneralPlugins:
         with self._lock:
             self._thread = threading.get_ident()
             try:
-                return [self._load_once(decision) for decision in decisions]
+                return [self._load_once(bound_plan.plan, decision) for decision in decisions]
             finally:
                 self._thread = None
 
-    def _load_once(self, decision: Decision) -> Outcome:
+    def _load_once(self, plan: Plan, decision: Decision) -> Outcome:
         identity = _identity(decision)
         if identity in self._active:
             return self._active[identity]
-        outcome = _OneGeneralPlugin(decision).outcomes[0]
+        hooks = GeneralHooks(plan, [decision], decision.group, decision.name, invoke_on_load=True)
+        outcome = hooks.outcomes[0]
         if outcome.state == "active":
             self._active[identity] = outcome
-        elif decision.named:
-            raise load_error(decision, outcome) from outcome.error
-        elif identity not in self._warned:
-            self._warned.add(identity)
-            logger.warning("general plugin %s is left out, since it failed: %s", decision, outcome.detail)
+            for extension in hooks:
+                _warn_of_unused_options(plan, decision, extension.plugin)
+        else:
+            settle(decision, outcome)
         return outcome
 
     def after_fork(self) -> None:
@@ -100,3 +82,10 @@ def load_general(bound_plan: BoundPlan) -> list[Outcome]:
 
 def _identity(decision: Decision) -> _Identity:
     return decision.distribution, decision.group, decision.name
+
+
+def _warn_of_unused_options(plan: Plan, decision: Decision, plugin: Any) -> None:
+    if plan.options_of(decision) and not accepts_config(plugin):
+        logger.warning(
+            "the options for %s are not handed over: %r has no parameter 'config'", source_of(decision), decision.value
+        )

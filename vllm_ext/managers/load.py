@@ -1,18 +1,23 @@
-"""Loading single plugins, and the plugins of one group."""
+"""Loading what a plan selected of the kinds that are not run at start-up: one driver, or all extensions of a kind."""
 
 from __future__ import annotations
 
-import logging
-from typing import Any
+from typing import Any, NamedTuple
 
-from vllm_ext.contracts.executor import Executor
-from vllm_ext.contracts.groups import EXECUTOR, KIND_OF_GROUP
-from vllm_ext.errors import ContractError, PluginNotFound, did_you_mean, listing
-from vllm_ext.managers.planned import NamedPlugins, PlannedDriver, load_error
-from vllm_ext.plan import BoundPlan, Plan
+from vllm_ext.contracts.groups import KIND_OF_GROUP, PluginKind
+from vllm_ext.errors import PluginNotFound, did_you_mean, listing
+from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
+from vllm_ext.managers.policy import settle
+from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
 from vllm_ext.plan.names import matches
 
-logger = logging.getLogger(__name__)
+
+class LoadedPlugin(NamedTuple):
+    """A plugin that works: ``value`` is the class or the object that its kind's contract describes."""
+
+    decision: Decision
+    value: Any
+    outcome: Outcome
 
 
 def load_group(plan: Plan, group: str) -> dict[str, Any]:
@@ -29,35 +34,39 @@ def load_group(plan: Plan, group: str) -> dict[str, Any]:
             f"no entry-point group {group!r} is known{did_you_mean(group, KIND_OF_GROUP)}; "
             f"known: {listing(KIND_OF_GROUP)}"
         )
-    decisions = [d for d in plan.decisions if d.group == group and d.status in ("selected", "candidate")]
-    manager = NamedPlugins(decisions, namespace=group)
+    decisions = [decision for decision in plan.decisions if decision.group == group and decision.is_used]
+    manager = NamedPlugins(plan, decisions, namespace=group)
     for decision, outcome in zip(decisions, manager.outcomes, strict=True):
-        if outcome.error is None:
-            continue
-        if decision.named:
-            raise load_error(decision, outcome) from outcome.error
-        logger.warning("%s plugin %s is left out, since it failed: %s", decision.kind, decision, outcome.detail)
+        settle(decision, outcome)
     return {extension.name: extension.plugin for extension in manager}
 
 
-def load_executor_cls(bound_plan: BoundPlan, name: str) -> type[Executor]:
-    """The executor class that the plan selected under ``name``.
+def load_extensions(bound_plan: BoundPlan, kind: PluginKind) -> list[LoadedPlugin]:
+    """Load and check all plugins of a kind that the plan selected, in its order.
+
+    A plugin that fails, or whose value does not keep the contract, is reported once and left out.
+
+    Raises:
+        PluginLoadError: one that the user named failed.
+    """
+    loaded = []
+    for decision in bound_plan.selected(kind.key):
+        manager = NamedPlugins(bound_plan.plan, [decision], namespace=decision.group, invoke_on_load=True)
+        settle(decision, manager.outcomes[0])
+        loaded += [LoadedPlugin(decision, extension.obj, manager.outcomes[0]) for extension in manager]
+    return loaded
+
+
+def load_driver(bound_plan: BoundPlan, kind: PluginKind, name: str) -> Any:
+    """The class of the one plugin of a kind that the plan selected under ``name``; no other is imported.
 
     Raises:
         PluginNotFound: the plan selected none of that name.
-        PluginLoadError: it failed to load. ContractError: it is not an executor.
+        PluginLoadError: it failed, or does not keep the contract.
     """
-    selected = bound_plan.selected(EXECUTOR.key)
+    selected = bound_plan.selected(kind.key)
     decision = next((d for d in selected if d.record and matches(name, d.record)), None)
     if decision is None:
-        raise PluginNotFound(
-            f"executor plugin {name!r} is not in the plan; selected: {listing(d.name for d in selected)}", plugin=name
-        )
-    executor_cls = PlannedDriver(decision).extensions[0].plugin
-    if not isinstance(executor_cls, type) or not issubclass(executor_cls, Executor):
-        raise ContractError(
-            f"executor plugin {decision}: {decision.value!r} is not a subclass of "
-            f"{Executor.__module__}.{Executor.__qualname__}, but {executor_cls!r}",
-            plugin=decision.name,
-        )
-    return executor_cls
+        names = listing(d.name for d in selected)
+        raise PluginNotFound(f"{kind.title} plugin {name!r} is not in the plan; selected: {names}", plugin=name)
+    return PlannedDriver(bound_plan.plan, decision).extensions[0].obj

@@ -17,7 +17,8 @@ from stevedore.extension import Extension, ExtensionManager
 from stevedore.hook import HookManager
 
 from vllm_ext.errors import PluginLoadError
-from vllm_ext.plan import Decision, Outcome
+from vllm_ext.managers.values import source_of, use
+from vllm_ext.plan import Decision, Outcome, Plan
 from vllm_ext.registry.owners import loading
 
 
@@ -37,36 +38,41 @@ class PlannedEntryPoint(EntryPoint):
 class PlannedManager(ExtensionManager[Any]):
     """Loads the plugins of ``decisions`` in their order; what became of each is in ``outcomes``, in the same order.
 
-    With ``invoke_on_load`` a plugin is also called; a subclass may override :meth:`call`.
+    With ``invoke_on_load`` a plugin is also used as its kind says: the result is the extension's ``obj``. ``plan`` has
+    the options for it.
     """
 
-    def __init__(self, decisions: Sequence[Decision], *args: Any, **kwargs: Any) -> None:
+    def __init__(self, plan: Plan, decisions: Sequence[Decision], *args: Any, **kwargs: Any) -> None:
         self.outcomes: list[Outcome] = []
+        self.plan = plan
         self._planned: list[EntryPoint] = [PlannedEntryPoint(decision) for decision in decisions]
         super().__init__(*args, **kwargs)
 
     def list_entry_points(self) -> list[EntryPoint]:
         return list(self._planned)
 
-    def call(self, decision: Decision, plugin: Any) -> Any:
-        """Call a loaded plugin; the result becomes the extension's ``obj``."""
-        return plugin()
+    def use(self, decision: Decision, plugin: Any) -> Any:
+        """What a loaded plugin gives, checked against its contract."""
+        return use(decision, plugin, self.plan.options_of(decision))
 
     def _load_one_plugin(
         self, ep: EntryPoint, invoke_on_load: bool, invoke_args: Any, invoke_kwds: Any
     ) -> Extension[Any] | None:
         decision: Decision = ep.decision  # type: ignore[attr-defined]
         started = time.perf_counter()
+        imported: float | None = None
         try:
             with loading(decision.name, decision.distribution):
                 plugin = ep.load()
-                obj = self.call(decision, plugin) if invoke_on_load else None
+                imported = time.perf_counter()
+                obj = self.use(decision, plugin) if invoke_on_load else None
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin that exits or asserts fails like any other
-            self.outcomes.append(Outcome.of_error(decision, error, time.perf_counter() - started))
+            self.outcomes.append(Outcome.of_error(decision, error, *_times(started, imported)))
             return None
-        self.outcomes.append(Outcome(decision.key, "active", seconds=time.perf_counter() - started))
+        seconds, call_seconds = _times(started, imported)
+        self.outcomes.append(Outcome(decision.key, "active", seconds=seconds, call_seconds=call_seconds))
         return Extension(ep.name, ep, plugin, obj)
 
 
@@ -79,15 +85,17 @@ class NamedPlugins(PlannedManager, ExtensionManager[Any]):
 
 
 class PlannedDriver(PlannedManager, DriverManager[Any]):
-    """A driver: exactly one plugin, which has to load.
+    """A driver: exactly one plugin, which has to load and to keep its contract.
 
     Raises:
         PluginLoadError: it does not, with what it raised as the cause.
     """
 
-    def __init__(self, decision: Decision) -> None:
+    def __init__(self, plan: Plan, decision: Decision) -> None:
         self._decision = decision
-        super().__init__([decision], decision.group, decision.name, on_missing_entrypoints_callback=None)
+        super().__init__(
+            plan, [decision], decision.group, decision.name, invoke_on_load=True, on_missing_entrypoints_callback=None
+        )
 
     def _init_plugins(self, extensions: list[Extension[Any]]) -> None:
         # Before stevedore says that there is no such driver.
@@ -98,8 +106,14 @@ class PlannedDriver(PlannedManager, DriverManager[Any]):
 
 
 def load_error(decision: Decision, outcome: Outcome) -> PluginLoadError:
-    """The error for a named plugin that failed."""
+    """The error for a named plugin that failed, or that declined."""
+    verb = "declined" if outcome.state == "unavailable" else "failed"
     return PluginLoadError(
-        f"{decision.kind} plugin {decision} failed: {outcome.detail} ({decision.group}: {decision.value})",
-        plugin=decision.name,
+        f"{source_of(decision)} {verb}: {outcome.detail} ({decision.group}: {decision.value})", plugin=decision.name
     )
+
+
+def _times(started: float, imported: float | None) -> tuple[float, float]:
+    """Seconds in all, and of these the seconds after the import."""
+    now = time.perf_counter()
+    return now - started, now - imported if imported is not None else 0.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import logging
 import platform as python_platform
 from collections.abc import Iterable, Sequence
@@ -14,8 +13,8 @@ from stevedore.extension import Extension
 from vllm_ext._version import __version__
 from vllm_ext.contracts.current_platform import probing, refuse_while_probing
 from vllm_ext.contracts.platform import Platform, PlatformEnum, UnspecifiedPlatform
-from vllm_ext.contracts.qualname import resolve_class
-from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable, Unavailable
+from vllm_ext.discovery import find_providers
+from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
 
@@ -33,9 +32,9 @@ class PlatformBinding:
 class PlatformCandidate(NamedPlugins):
     """One candidate: its callable is called, and what it returns is made a platform."""
 
-    def __init__(self, decision: Decision) -> None:
+    def __init__(self, plan: Plan, decision: Decision) -> None:
         self.decision = decision
-        super().__init__([decision], namespace=decision.group, invoke_on_load=True)
+        super().__init__(plan, [decision], namespace=decision.group, invoke_on_load=True)
 
     @property
     def outcome(self) -> Outcome:
@@ -45,14 +44,8 @@ class PlatformCandidate(NamedPlugins):
     def is_active(self) -> bool:
         return self.outcome.state == "active"
 
-    def call(self, decision: Decision, plugin: Any) -> Platform:
-        source = f"platform plugin {decision}"
-        if not callable(plugin):
-            raise ContractError(f"{source}: {decision.value!r} is not callable, but {plugin!r}", plugin=decision.name)
-        qualname = plugin()
-        if qualname is None:
-            raise Unavailable("it returned None: not for this machine")
-        platform: Platform = resolve_class(qualname, Platform, slot="platform", source=source)()
+    def use(self, decision: Decision, plugin: Any) -> Platform:
+        platform: Platform = super().use(decision, plugin)()
         _check_platform(platform, decision)
         return platform
 
@@ -66,7 +59,7 @@ class PlatformDriver(PlannedDriver):
 
     def __init__(self, candidate: PlatformCandidate) -> None:
         self._probed = candidate.extensions
-        super().__init__(candidate.decision)
+        super().__init__(candidate.plan, candidate.decision)
 
     def _load_plugins(self, *args: Any, **kwargs: Any) -> list[Extension[Any]]:
         return self._probed
@@ -95,52 +88,54 @@ def bind_platform(plan: Plan) -> PlatformBinding:
     refuse_while_probing("for plugins to be loaded")
     candidates = plan.candidates()
     choose = _choose_auto if plan.settings.platform.driver == "auto" else _choose_listed
-    winner, probed = choose(candidates)
+    winner, probed = choose(plan, candidates)
     _report(winner, probed)
     outcomes = [candidate.outcome for candidate in probed]
     if winner is not None:
         probed_keys = {outcome.key for outcome in outcomes}
         detail = f"not probed, since {winner.decision.name!r} is used"
         outcomes += [Outcome(d.key, "passed_over", detail) for d in candidates if d.key not in probed_keys]
-    bound_plan = plan.bind(winner.decision if winner else None, outcomes, runtime_versions())
+    bound_plan = plan.bind(winner.decision if winner else None, outcomes, runtime_versions(plan.settings.host))
     return PlatformBinding(bound_plan, PlatformDriver(winner).platform if winner else UnspecifiedPlatform())
 
 
-def runtime_versions() -> dict[str, str]:
-    """Versions of what a plan runs on; torch's is read from its metadata, without importing it."""
-    try:
-        torch_version = importlib.metadata.version("torch")
-    except importlib.metadata.PackageNotFoundError:
-        torch_version = "unknown"
-    return {"vllm_ext": __version__, "python": python_platform.python_version(), "torch": torch_version}
+def runtime_versions(host: str) -> dict[str, str]:
+    """Versions of what a plan runs on; those of torch and of a vLLM are read from metadata, without importing them."""
+    versions = {"vllm_ext": __version__, "python": python_platform.python_version(), "torch": _version_of("torch")}
+    return versions | ({"vllm": _version_of("vllm")} if host == "vllm" else {})
 
 
-def _choose_listed(candidates: Sequence[Decision]) -> _Choice:
+def _version_of(module: str) -> str:
+    provider = find_providers([module]).get(module)
+    return provider.version if provider else "not installed"
+
+
+def _choose_listed(plan: Plan, candidates: Sequence[Decision]) -> _Choice:
     """The first that activates; the list is the permission to go on to the next."""
-    choice = _first_active(candidates)
+    choice = _first_active(plan, candidates)
     if choice.winner is None:
         raise _unavailable(choice.probed)
     return choice
 
 
-def _choose_auto(candidates: Sequence[Decision]) -> _Choice:
+def _choose_auto(plan: Plan, candidates: Sequence[Decision]) -> _Choice:
     """The one out-of-tree platform that activates, else the first in-tree one."""
-    probed = [PlatformCandidate(decision) for decision in candidates if not decision.in_tree]
+    probed = [PlatformCandidate(plan, decision) for decision in candidates if not decision.in_tree]
     if failed := [c for c in probed if c.outcome.state == "failed" and c.decision.named]:
         raise _unavailable(failed)
     active = [candidate for candidate in probed if candidate.is_active]
     if len(active) > 1:
-        raise _several_active([candidate.decision for candidate in active], candidates)
+        raise _several_active(active, candidates, probed)
     if active:
         return _Choice(active[0], probed)
-    in_tree = _first_active([decision for decision in candidates if decision.in_tree])
+    in_tree = _first_active(plan, [decision for decision in candidates if decision.in_tree])
     return _Choice(in_tree.winner, probed + in_tree.probed)
 
 
-def _first_active(candidates: Iterable[Decision]) -> _Choice:
+def _first_active(plan: Plan, candidates: Iterable[Decision]) -> _Choice:
     probed: list[PlatformCandidate] = []
     for decision in candidates:
-        probed.append(PlatformCandidate(decision))
+        probed.append(PlatformCandidate(plan, decision))
         if probed[-1].is_active:
             return _Choice(probed[-1], probed)
     return _Choice(None, probed)
@@ -165,20 +160,24 @@ def _unavailable(probed: Sequence[PlatformCandidate]) -> PlatformUnavailable:
         text += f"A list permits that: platform: {{driver: [{first.name}, cpu]}}"
     else:
         text = f"none of the platform plugins {named} can be used: {tried}"
-    error = PlatformUnavailable(text, plugin=first.name)
+    error = PlatformUnavailable(text, plugin=first.name, outcomes=[c.outcome for c in probed])
     error.__cause__ = next((c.outcome.error for c in probed if c.outcome.state == "failed"), None)
     return error
 
 
-def _several_active(active: Sequence[Decision], candidates: Sequence[Decision]) -> AmbiguousPlugin:
+def _several_active(
+    active: Sequence[PlatformCandidate], candidates: Sequence[Decision], probed: Sequence[PlatformCandidate]
+) -> AmbiguousPlugin:
     def reference(decision: Decision) -> str:
         is_unique = sum(other.name == decision.name for other in candidates) == 1
         return decision.name if is_unique else f"{decision.distribution}:{decision.name}"
 
-    lines = "\nor\n".join(f"  platform: {{driver: {reference(decision)}}}" for decision in active)
+    decisions = [candidate.decision for candidate in active]
+    lines = "\nor\n".join(f"  platform: {{driver: {reference(decision)}}}" for decision in decisions)
     return AmbiguousPlugin(
-        f"{len(active)} out-of-tree platforms can be used here: {', '.join(map(str, active))}. "
-        f"Choose one in the settings file:\n{lines}"
+        f"{len(active)} out-of-tree platforms can be used here: {', '.join(map(str, decisions))}. "
+        f"Choose one in the settings file:\n{lines}",
+        outcomes=[candidate.outcome for candidate in probed],
     )
 
 

@@ -1,9 +1,24 @@
 """What will be loaded, and why: the only place where that is decided."""
 
 from vllm_ext.plan.bound import BoundPlan
+from vllm_ext.plan.class_paths import modules_in_question
 from vllm_ext.plan.decisions import Decision, DecisionKey, Status
 from vllm_ext.plan.outcomes import Outcome, OutcomeState
 from vllm_ext.plan.plan import Plan
 from vllm_ext.plan.resolve import resolve
+from vllm_ext.plan.serial import SCHEMA_VERSION, plan_from_dict, plan_to_dict
 
-__all__ = ["BoundPlan", "Decision", "DecisionKey", "Outcome", "OutcomeState", "Plan", "Status", "resolve"]
+__all__ = [
+    "SCHEMA_VERSION",
+    "BoundPlan",
+    "Decision",
+    "DecisionKey",
+    "Outcome",
+    "OutcomeState",
+    "Plan",
+    "Status",
+    "modules_in_question",
+    "plan_from_dict",
+    "plan_to_dict",
+    "resolve",
+]

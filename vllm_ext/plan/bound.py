@@ -6,16 +6,15 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from vllm_ext.contracts.groups import KINDS
 from vllm_ext.plan.decisions import Decision
+from vllm_ext.plan.options import options_hash
 from vllm_ext.plan.outcomes import Outcome
-
-if TYPE_CHECKING:
-    from vllm_ext.plan.plan import Plan
+from vllm_ext.plan.plan import Plan
 
 _OVERRIDES = ("attention", "worker", "communicator", "custom_ops")
 """Parts of the settings that decide which code runs, besides the plugins."""
@@ -50,16 +49,26 @@ class BoundPlan:
         left_out = {outcome.key for outcome in self.outcomes if outcome.state == "passed_over"}
         return tuple(d for d in self.plan.selected(kind) if d.key not in left_out)
 
+    @property
+    def options(self) -> dict[str, dict[str, Any]]:
+        """Options of everything that is used, by plugin name; the platform's win over those of its namesakes."""
+        used = [decision for kind in KINDS for decision in self.selected(kind.key)]
+        ordered = sorted(used, key=lambda decision: decision is self.platform)
+        return {decision.name: options for decision in ordered if (options := self.plan.options_of(decision))}
+
     def identity(self) -> dict[str, Any]:
         """What has to be the same in every process of an engine, as plain values: no locations, nothing unused."""
         settings = self.plan.settings
         return {
-            "plugins": [
-                [d.distribution, d.version, d.group, d.name, d.value] for kind in KINDS for d in self.selected(kind.key)
-            ],
+            "plugins": [self._identity_of(decision) for kind in KINDS for decision in self.selected(kind.key)],
             "overrides": {name: msgspec.to_builtins(getattr(settings, name)) for name in _OVERRIDES},
             "versions": dict(self.versions),
         }
+
+    def _identity_of(self, decision: Decision) -> list[str]:
+        """One plugin: what it is, and a hash of its options."""
+        options = options_hash(decision.record, self.plan.settings) if decision.record else ""
+        return [decision.distribution, decision.version, decision.group, decision.name, decision.value, options]
 
     @property
     def fingerprint(self) -> str:

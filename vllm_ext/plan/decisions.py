@@ -47,6 +47,8 @@ class Decision:
     """The setting that decided, where one did."""
     named: bool = False
     """Whether the user asked for it by name: then it has to work."""
+    notes: tuple[str, ...] = ()
+    """What is worth knowing of it although nothing is wrong; one sentence each."""
 
     @property
     def distribution(self) -> str:
@@ -71,6 +73,11 @@ class Decision:
     @property
     def key(self) -> DecisionKey:
         return DecisionKey(self.distribution, self.group, self.name, self.value)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether it will be loaded, or probed."""
+        return self.status in ("selected", "candidate")
 
     def __str__(self) -> str:
         return str(self.record) if self.record else repr(self.name)

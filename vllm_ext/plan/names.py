@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from packaging.utils import canonicalize_name
 
+from vllm_ext.contracts.groups import closest_group
 from vllm_ext.discovery import ExtensionRecord
 from vllm_ext.errors import AmbiguousPlugin, PluginNotFound, did_you_mean, listing
+from vllm_ext.plan.rules import RULES
 
 
 def matches(reference: str, record: ExtensionRecord) -> bool:
@@ -57,4 +59,15 @@ def not_found(
             text += f". {record.location} declares it, but {record.shadowed_by} comes first on the path and hides it"
         else:
             text += f". {record.distribution} {record.version} declares that name in group {record.group!r}"
+            text += _where_named(record.group)
     return PluginNotFound(text, plugin=reference)
+
+
+def _where_named(group: str) -> str:
+    """What to do with a name that stands in ``group``."""
+    rule = next((rule for rule in RULES if group in rule.kind.groups), None)
+    if rule is None:
+        closest = closest_group(group)
+        likely = f"; {closest!r} is likely meant" if closest else ""
+        return f", which nothing reads{likely}"
+    return f": it is named in {rule.asked_key}"

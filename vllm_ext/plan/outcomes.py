@@ -24,19 +24,17 @@ class Outcome:
     error: BaseException | None = field(default=None, compare=False, repr=False)
     """The exception itself; it stays in this process."""
     seconds: float = 0.0
+    """Of the import and the call together."""
+    call_seconds: float = 0.0
+    """Of the call alone."""
 
     @classmethod
-    def of_error(cls, decision: Decision, error: BaseException, seconds: float) -> Outcome:
+    def of_error(
+        cls, decision: Decision, error: BaseException, seconds: float = 0.0, call_seconds: float = 0.0
+    ) -> Outcome:
         """``unavailable`` where the plugin declined by raising :class:`Unavailable`, else ``failed``."""
         if isinstance(error, Unavailable):
-            return cls(
-                decision.key, "unavailable", message_of(error) or "no reason given", error=error, seconds=seconds
-            )
-        return cls(
-            decision.key,
-            "failed",
-            innermost_cause(error),
-            "".join(traceback.format_exception(error)),
-            error,
-            seconds,
-        )
+            detail = message_of(error) or "no reason given"
+            return cls(decision.key, "unavailable", detail, None, error, seconds, call_seconds)
+        text = "".join(traceback.format_exception(error))
+        return cls(decision.key, "failed", innermost_cause(error), text, error, seconds, call_seconds)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from vllm_ext.config import Settings
 from vllm_ext.errors import VllmExtError
-from vllm_ext.plan.bound import BoundPlan, left_out_with_platform
 from vllm_ext.plan.decisions import Decision
+from vllm_ext.plan.options import options_of
 from vllm_ext.plan.outcomes import Outcome
+
+if TYPE_CHECKING:
+    from vllm_ext.plan.bound import BoundPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,10 @@ class Plan:
     def candidates(self) -> tuple[Decision, ...]:
         """Platforms to probe, in order."""
         return tuple(d for d in self.decisions if d.kind == "platform" and d.status == "candidate")
+
+    def options_of(self, decision: Decision) -> dict[str, Any]:
+        """The options that the settings give for the plugin, a copy."""
+        return options_of(decision.record, self.settings) if decision.record else {}
 
     def find(self, kind: str, name: str) -> tuple[Decision, ...]:
         """All decisions on that name."""
@@ -54,5 +62,8 @@ class Plan:
             outcomes: what became of the candidates.
             versions: versions of what the plan runs on, by name.
         """
+        # A bound plan holds its plan, so its module comes after this one.
+        from vllm_ext.plan.bound import BoundPlan, left_out_with_platform
+
         left_out = left_out_with_platform(self, platform, outcomes)
         return BoundPlan(self, platform, (*outcomes, *left_out), versions or {})

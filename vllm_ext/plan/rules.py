@@ -6,7 +6,16 @@ import functools
 from typing import Any, NamedTuple
 
 from vllm_ext.config import Settings
-from vllm_ext.contracts.groups import EXECUTOR, GENERAL, PLATFORM, PluginKind
+from vllm_ext.contracts.groups import (
+    ENDPOINT,
+    EXECUTOR,
+    GENERAL,
+    IO_PROCESSOR,
+    LOGITS_PROCESSOR,
+    PLATFORM,
+    STAT_LOGGER,
+    PluginKind,
+)
 from vllm_ext.plan.decisions import Status
 
 
@@ -15,17 +24,34 @@ class Rule(NamedTuple):
 
     kind: PluginKind
     asked_key: str
+    """The setting that asks for plugins: a name, a list of names, ``everything``, or ``None`` for none."""
     everything: str | None
     """The value of ``asked_key`` that asks for all of them."""
     disabled_key: str | None
-    status: Status
+    status: Status = "selected"
     """What a plugin that is asked for becomes."""
+    permitted_key: str | None = None
+    """The setting that names those that may be asked for, where that is another one than ``asked_key``."""
+
+
+def _enabled(kind: PluginKind) -> Rule:
+    return Rule(kind, f"plugins.{kind.key}.enabled", "all", f"plugins.{kind.key}.disabled")
 
 
 RULES: tuple[Rule, ...] = (
-    Rule(GENERAL, "plugins.general.enabled", "all", "plugins.general.disabled", "selected"),
+    _enabled(GENERAL),
     Rule(PLATFORM, "platform.driver", "auto", "platform.disabled", "candidate"),
-    Rule(EXECUTOR, "engine.executor", None, None, "selected"),
+    Rule(
+        IO_PROCESSOR,
+        "plugins.io_processor.use",
+        None,
+        "plugins.io_processor.disabled",
+        permitted_key="plugins.io_processor.enabled",
+    ),
+    _enabled(STAT_LOGGER),
+    _enabled(ENDPOINT),
+    _enabled(LOGITS_PROCESSOR),
+    Rule(EXECUTOR, "engine.executor", None, None),
 )
 
 

@@ -62,6 +62,11 @@ class _CustomOpRegistry:
                 found[owner] = entry.value
         return found.get(distribution) or (list(found.values())[-1] if found else None)
 
+    def replacements(self, op_cls: type) -> list[tuple[str, type]]:
+        """All classes registered to be built instead of ``op_cls``, each with its owner."""
+        entries = self.oot.snapshot().items()
+        return [(entry.owner_text, entry.value) for key, entry in entries if _split(key)[0] == op_cls.__name__]
+
     def snapshot(self) -> tuple[dict[str, Registration[Any]], dict[str, Registration[Any]]]:
         return self.ops.snapshot(), self.oot.snapshot()
 

@@ -9,7 +9,7 @@ from typing import Any
 from vllm_ext.contracts.executor import Executor
 from vllm_ext.contracts.worker import WorkerBase, missing_methods
 from vllm_ext.engine.cleanup import shut_down_on_error
-from vllm_ext.errors import ContractError, EngineError
+from vllm_ext.errors import ConfigError, ContractError, EngineError
 
 
 class UniProcExecutor(Executor):
@@ -18,6 +18,11 @@ class UniProcExecutor(Executor):
     """
 
     def _init_executor(self) -> None:
+        if (num_workers := self.vllm_config.parallel_config.world_size) != 1:
+            raise ConfigError(
+                f"engine.tensor_parallel_size is {num_workers}, and executor 'uniproc' runs one worker; set it to 1, "
+                "or engine.executor to one that runs several"
+            )
         self._worker: WorkerBase | None = self.dispatcher.worker_factory(
             local_rank=0,
             rank=0,

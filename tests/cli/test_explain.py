@@ -1,0 +1,101 @@
+"""``vllm-ext explain``: who chose what, and what was passed over."""
+
+from __future__ import annotations
+
+import pytest
+
+PLATFORM_CLASS = """
+from vllm_ext.platforms.cpu import CpuPlatform
+from vllm_ext import PlatformEnum
+class Npu(CpuPlatform):
+    _enum = PlatformEnum.OOT
+    device_name = "cpu"
+"""
+
+
+@pytest.fixture
+def install(plugins):
+    def install(name, body=None):
+        answer = f"return {name + '_p.Npu'!r}"
+        code = f"def register():\n    {body or answer}\n"
+        files = {f"{name}_p.py": code + PLATFORM_CLASS}
+        plugins.distribution(name, {"vllm.platform_plugins": [f"{name} = {name}_p:register"]}, files)
+
+    return install
+
+
+def steps(done, slot):
+    return [(row["candidate"], row["state"], row["reason"], row["origin"]) for row in done.out if row["slot"] == slot]
+
+
+def test_every_slot_has_what_was_chosen_and_who_chose_it(vllm_ext):
+    done = vllm_ext("explain", "-f", "json", "--platform", "cpu")
+
+    assert done.code == 0
+    assert steps(done, "worker") == [
+        ("vllm_ext.worker.worker.Worker", "chosen", "platform 'cpu' chose it", "platform:cpu")
+    ]
+    assert steps(done, "attention")[0][0] == "vllm_ext.attention.backends.sdpa.SDPABackend"
+    assert steps(done, "communicator")[0][1] == "chosen"
+    assert "rms_norm" in str(steps(done, "ops"))
+
+
+def test_a_platform_that_declined_is_there_with_its_reason(vllm_ext, install):
+    install("npu", "from vllm_ext import Unavailable; raise Unavailable('no device')")
+
+    done = vllm_ext("explain", "platform", "-f", "json")
+
+    assert [row["slot"] for row in done.out] == ["platform", "platform"]
+    assert steps(done, "platform")[0][1] == "chosen"
+    assert ("'npu' of npu 0.1", "unavailable", "platform.driver is auto; no device", "default") in steps(
+        done, "platform"
+    )
+
+
+def test_where_none_can_be_chosen_the_trail_comes_before_the_error(vllm_ext, install):
+    install("npu", "return None")
+
+    done = vllm_ext("explain", "-f", "json", "--platform", "npu")
+
+    assert done.code == 3
+    assert [(row["candidate"], row["state"]) for row in done.out] == [
+        ("'npu' of npu 0.1", "unavailable"),
+        ("'cpu' of vllm-ext 0.1.0", "available"),
+    ]
+    assert "platform plugin 'npu' of npu 0.1 declined" in done.err
+
+
+def test_a_class_path_of_the_settings_is_named_as_its_origin(vllm_ext):
+    done = vllm_ext("explain", "worker", "-f", "json", "--set", "worker.cls=vllm_ext.worker.worker.Worker")
+
+    assert steps(done, "worker") == [
+        (
+            "vllm_ext.worker.worker.Worker",
+            "chosen",
+            "worker.cls names it",
+            "command line (--set worker.cls=vllm_ext.worker.worker.Worker)",
+        )
+    ]
+
+
+def test_a_class_that_cannot_be_used_is_shown_with_the_reason(vllm_ext):
+    done = vllm_ext("explain", "worker", "-f", "json", "--set", "worker.cls=json.JSONDecoder")
+
+    ((_, state, reason, _),) = steps(done, "worker")
+    assert state == "failed"
+    assert "'json.JSONDecoder' is not a subclass of vllm_ext.contracts.worker.WorkerBase" in reason
+
+
+def test_replaced_ops_name_both_classes(vllm_ext, plugins):
+    plugins.project("vllm_ext_dummy_platform")
+
+    done = vllm_ext("explain", "ops", "-f", "json", "--platform", "dummy")
+
+    assert any(
+        "my_dummy_custom_ops" in candidate and "in place of" in reason for candidate, _, reason, _ in steps(done, "ops")
+    )
+
+
+def test_a_slot_that_does_not_exist_is_wrong_usage(vllm_ext):
+    with pytest.raises(SystemExit, match="2"):
+        vllm_ext("explain", "wroker")

@@ -1,0 +1,257 @@
+"""Loading in a child process: whatever a plugin does there is a result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+from support.distributions import GENERAL, PLATFORM
+
+from vllm_ext.contracts.groups import KIND_OF_GROUP
+from vllm_ext.managers.child import load_all_in_children, load_in_child
+
+
+@pytest.fixture
+def install(plugins):
+    """Install a plugin ``name`` with that code at import and in its callable."""
+
+    def install(body: str = "pass", before: str = "", name: str = "a", group: str = GENERAL) -> None:
+        lines = "\n    ".join(body.splitlines())
+        files = {f"{name}_plugin.py": f"{before}\ndef register():\n    {lines}\n"}
+        plugins.distribution(f"{name}_dist", {group: [f"{name} = {name}_plugin:register"]}, files)
+
+    return install
+
+
+@pytest.fixture
+def load(install, make_plan):
+    """Install a plugin as ``install`` does, and load it in a child."""
+
+    def load(*args, timeout_s=20.0, group=GENERAL, **settings):
+        install(*args, group=group)
+        plan = make_plan(**settings)
+        (decision,) = plan.find(KIND_OF_GROUP[group].key, "a")
+        return load_in_child(plan, decision, timeout_s)
+
+    return load
+
+
+def test_a_good_plugin_is_active_with_the_seconds_it_took(load):
+    report = load("import time; time.sleep(0.05)")
+
+    assert (report.outcome.state, report.outcome.detail, report.effects) == ("active", "", ())
+    assert report.outcome.seconds >= report.outcome.call_seconds >= 0.05
+    assert report.outcome.key == report.decision.key
+
+
+def test_nothing_of_it_reaches_this_process(load, monkeypatch):
+    monkeypatch.delenv("LEFT_BY_PLUGIN", raising=False)
+    load("import os; os.environ['LEFT_BY_PLUGIN'] = '1'")
+
+    assert "LEFT_BY_PLUGIN" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("body", "before", "detail"),
+    [
+        ("raise OSError('no licence')", "", "OSError: no licence"),
+        ("import sys; sys.exit(0)", "", "SystemExit: 0"),
+        ("raise KeyboardInterrupt", "", "KeyboardInterrupt"),
+        ("pass", "import does_not_exist", "ModuleNotFoundError: No module named 'does_not_exist'"),
+        ("import os; os._exit(3)", "", "it ended the process with exit code 3 when it was called"),
+        ("pass", "import os; os._exit(0)", "it ended the process with exit code 0 while it was imported"),
+        ("import ctypes; ctypes.string_at(0)", "", "it ended the process by SIGSEGV when it was called"),
+        ("import os; os.kill(os.getpid(), 9)", "", "it ended the process by SIGKILL when it was called"),
+    ],
+)
+def test_a_failure_has_its_cause_in_one_line(load, body, before, detail):
+    report = load(body, before)
+
+    assert (report.outcome.state, report.outcome.detail) == ("failed", detail)
+
+
+def test_an_exception_keeps_its_traceback(load):
+    traceback = load("raise OSError('no licence')").outcome.traceback
+
+    assert "a_plugin.py" in traceback
+    assert traceback.endswith("OSError: no licence\n")
+
+
+def test_a_crash_shows_where_it_was(load):
+    report = load("import ctypes; ctypes.string_at(0)")
+
+    assert "Segmentation fault" in report.outcome.traceback
+    assert "a_plugin.py" in report.outcome.traceback
+
+
+@pytest.mark.parametrize("body", ["", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
+def test_a_hang_ends_at_the_time_limit_and_shows_where_it_was(load, body):
+    started = time.monotonic()
+
+    report = load(f"{body}\nimport time; time.sleep(600)", timeout_s=1.5)
+
+    assert (report.outcome.state, report.outcome.detail) == (
+        "failed",
+        "it did not finish within 1.5 s when it was called",
+    )
+    assert "in register" in report.outcome.traceback
+    assert time.monotonic() - started < 60
+
+
+def test_one_that_stops_itself_ends_at_the_time_limit_too(load):
+    report = load("import os, signal; os.kill(os.getpid(), signal.SIGSTOP)", timeout_s=1.0)
+
+    assert report.outcome.detail == "it did not finish within 1 s when it was called"
+
+
+def test_the_time_limit_is_a_setting(load):
+    report = load("import time; time.sleep(600)", timeout_s=None, probe__timeout_s=1)
+
+    assert report.outcome.detail == "it did not finish within 1 s when it was called"
+
+
+def test_a_process_that_it_leaves_behind_ends_with_it(load, tmp_path):
+    file = tmp_path / "pid"
+
+    report = load(f"import subprocess\nopen({str(file)!r}, 'w').write(str(subprocess.Popen(['sleep', '600']).pid))")
+
+    assert report.outcome.state == "active"
+    assert "leaves processes running" in report.effects[0]
+    assert not is_running(int(file.read_text()))
+
+
+def test_a_thread_that_does_not_end_keeps_nobody_waiting(load):
+    report = load("import threading, time; threading.Thread(target=time.sleep, args=(600,), name='t').start()")
+
+    assert report.outcome.state == "active"
+    assert report.effects == ("leaves threads running: t",)
+
+
+def test_megabytes_of_output_neither_block_it_nor_are_kept(load):
+    report = load("for _ in range(50): print('x' * 100_000)")
+
+    assert report.outcome.state == "active"
+    assert report.effects == ("writes 5.0 MB to standard output and error",)
+    assert 0 < len(report.output) <= 16 * 1024
+
+
+def test_it_finds_its_standard_input_empty(load):
+    assert load("assert input() == 'x'").outcome.detail == "EOFError: EOF when reading a line"
+
+
+def test_side_effects_are_named(load):
+    report = load(
+        "import os, signal, sys, threading\n"
+        "sys.path.insert(0, '/added')\n"
+        "signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "os.environ['CHANGED'] = '1'\n"
+        "os.chdir('/')\n"
+        "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()"
+    )
+
+    assert report.effects == (
+        "changes sys.path: adds /added",
+        "replaces the handlers of signals: SIGTERM",
+        "changes environment variables: CHANGED",
+        "changes the current directory to /",
+        "starts a thread that fails: ZeroDivisionError: division by zero",
+    )
+
+
+def test_options_reach_a_callable_that_takes_them(plugins, make_plan):
+    files = {"a_plugin.py": "def register(config): raise ValueError(config)\n"}
+    plugins.distribution("a_dist", {GENERAL: ["a = a_plugin:register"]}, files)
+    plan = make_plan(options={"a": {"x": 1}})
+
+    report = load_in_child(plan, plan.find("general", "a")[0])
+
+    assert report.outcome.detail == "ValueError: {'x': 1}"
+
+
+class TestPlatforms:
+    def test_one_that_declines_is_unavailable_with_its_reason(self, load):
+        report = load("from vllm_ext import Unavailable; raise Unavailable('no device')", group=PLATFORM)
+
+        assert (report.outcome.state, report.outcome.detail) == ("unavailable", "no device")
+
+    @pytest.mark.parametrize(
+        ("answer", "state"), [("vllm_ext.platforms.cpu.CpuPlatform", "active"), ("json.JSONDecoder", "failed")]
+    )
+    def test_one_that_answers_is_built_and_checked(self, load, answer, state):
+        assert load(f"return {answer!r}", group=PLATFORM).outcome.state == state
+
+    def test_one_that_asks_for_the_current_platform_is_told_why_there_is_none(self, load):
+        report = load("from vllm_ext import current_platform; return current_platform.device_type", group=PLATFORM)
+
+        assert "platform plugin 'a' asked for current_platform while its own entry point runs" in report.outcome.detail
+
+    def test_a_general_plugin_finds_the_platform_of_the_plan(self, load):
+        body = "from vllm_ext import current_platform; raise ValueError(current_platform.device_type)"
+
+        assert load(body, platform__driver="cpu").outcome.detail == "ValueError: cpu"
+
+
+def test_a_plugin_that_asks_for_all_plugins_runs_no_other(install, make_plan, tmp_path):
+    canary = tmp_path / "canary"
+    install("from vllm_ext import load_general_plugins; load_general_plugins()")
+    install(f"open({str(canary)!r}, 'w')", name="b")
+    plan = make_plan()
+
+    report = load_in_child(plan, plan.find("general", "a")[0])
+
+    assert report.outcome.state == "active"
+    assert not canary.exists()
+
+
+class TestMany:
+    def test_reports_come_in_the_order_asked_for(self, install, make_plan):
+        install("import time; time.sleep(0.5)", name="a")
+        install("raise OSError", name="b")
+        install(name="c")
+        plan = make_plan()
+        done = []
+
+        reports = load_all_in_children(plan, plan.selected("general"), lambda: done.append(1))
+
+        assert [(r.decision.name, r.outcome.state) for r in reports] == [
+            ("a", "active"),
+            ("b", "failed"),
+            ("c", "active"),
+        ]
+        assert len(done) == 3
+
+    def test_an_interrupt_ends_all_children(self, install, make_plan, tmp_path):
+        for name in ("a", "b"):
+            install(
+                f"import os, time; open({str(tmp_path / name)!r}, 'w').write(str(os.getpid())); time.sleep(600)",
+                name=name,
+            )
+        plan = make_plan()
+
+        def interrupt() -> None:
+            while not any(file.exists() and file.read_text() for file in (tmp_path / "a", tmp_path / "b")):
+                time.sleep(0.02)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            load_all_in_children(plan, plan.selected("general"))
+
+        assert not any(is_running(int(file.read_text())) for file in (tmp_path / "a", tmp_path / "b") if file.exists())
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there within a second, and not merely waiting to be reaped."""
+    for _ in range(100):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                state = file.read().rpartition(")")[2].split()[0]
+        except FileNotFoundError:
+            return False
+        if state == "Z":
+            return False
+        time.sleep(0.01)
+    return True

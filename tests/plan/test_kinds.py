@@ -1,0 +1,113 @@
+"""Kinds of plugins with rules of their own: IO processors, endpoints, and the rest that are extensions."""
+
+from __future__ import annotations
+
+import pytest
+from support.distributions import IN_TREE, config, record
+
+from vllm_ext.contracts.groups import ENDPOINT, IO_PROCESSOR, KINDS, LOGITS_PROCESSOR, STAT_LOGGER
+from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginNotFound
+from vllm_ext.plan import resolve
+from vllm_ext.plan.rules import RULES
+
+
+def plan_of(kind, *names, **settings):
+    return resolve([*(record(name, group=kind.groups[0]) for name in names), *IN_TREE], config(**settings))
+
+
+def statuses(plan, kind) -> dict[str, str]:
+    return {decision.name: decision.status for decision in plan.decisions if decision.kind == kind.key}
+
+
+def test_every_kind_has_a_rule():
+    assert [rule.kind for rule in RULES] == list(KINDS)
+
+
+@pytest.mark.parametrize("kind", [STAT_LOGGER, LOGITS_PROCESSOR], ids=lambda kind: kind.key)
+class TestExtensions:
+    def test_all_are_selected_by_default(self, kind):
+        assert statuses(plan_of(kind, "a", "b"), kind) == {"a": "selected", "b": "selected"}
+
+    def test_a_list_selects_in_its_order(self, kind):
+        plan = plan_of(kind, "a", "b", "c", **{f"plugins__{kind.key}__enabled": ["c", "a"]})
+
+        assert [decision.name for decision in plan.selected(kind.key)] == ["c", "a"]
+
+    def test_disabled_beats_enabled(self, kind):
+        key = f"plugins__{kind.key}__"
+
+        assert statuses(plan_of(kind, "a", **{f"{key}enabled": ["a"], f"{key}disabled": ["a"]}), kind) == {
+            "a": "disabled"
+        }
+
+    def test_vllm_plugins_filters_them_like_every_group(self, kind):
+        plan = plan_of(kind, "a", "b", allow_list="a")
+
+        assert statuses(plan, kind) == {"a": "selected", "b": "disabled"}
+
+
+class TestEndpoints:
+    def test_none_is_used_unless_it_is_named(self):
+        assert statuses(plan_of(ENDPOINT, "a", "b"), ENDPOINT) == {"a": "available", "b": "available"}
+        assert statuses(plan_of(ENDPOINT, "a", "b", plugins__endpoint__enabled=["b"]), ENDPOINT) == {
+            "a": "available",
+            "b": "selected",
+        }
+
+    def test_vllm_plugins_turns_on_what_it_names(self):
+        plan = plan_of(ENDPOINT, "a", "b", allow_list="a")
+
+        assert statuses(plan, ENDPOINT) == {"a": "selected", "b": "disabled"}
+        assert plan.selected("endpoint")[0].named
+
+    def test_an_empty_list_of_the_user_stays_empty(self):
+        plan = plan_of(ENDPOINT, "a", allow_list="a", plugins__endpoint__enabled=[])
+
+        assert statuses(plan, ENDPOINT) == {"a": "available"}
+
+
+class TestIOProcessors:
+    def test_none_is_selected_where_none_is_to_be_used(self):
+        assert statuses(plan_of(IO_PROCESSOR, "a"), IO_PROCESSOR) == {"a": "available"}
+
+    def test_the_one_to_be_used_is_selected_alone(self):
+        plan = plan_of(IO_PROCESSOR, "a", "b", plugins__io_processor__use="b")
+
+        assert statuses(plan, IO_PROCESSOR) == {"a": "available", "b": "selected"}
+
+    def test_one_that_is_not_installed_is_an_error(self):
+        (error,) = plan_of(IO_PROCESSOR, "table", plugins__io_processor__use="tabel").errors
+
+        assert isinstance(error, PluginNotFound)
+        assert str(error).startswith(
+            "no io processor plugin 'tabel' is installed, which plugins.io_processor.use (command line (--set)) names "
+            "(did you mean 'table'?)"
+        )
+
+    def test_one_that_is_not_enabled_is_an_error_that_shows_both(self):
+        settings = {"plugins__io_processor__use": "b", "plugins__io_processor__enabled": ["a"]}
+
+        plan = plan_of(IO_PROCESSOR, "a", "b", **settings)
+
+        (error,) = plan.errors
+        assert isinstance(error, ConfigError)
+        assert str(error) == (
+            "plugins.io_processor.use (command line (--set)) names 'b', but plugins.io_processor.enabled (command line "
+            "(--set)) does not: it allows 'a'. Add 'b' there"
+        )
+        assert statuses(plan, IO_PROCESSOR) == {"a": "available", "b": "available"}
+
+    def test_a_name_that_is_enabled_and_not_installed_is_an_error(self):
+        (error,) = plan_of(IO_PROCESSOR, "a", plugins__io_processor__enabled=["b"]).errors
+
+        assert "no io processor plugin 'b' is installed, which plugins.io_processor.enabled" in str(error)
+
+    def test_a_name_of_two_distributions_has_to_be_told_apart(self):
+        group = IO_PROCESSOR.groups[0]
+        twins = [record("a", "acme", group), record("a", "zeta", group), *IN_TREE]
+
+        (error,) = resolve(twins, config(plugins__io_processor__use="a")).errors
+        plan = resolve(twins, config(plugins__io_processor__use="zeta:a"))
+
+        assert isinstance(error, AmbiguousPlugin)
+        assert [decision.distribution for decision in plan.selected("io_processor")] == ["zeta"]

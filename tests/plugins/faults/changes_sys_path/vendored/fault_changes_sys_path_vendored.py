@@ -1,0 +1,7 @@
+"""What the plugin brings along."""
+
+import os
+from pathlib import Path
+
+if "FAULTS_CANARY" in os.environ:
+    (Path(os.environ["FAULTS_CANARY"]) / __name__).touch()

@@ -1,0 +1,11 @@
+"""Says without a reason that it is not for this machine."""
+
+import os
+from pathlib import Path
+
+if "FAULTS_CANARY" in os.environ:
+    (Path(os.environ["FAULTS_CANARY"]) / __name__).touch()
+
+
+def register() -> None:
+    """Entry point; returns nothing."""

@@ -1,0 +1,11 @@
+"""Works; another distribution has a plugin of the same name."""
+
+import os
+from pathlib import Path
+
+if "FAULTS_CANARY" in os.environ:
+    (Path(os.environ["FAULTS_CANARY"]) / __name__).touch()
+
+
+def register() -> None:
+    """Entry point."""

@@ -1,0 +1,11 @@
+"""Works, but stale metadata in an earlier folder hides it."""
+
+import os
+from pathlib import Path
+
+if "FAULTS_CANARY" in os.environ:
+    (Path(os.environ["FAULTS_CANARY"]) / __name__).touch()
+
+
+def register() -> None:
+    """Entry point."""

@@ -1,0 +1,7 @@
+"""Has no ``register``, which its entry point names."""
+
+import os
+from pathlib import Path
+
+if "FAULTS_CANARY" in os.environ:
+    (Path(os.environ["FAULTS_CANARY"]) / __name__).touch()

@@ -1,0 +1,13 @@
+"""Reads from address 0."""
+
+import ctypes
+import os
+from pathlib import Path
+
+if "FAULTS_CANARY" in os.environ:
+    (Path(os.environ["FAULTS_CANARY"]) / __name__).touch()
+
+
+def register() -> None:
+    """Entry point."""
+    ctypes.string_at(0)

@@ -1,0 +1,109 @@
+"""Everything that looks wrong with an installation: its metadata, its settings, and what the two come to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+from vllm_ext import envs
+from vllm_ext.discovery import Finding
+from vllm_ext.errors import AmbiguousPlugin, ConfigError, IncompatiblePlugin, PluginNotFound, VllmExtError
+from vllm_ext.managers.child import LoadReport
+from vllm_ext.plan import Decision, Plan
+
+_REMEDIES: tuple[tuple[type[VllmExtError], str], ...] = (
+    (PluginNotFound, "Install what provides it, or correct the name where it is written."),
+    (AmbiguousPlugin, "Write distribution:name."),
+    (IncompatiblePlugin, "Install versions that fit each other."),
+    (ConfigError, "Correct the setting; 'vllm-ext config sample' shows all of them."),
+)
+
+
+def by_severity(findings: Iterable[Finding]) -> list[Finding]:
+    """Errors first; each once."""
+    return sorted(set(findings), key=Finding.sort_key)
+
+
+def examine_settings_error(error: ConfigError) -> list[Finding]:
+    """One finding for each mistake in the settings."""
+    lines = str(error).splitlines()
+    texts = lines[1:] if len(lines) > 1 else lines
+    remedy = "Correct the setting; 'vllm-ext config sample' shows all of them."
+    return [Finding("error", "settings", "settings", text.strip(), remedy) for text in texts]
+
+
+def examine_environment(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Variables that are read differently than their author may think."""
+    text = environ.get(envs.VLLM_PLUGINS)
+    if text is None:
+        return
+    if not text.strip():
+        yield Finding(
+            "note",
+            "allow-list-empty",
+            envs.VLLM_PLUGINS,
+            f"{envs.VLLM_PLUGINS} is set and empty, so no out-of-tree plugin of any group is used",
+            f"Unset {envs.VLLM_PLUGINS} if all are meant.",
+        )
+    parts = text.split(",")
+    if blank := [part for part in parts if part != part.strip()]:
+        cleaned = ",".join(part.strip() for part in parts if part.strip())
+        yield Finding(
+            "warning",
+            "allow-list-blanks",
+            envs.VLLM_PLUGINS,
+            f"{envs.VLLM_PLUGINS} has blanks around {', '.join(repr(part) for part in blank)}; vllm-ext takes them "
+            "off, vLLM does not, and finds no plugin of that name",
+            f"Write {envs.VLLM_PLUGINS}={cleaned}.",
+        )
+
+
+def examine_plan(plan: Plan) -> Iterator[Finding]:
+    """What the settings ask for in vain, and what they leave unused for a reason that is no choice."""
+    for error in plan.errors:
+        remedy = next((text for kind, text in _REMEDIES if isinstance(error, kind)), "Follow the reason given.")
+        yield Finding("error", "plan", getattr(error, "plugin", None) or "settings", str(error), remedy)
+    duplicates = {decision.name for decision in plan.decisions if decision.status == "duplicate"}
+    for note in plan.notes:
+        # Duplicates have a finding of their own, from the metadata.
+        if not any(f"plugin {name!r} exists more than once" in note for name in duplicates):
+            yield Finding("warning", "plan", "settings", note, "Correct the setting, or leave it if that is meant.")
+    for decision in plan.decisions:
+        yield from _examine_decision(decision)
+
+
+def _examine_decision(decision: Decision) -> Iterator[Finding]:
+    subject = f"{decision.distribution}:{decision.name}"
+    if decision.status == "incompatible":
+        yield Finding(
+            "warning",
+            "incompatible",
+            subject,
+            f"plugin {decision} is not used, since {decision.distribution} {decision.reason}",
+            f"Install a version of {decision.distribution} that fits what is here, or disable the plugin.",
+        )
+    for note in decision.notes:
+        text = f"plugin {decision}: {decision.distribution} {note}"
+        yield Finding("note", "requirement", subject, text, "Nothing, unless it needs that vLLM after all.")
+
+
+def examine_loads(reports: Sequence[LoadReport]) -> Iterator[Finding]:
+    """Plugins that fail when they are loaded, and what others do to the process."""
+    for report in reports:
+        decision, outcome = report.decision, report.outcome
+        subject = f"{decision.distribution}:{decision.name}"
+        if outcome.state == "failed":
+            yield Finding(
+                "error" if decision.named else "warning",
+                "load-failed",
+                subject,
+                f"{decision.kind} plugin {decision} fails: {outcome.detail}",
+                f"See its traceback with 'vllm-ext show {subject} --load'; to go on without it, disable it.",
+            )
+        elif outcome.state == "unavailable" and decision.named:
+            text = f"{decision.kind} plugin {decision}, which is named, declines: {outcome.detail}"
+            yield Finding("error", "load-declined", subject, text, "Remove the cause, or name another.")
+        for effect in report.effects:
+            text = f"{decision.kind} plugin {decision} {effect}"
+            yield Finding(
+                "warning", "side-effect", subject, text, "Tell its author: it shares its process with the engine."
+            )

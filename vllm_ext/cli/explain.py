@@ -1,0 +1,56 @@
+"""``vllm-ext explain [SLOT]``: why this platform, this worker, these ops."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vllm_ext.cli.base import ListCommand
+from vllm_ext.config import Config
+from vllm_ext.dispatch.bootstrap import bootstrap
+from vllm_ext.dispatch.planning import make_plan
+from vllm_ext.dispatch.trail import SLOTS, Step, dispatch_trail, platform_trail
+from vllm_ext.errors import PluginError
+
+
+class Explain(ListCommand):
+    """Show the decisions on platform, worker, attention, communicator and ops, and what was passed over.
+
+    Chooses the platform and runs general plugins, as an engine does; loads no weights.
+    """
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("slot", nargs="?", choices=SLOTS, metavar="SLOT", help=f"only this: {', '.join(SLOTS)}")
+        return parser
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        self._error: PluginError | None = None
+        super().run(parsed_args)
+        if self._error is not None:
+            raise self._error
+        return 0
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        config = self.load_config(parsed_args)
+        # What plugins print is no result: stdout is for the rows alone.
+        with contextlib.redirect_stdout(self.app.stderr):
+            steps = self._steps(config, parsed_args.slot)
+        return Step._fields, [step for step in steps if parsed_args.slot in (None, step.slot)]
+
+    def _steps(self, config: Config, slot: str | None) -> list[Step]:
+        """Where no platform can be chosen, the trail so far; the error is kept for after it was shown."""
+        try:
+            started = bootstrap(config)
+        except PluginError as error:
+            if not error.outcomes:
+                raise
+            self._error = error
+            return platform_trail(make_plan(config), error.outcomes, None)
+        bound_plan = started.binding.bound_plan
+        winner = bound_plan.platform
+        chosen = f"{winner.distribution}:{winner.name}" if winner else None
+        steps = platform_trail(bound_plan.plan, bound_plan.outcomes, chosen)
+        return steps if slot == "platform" else steps + dispatch_trail(started.dispatcher())

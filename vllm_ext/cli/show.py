@@ -1,0 +1,110 @@
+"""``vllm-ext show NAME``: all that is known of one plugin."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vllm_ext.cli.base import ShowCommand
+from vllm_ext.cli.list import check_group, find_decisions
+from vllm_ext.cli.loading import load_reports
+from vllm_ext.config.redaction import redact
+from vllm_ext.dispatch.planning import plan_installed
+from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginNotFound, did_you_mean, listing
+from vllm_ext.managers.child import LoadReport
+from vllm_ext.plan import Decision, Plan
+
+_NOT_TO_BE_LOADED = ("disabled", "incompatible", "shadowed", "invalid", "missing", "unknown")
+
+
+class ShowPlugin(ShowCommand):
+    """Show one plugin in full: its record, what is decided on it, and with --load what becomes of it."""
+
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        parser.add_argument("name", metavar="NAME", help="a plugin's name, or distribution:name")
+        parser.add_argument("--group", help="its entry-point group, where several have the name")
+        parser.add_argument(
+            "--load", action="store_true", help="load it in a process of its own; adds outcome, output and traceback"
+        )
+        return parser
+
+    def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        plan = plan_installed(self.load_config(parsed_args))
+        check_group(plan, parsed_args.group)
+        decision = find_one(plan, parsed_args.name, parsed_args.group)
+        fields = record_fields(plan, decision)
+        self._is_failed = False
+        if parsed_args.load:
+            if decision.status in _NOT_TO_BE_LOADED:
+                raise ConfigError(f"{decision} is not loaded, since it is {decision.status}: {decision.reason}")
+            (report,) = load_reports(self.app, plan, [decision]).values()
+            self._is_failed = report.outcome.state == "failed"
+            fields |= load_fields(report)
+        return tuple(fields), tuple(fields.values())
+
+    def run(self, parsed_args: argparse.Namespace) -> int:
+        super().run(parsed_args)
+        return 1 if self._is_failed else 0
+
+
+def find_one(plan: Plan, reference: str, group: str | None) -> Decision:
+    """The one decision on a name.
+
+    Raises:
+        PluginNotFound: nothing has the name. AmbiguousPlugin: several have it.
+    """
+    found = find_decisions(plan, reference, group)
+    if not found:
+        names = {decision.name for decision in plan.decisions if decision.record}
+        where = f" in group {group!r}" if group else ""
+        raise PluginNotFound(
+            f"no plugin {reference!r} is installed{where}{did_you_mean(reference, names)}; installed: {listing(names)}",
+            plugin=reference,
+        )
+    if len(found) > 1:
+        lines = "".join(f"\n  {d.group}: {d.distribution}:{d.name} ({d.value}, {d.status})" for d in found)
+        raise AmbiguousPlugin(
+            f"{len(found)} plugins have the name {reference!r}; tell them apart by --group, or as "
+            f"distribution:name:{lines}",
+            plugin=reference,
+        )
+    return found[0]
+
+
+def record_fields(plan: Plan, decision: Decision) -> dict[str, Any]:
+    """What is declared, and what is decided."""
+    record = decision.record
+    return {
+        "name": decision.name,
+        "group": decision.group,
+        "kind": decision.kind or "",
+        "value": decision.value,
+        "distribution": decision.distribution,
+        "version": decision.version,
+        "location": decision.location,
+        "editable": bool(record and record.editable),
+        "requires": list(record.requires) if record else [],
+        "status": decision.status,
+        "reason": decision.reason,
+        "origin": str(decision.origin) if decision.origin else "",
+        "named": decision.named,
+        "notes": list(decision.notes),
+        "options": redact(("options", decision.name), plan.options_of(decision)),
+    }
+
+
+def load_fields(report: LoadReport) -> dict[str, Any]:
+    """What became of it in a child process."""
+    outcome = report.outcome
+    return {
+        "outcome": outcome.state,
+        "detail": outcome.detail,
+        "seconds": round(outcome.seconds, 3),
+        "call_seconds": round(outcome.call_seconds, 3),
+        "imports_torch": report.imports_torch,
+        "effects": list(report.effects),
+        "output": report.output,
+        "traceback": outcome.traceback or "",
+    }

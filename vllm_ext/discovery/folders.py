@@ -1,0 +1,184 @@
+"""Metadata folders: where the distributions on a path keep what they say about themselves."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.machinery import PathFinder
+
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from vllm_ext.discovery.metadata import parse_headers
+
+logger = logging.getLogger(__name__)
+
+_SUFFIXES = (".dist-info", ".egg-info")
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataFolder:
+    """A distribution's metadata folder, wherever it is kept."""
+
+    distribution: str
+    """Canonical name."""
+    version: str
+    """As in the folder's name; empty where that has none."""
+    location: str
+    read: Callable[[str], bytes | None]
+    """Content of a file in the folder, ``None`` where there is no such file."""
+
+    @property
+    def is_egg_info(self) -> bool:
+        """Whether setuptools wrote it beside the sources, or it is of the kind that came before dist-info."""
+        return not self.location.endswith(".dist-info")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether it lacks the file that makes it a distribution."""
+        return self.read("METADATA") is None and self.read("PKG-INFO") is None
+
+    def headers(self) -> dict[str, list[str]]:
+        """Fields of METADATA or PKG-INFO; empty where neither can be read."""
+        data = self.read("METADATA") or self.read("PKG-INFO") or b""
+        return parse_headers(data.decode("utf-8", "replace"))
+
+
+def path_entries(path: Sequence[str] | None) -> list[str]:
+    """The entries of ``path`` (default ``sys.path``) as real paths, each once, in order."""
+    return list(dict.fromkeys(_real_paths(sys.path if path is None else path)))
+
+
+def _real_paths(path: Sequence[str]) -> Iterator[str]:
+    for entry in path:
+        try:
+            yield os.fsdecode(os.path.realpath(entry))
+        except (TypeError, ValueError, OSError):
+            # sys.path may hold anything; the import system leaves out what is no path, too.
+            continue
+
+
+def find_all(entries: list[str]) -> Iterator[tuple[int, MetadataFolder]]:
+    """Metadata folders with their rank: of two with one rank, which comes first is ours to say."""
+    rank = 0
+    for finder in sys.meta_path:
+        if finder is PathFinder:
+            for entry in entries:
+                rank += 1
+                yield from ((rank, metadata) for metadata in find_in_entry(entry))
+        elif hasattr(finder, "find_distributions"):
+            rank += 1
+            yield from ((rank, metadata) for metadata in _find_with(finder, entries))
+
+
+def find_in_entry(entry: str) -> Iterator[MetadataFolder]:
+    """Metadata folders directly in a path entry: a folder or a zip file."""
+    if os.path.isdir(entry):
+        yield from _find_in_folder(entry)
+    elif os.path.isfile(entry):
+        yield from _find_with(PathFinder, [entry])
+
+
+def find_elsewhere(entries: list[str]) -> Iterator[MetadataFolder]:
+    """What finders of somebody else know of, apart from the path."""
+    for finder in sys.meta_path:
+        if finder is not PathFinder and hasattr(finder, "find_distributions"):
+            yield from _find_with(finder, entries)
+
+
+def ordered(found: Iterable[tuple[int, MetadataFolder]]) -> list[MetadataFolder]:
+    """By name; folders of one name in the order in which they hide each other, each location once.
+
+    Within one path entry: what has metadata before an empty remainder, an installed one before an egg-info, a newer
+    version before an older one.
+    """
+    by_name: dict[str, list[tuple[int, MetadataFolder]]] = {}
+    seen = set()
+    for rank, metadata in found:
+        # A finder of somebody else may give once more what lies on the path.
+        if metadata.location not in seen:
+            seen.add(metadata.location)
+            by_name.setdefault(metadata.distribution, []).append((rank, metadata))
+    in_order = []
+    for name in sorted(by_name):
+        same = by_name[name]
+        if len(same) > 1:
+            same.sort(key=lambda ranked: ranked[1].location)
+            same.sort(key=lambda ranked: _version_key(ranked[1].version), reverse=True)
+            same.sort(key=lambda ranked: (ranked[1].is_empty, ranked[0], ranked[1].is_egg_info))
+        in_order += [metadata for _, metadata in same]
+    return in_order
+
+
+def find_leftovers(folder: str) -> Iterator[str]:
+    """Paths of metadata folders that an interrupted pip left behind, such as ``~ame-1.0.dist-info``."""
+    yield from (os.path.join(folder, name) for name in _listing(folder) if name[0] == "~" and name.endswith(_SUFFIXES))
+
+
+def _version_key(version: str) -> tuple[bool, Version]:
+    try:
+        return True, Version(version)
+    except InvalidVersion:
+        return False, Version("0")
+
+
+def _find_in_folder(folder: str) -> Iterator[MetadataFolder]:
+    names = _listing(folder)
+    if folder.endswith(".egg"):
+        # An unpacked egg is a path entry of its own, named for the distribution.
+        stem = os.path.basename(folder).removesuffix(".egg")
+        names = [name for name in names if name != "EGG-INFO"]
+        yield _metadata_folder(os.path.join(folder, "EGG-INFO"), stem)
+    for name in names:
+        # pip leaves "~ame-1.0.dist-info" behind when it is interrupted.
+        if name.endswith(_SUFFIXES) and not name.startswith("~"):
+            yield _metadata_folder(os.path.join(folder, name), name[: name.rindex(".")])
+
+
+def _listing(folder: str) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except OSError:
+        return []
+
+
+def _metadata_folder(location: str, stem: str) -> MetadataFolder:
+    name, _, rest = stem.partition("-")
+
+    def read(filename: str) -> bytes | None:
+        try:
+            with open(f"{location}/{filename}", "rb", buffering=0) as file:
+                return file.read()
+        except OSError:
+            return None
+
+    return MetadataFolder(canonicalize_name(name), rest.partition("-")[0], location, read)
+
+
+def _find_with(finder: object, entries: list[str]) -> Iterator[MetadataFolder]:
+    """What a finder of somebody else, or importlib's own in a zip file, offers."""
+    context = importlib.metadata.DistributionFinder.Context(path=entries)
+    try:
+        for distribution in finder.find_distributions(context):  # type: ignore[attr-defined]
+            name = distribution.metadata["Name"]
+            if name:
+                yield _adapted(distribution, name)
+    except Exception as error:  # noqa: BLE001 - a finder is somebody else's code
+        logger.warning("metadata finder %r failed and is left out: %s", finder, error)
+
+
+def _adapted(distribution: importlib.metadata.Distribution, name: str) -> MetadataFolder:
+    def read(filename: str) -> bytes | None:
+        try:
+            text = distribution.read_text(filename)
+        except Exception as error:  # noqa: BLE001 - a finder is somebody else's code
+            logger.warning("%s of distribution %r cannot be read and is left out: %s", filename, name, error)
+            return None
+        return None if text is None else text.encode()
+
+    location = str(getattr(distribution, "_path", f"{type(distribution).__module__}:{name}")).rstrip("/")
+    return MetadataFolder(canonicalize_name(name), distribution.version or "", location, read)

@@ -1,0 +1,22 @@
+"""``current_platform`` outside of an engine: the process default, chosen by the settings of environment and files.
+
+Importing this module registers that choice. It does not import torch.
+"""
+
+from __future__ import annotations
+
+from vllm_ext.config import load_config
+from vllm_ext.contracts.current_platform import current_platform
+from vllm_ext.contracts.platform import Platform
+from vllm_ext.dispatch.planning import make_plan
+from vllm_ext.managers import bind_platform
+
+__all__ = ["current_platform"]
+
+
+def _choose() -> Platform:
+    return bind_platform(make_plan(load_config())).platform
+
+
+if not current_platform.has_resolver():
+    current_platform.set_resolver(_choose)

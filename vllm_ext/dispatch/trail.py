@@ -1,0 +1,111 @@
+"""The decision trail: per slot what was considered, what was chosen, why, and which setting or hook decided."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from vllm_ext.contracts.platform import AttentionSelectorConfig
+from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.errors import VllmExtError
+from vllm_ext.plan import Outcome, Plan
+from vllm_ext.registry.custom_ops import CUSTOM_OPS
+from vllm_ext.registry.models import ModelRegistry
+
+SLOTS = ("platform", "worker", "attention", "communicator", "ops")
+
+
+class Step(NamedTuple):
+    """One thing that was considered for a slot."""
+
+    slot: str
+    candidate: str
+    state: str
+    """``chosen``, or why it was not: the status of its decision, or the state of its outcome."""
+    reason: str
+    origin: str
+    """The setting, hook or default that decided."""
+
+
+def platform_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: str | None) -> list[Step]:
+    """Every platform that is installed or named, the chosen one first.
+
+    Args:
+        outcomes: what became of those that were asked.
+        chosen: ``distribution:name`` of the one that won, if any.
+    """
+    states = {outcome.key: outcome for outcome in outcomes}
+    steps = []
+    for decision in plan.decisions:
+        if decision.kind != "platform":
+            continue
+        outcome = states.get(decision.key)
+        reason = f"{decision.reason}; {outcome.detail}" if outcome and outcome.detail else decision.reason
+        is_chosen = chosen == f"{decision.distribution}:{decision.name}"
+        state = "chosen" if is_chosen else outcome.state if outcome else decision.status
+        steps.append(Step("platform", str(decision), state, reason, str(decision.origin or "")))
+    return sorted(steps, key=lambda step: step.state != "chosen")
+
+
+def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
+    """Worker, attention, communicator and ops, each resolved and checked as for an engine; builds nothing."""
+    with dispatcher.activate():
+        return [
+            _resolved(dispatcher, "worker", "worker.cls", dispatcher.worker_cls),
+            _resolved(dispatcher, "attention", "attention.backend", lambda: _attention(dispatcher)),
+            _resolved(dispatcher, "communicator", "communicator.cls", dispatcher.communicator_cls),
+            *_ops(dispatcher),
+        ]
+
+
+def _resolved(dispatcher: Dispatcher, slot: str, key: str, resolve: Callable[[], Any]) -> Step:
+    is_platforms = dispatcher.is_platforms_choice(key)
+    reason = f"{dispatcher.platform_name} chose it" if is_platforms else f"{key} names it"
+    origin = dispatcher.platform_origin if is_platforms else str(dispatcher.config.origin(key))
+    try:
+        return Step(slot, _path(resolve()), "chosen", reason, origin)
+    except VllmExtError as error:
+        return Step(slot, "", "failed", str(error), origin)
+
+
+def _attention(dispatcher: Dispatcher) -> type:
+    """The backend for a layer as the model's configuration describes it."""
+    vllm_config = dispatcher.vllm_config
+    hf_config = vllm_config.model_config.hf_config
+    num_heads = hf_config.positive_int("num_attention_heads")
+    head_size = hf_config.positive_int("head_dim", hf_config.positive_int("hidden_size") // num_heads)
+    selector = AttentionSelectorConfig(
+        head_size=head_size,
+        dtype=vllm_config.model_config.dtype,
+        kv_cache_dtype="auto",
+        block_size=vllm_config.cache_config.block_size,
+    )
+    return dispatcher.attention_factory(selector, num_heads)
+
+
+def _ops(dispatcher: Dispatcher) -> Iterator[Step]:
+    """The custom ops of the model: which class is built, and which of its methods runs."""
+    from vllm_ext.contracts.custom_op import choose_forward, find_replacement
+
+    model_config = dispatcher.vllm_config.model_config
+    # The modules of a model register its ops.
+    try:
+        ModelRegistry.resolve_model_cls(model_config.architectures)
+    except VllmExtError as error:
+        yield Step("ops", "", "failed", str(error), "")
+        return
+    origin = str(dispatcher.config.origin("custom_ops"))
+    for name, entry in sorted(CUSTOM_OPS.ops.snapshot().items()):
+        replacement = find_replacement(entry.value)
+        method = choose_forward(replacement or entry.value, name)
+        reason = f"{name} runs {method}"
+        if replacement is not None:
+            reason += f", in place of {_path(entry.value)}"
+        yield Step("ops", _path(replacement or entry.value), "chosen", reason, origin)
+        for owner, unused in CUSTOM_OPS.replacements(entry.value):
+            if unused is not replacement:
+                yield Step("ops", _path(unused), "passed_over", f"{owner} registered it for {name}", origin)
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

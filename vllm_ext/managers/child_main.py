@@ -1,0 +1,86 @@
+"""What runs in the child process: load one plugin, report, and leave at once.
+
+The parent gives the request on standard input, and a pipe for reports, which are lines of JSON.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import faulthandler
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from vllm_ext.contracts.current_platform import current_platform
+from vllm_ext.contracts.groups import PLATFORM
+from vllm_ext.managers.current import set_default_bound_plan
+from vllm_ext.managers.planned import NamedPlugins
+from vllm_ext.managers.platforms import PlatformCandidate, bind_platform
+from vllm_ext.managers.side_effects import SideEffects
+from vllm_ext.plan import Decision, DecisionKey, Outcome, Plan, plan_from_dict
+
+
+def main(report_fd: int) -> None:
+    """Load the plugin that standard input names, and report its outcome. Does not return."""
+    request = json.loads(sys.stdin.buffer.read())
+    # What a plugin reads from standard input is not the request.
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    # A duplicate, which a plugin that closes standard error does not reach.
+    errors = os.fdopen(os.dup(2), "w")
+    faulthandler.enable(errors)
+    faulthandler.dump_traceback_later(request["timeout_s"], exit=True, file=errors)
+
+    def report(**values: Any) -> None:
+        os.write(report_fd, json.dumps(values).encode() + b"\n")
+
+    plan = plan_from_dict(request["plan"], Plan)
+    decision = next(d for d in plan.decisions if d.key == DecisionKey(*request["key"]))
+    _answer_for_process(plan)
+    report(stage="started")
+    before = SideEffects()
+    outcome = _load(plan, decision, lambda: report(stage="imported"))
+    report(
+        outcome=msgspec.to_builtins(dataclasses.replace(outcome, error=None)),
+        effects=before.found(),
+        imports_torch="torch" in sys.modules,
+    )
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads and exit handlers of the plugin have no say in when this ends.
+    os._exit(0)
+
+
+def _answer_for_process(plan: Plan) -> None:
+    """What a plugin is told that asks for the platform, or for all plugins: of the others none runs here."""
+    set_default_bound_plan(dataclasses.replace(plan, decisions=()).bind(None))
+    current_platform.set_resolver(lambda: bind_platform(plan).platform)
+
+
+def _load(plan: Plan, decision: Decision, on_imported: Callable[[], None]) -> Outcome:
+    """Load and use the plugin as an engine would; what it raises is in the outcome, an interrupt of its own as well."""
+    try:
+        if decision.kind == PLATFORM.key:
+            return _ObservedPlatform(on_imported, plan, decision).outcome
+        return _ObservedPlugin(on_imported, plan, [decision], decision.group, invoke_on_load=True).outcomes[0]
+    except KeyboardInterrupt as error:
+        return Outcome.of_error(decision, error)
+
+
+class _ObservedPlugin(NamedPlugins):
+    """Tells when the import is done, before the plugin is used."""
+
+    def __init__(self, on_imported: Callable[[], None], *args: Any, **kwargs: Any) -> None:
+        self._on_imported = on_imported
+        super().__init__(*args, **kwargs)
+
+    def use(self, decision: Decision, plugin: Any) -> Any:
+        self._on_imported()
+        return super().use(decision, plugin)
+
+
+class _ObservedPlatform(_ObservedPlugin, PlatformCandidate):
+    """The same for a platform, whose class is built as well."""

@@ -1,0 +1,41 @@
+"""The one failure policy: what the user named must work; what was merely found may fail, and is reported once."""
+
+from __future__ import annotations
+
+import logging
+
+from vllm_ext.managers.planned import load_error
+from vllm_ext.managers.values import source_of
+from vllm_ext.plan import Decision, DecisionKey, Outcome
+
+logger = logging.getLogger(__name__)
+
+
+class _Reported:
+    """Plugins that this process has been told about."""
+
+    keys: set[DecisionKey] = set()  # noqa: RUF012 - the process's own memory, cleared by forget_reports()
+
+
+def settle(decision: Decision, outcome: Outcome) -> None:
+    """Raise or report an outcome that is not ``active``.
+
+    Raises:
+        PluginLoadError: the user named the plugin; the plugin's own exception is the cause.
+    """
+    if outcome.state == "active":
+        return
+    if decision.named:
+        raise load_error(decision, outcome) from outcome.error
+    if decision.key in _Reported.keys:
+        return
+    _Reported.keys.add(decision.key)
+    if outcome.state == "unavailable":
+        logger.info("%s is left out, since it declined: %s", source_of(decision), outcome.detail)
+    else:
+        logger.warning("%s is left out, since it failed: %s", source_of(decision), outcome.detail)
+
+
+def forget_reports() -> None:
+    """Report everything anew; meant for tests."""
+    _Reported.keys.clear()

@@ -1,0 +1,84 @@
+"""What a plugin changes in its process besides what it is for: seen by comparing before and after."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from vllm_ext.errors import innermost_cause
+
+_SIGNALS = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
+_MAX_NAMES = 5
+
+
+class SideEffects:
+    """Takes note of the process's state when it is made; :meth:`found` says what has changed since."""
+
+    def __init__(self) -> None:
+        self._path = list(sys.path)
+        self._handlers = _handlers()
+        self._environ = dict(os.environ)
+        self._folder = os.getcwd()
+        self._threads = set(threading.enumerate())
+        self._failed_threads: list[str] = []
+        self._previous_hook: Callable[[Any], Any] = threading.excepthook
+        threading.excepthook = self._note_failed_thread
+
+    def found(self) -> tuple[str, ...]:
+        """One sentence per kind of change."""
+        return tuple(self._changes())
+
+    def _changes(self) -> Iterator[str]:
+        if sys.path != self._path:
+            added = [entry for entry in sys.path if entry not in self._path]
+            yield f"changes sys.path{_listed(added, ': adds ')}"
+        replaced = [
+            signal.Signals(number).name for number, handler in _handlers().items() if self._is_new(number, handler)
+        ]
+        if replaced:
+            yield f"replaces the handlers of signals{_listed(replaced, ': ')}"
+        changed = {name for name, _ in set(os.environ.items()) ^ set(self._environ.items())}
+        if changed:
+            yield f"changes environment variables{_listed(sorted(changed), ': ')}"
+        if os.getcwd() != self._folder:
+            yield f"changes the current directory to {os.getcwd()}"
+        if threads := [thread.name for thread in threading.enumerate() if thread not in self._threads]:
+            yield f"leaves threads running{_listed(threads, ': ')}"
+        for failure in self._failed_threads:
+            yield f"starts a thread that fails: {failure}"
+        if children := _child_processes():
+            yield f"leaves processes running{_listed([str(pid) for pid in children], ': ')}"
+
+    def _is_new(self, number: int, handler: Any) -> bool:
+        return bool(handler != self._handlers.get(number))
+
+    def _note_failed_thread(self, arguments: Any) -> None:
+        self._failed_threads.append(innermost_cause(arguments.exc_value))
+        self._previous_hook(arguments)
+
+
+def _handlers() -> dict[int, Any]:
+    return {number: signal.getsignal(number) for number in _SIGNALS}
+
+
+def _child_processes() -> list[int]:
+    """Processes started by this one; empty on systems that do not say so in /proc."""
+    children: list[int] = []
+    for file in Path("/proc/self/task").glob("*/children"):
+        try:
+            children += map(int, file.read_text().split())
+        except (OSError, ValueError):
+            continue
+    return sorted(children)
+
+
+def _listed(names: list[str], lead: str) -> str:
+    if not names:
+        return ""
+    shown = ", ".join(names[:_MAX_NAMES])
+    return f"{lead}{shown}" + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")

@@ -1,0 +1,99 @@
+"""What an entry point's value becomes: checked against the form and the contract of its kind."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from types import ModuleType
+from typing import Any
+
+from vllm_ext.contracts.groups import KINDS, PLATFORM, PluginKind
+from vllm_ext.contracts.qualname import resolve_class
+from vllm_ext.errors import ContractError, Unavailable
+from vllm_ext.plan import Decision
+
+_KIND = {kind.key: kind for kind in KINDS}
+
+
+def kind_of(decision: Decision) -> PluginKind:
+    """The row of the table that the decision is about."""
+    return _KIND[str(decision.kind)]
+
+
+def use(decision: Decision, plugin: Any, options: Mapping[str, Any]) -> Any:
+    """Do with a loaded entry point what its kind says.
+
+    Returns: of a hook ``None``, of a class path or a class the class, of a factory the object.
+
+    Raises:
+        ContractError: the value or what it gives has another form than its kind's.
+        Unavailable: the plugin declined. Whatever else the plugin raises passes.
+    """
+    kind = kind_of(decision)
+    if kind.form == "hook":
+        # With a module as value, its import was the run.
+        return None if isinstance(plugin, ModuleType) else _call(decision, plugin, options)
+    if kind.form == "class":
+        return _check_class(decision, plugin)
+    result = _call(decision, plugin, options)
+    if kind.form == "factory":
+        return _check_object(decision, result)
+    if result is None:
+        raise Unavailable("it returned None: not for this machine" if kind is PLATFORM else "it returned None")
+    return resolve_class(result, contract_of(decision), slot=kind.title, source=source_of(decision))
+
+
+def accepts_config(plugin: Callable[..., Any]) -> bool:
+    """Whether a callable has a parameter ``config``, so that options can be handed to it."""
+    try:
+        parameter = inspect.signature(plugin).parameters.get("config")
+    except (TypeError, ValueError):
+        return False
+    return parameter is not None and parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
+
+
+def contract_of(decision: Decision) -> Any:
+    """The class or protocol that the plugin's class or object has to be of."""
+    module, _, name = str(kind_of(decision).contract).rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def source_of(decision: Decision) -> str:
+    """The plugin in a sentence: ``platform plugin 'npu' of acme 1.0``."""
+    return f"{kind_of(decision).title} plugin {decision}"
+
+
+def _call(decision: Decision, plugin: Any, options: Mapping[str, Any]) -> Any:
+    if callable(plugin):
+        return plugin(config=dict(options)) if accepts_config(plugin) else plugin()
+    what = "neither callable nor a module" if kind_of(decision).form == "hook" else "not callable"
+    raise ContractError(f"{source_of(decision)}: {decision.value!r} is {what}, but {plugin!r}", plugin=decision.name)
+
+
+def _check_class(decision: Decision, plugin: Any) -> Any:
+    contract = contract_of(decision)
+    if isinstance(plugin, type) and issubclass(plugin, contract):
+        return plugin
+    raise ContractError(
+        f"{source_of(decision)}: {decision.value!r} is not a subclass of {_path(contract)}, but {plugin!r}",
+        plugin=decision.name,
+    )
+
+
+def _check_object(decision: Decision, result: Any) -> Any:
+    """A protocol's members have to be there; which are not is in the error."""
+    contract = contract_of(decision)
+    members = (*contract.__annotations__, *(name for name in vars(contract) if not name.startswith("_")))
+    missing = [name for name in members if not hasattr(result, name)]
+    if missing:
+        raise ContractError(
+            f"{source_of(decision)}: {decision.value!r} returned {result!r}, which has no {', '.join(missing)}; "
+            f"it has to keep {_path(contract)}",
+            plugin=decision.name,
+        )
+    return result
+
+
+def _path(contract: type) -> str:
+    return f"{contract.__module__}.{contract.__qualname__}"

@@ -1,0 +1,80 @@
+"""Class paths in the settings: code that the user names without a plugin, which obeys the same limits."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+import msgspec
+from packaging.utils import canonicalize_name
+
+from vllm_ext import envs
+from vllm_ext.config import Config, Settings
+from vllm_ext.discovery import ExtensionRecord, Provider
+from vllm_ext.discovery.records import IN_TREE_DISTRIBUTION
+from vllm_ext.errors import ConfigError, VllmExtError
+from vllm_ext.plan.requirements import VLLM
+from vllm_ext.plan.rules import value_of
+from vllm_ext.plan.screen import ALLOWED_KEY, refused_distribution
+
+CLASS_PATH_KEYS = ("attention.backend", "worker.cls", "communicator.cls")
+_CHOICE_OF_PLATFORM = "auto"
+
+
+def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> set[str]:
+    """Top-level modules whose distribution :func:`resolve` has to know for these records and settings."""
+    modules = {_top_level(path) for path in class_paths(config.settings).values()} - {"vllm_ext"}
+    if config.settings.allow_distributions is None:
+        modules.clear()
+    if config.settings.host == VLLM or any(_is_about_vllm(record) for record in records):
+        modules.add(VLLM)
+    return modules
+
+
+def class_paths(settings: Settings) -> dict[str, str]:
+    """Class paths in the settings, by key."""
+    values = {key: value_of(settings, key) for key in CLASS_PATH_KEYS}
+    return {key: value for key, value in values.items() if "." in value or ":" in value}
+
+
+def check_class_paths(
+    config: Config, providers: Mapping[str, Provider], errors: list[VllmExtError], notes: list[str]
+) -> Settings:
+    """The settings that hold: in safe mode, without class paths.
+
+    What ``allow_distributions`` does not admit is added to ``errors``, what is left out to ``notes``.
+    """
+    settings = config.settings
+    for key, path in class_paths(settings).items():
+        where = f"{key} ({config.origin(key)})"
+        if config.safe_mode:
+            notes.append(f"{where} names {path!r}, which is not used: {envs.VLLM_EXT_SAFE_MODE} is on")
+            settings = _without(settings, key)
+        elif (refusal := _refusal(settings, _top_level(path), providers)) is not None:
+            errors.append(ConfigError(f"{where} names {path!r}, but {refusal}. Add its distribution there"))
+    return settings
+
+
+def _refusal(settings: Settings, module: str, providers: Mapping[str, Provider]) -> str | None:
+    if settings.allow_distributions is None or module == "vllm_ext":
+        return None
+    provider = providers.get(module)
+    if provider is None:
+        return f"no installed distribution provides module {module!r}, and {ALLOWED_KEY} is set"
+    refusal = refused_distribution(settings, provider.distribution, provider.version)
+    return None if refusal is None else f"{ALLOWED_KEY} {refusal}"
+
+
+def _without(settings: Settings, key: str) -> Settings:
+    section, _, name = key.partition(".")
+    changed = msgspec.structs.replace(getattr(settings, section), **{name: _CHOICE_OF_PLATFORM})
+    return msgspec.structs.replace(settings, **{section: changed})
+
+
+def _top_level(path: str) -> str:
+    return path.replace(":", ".").partition(".")[0]
+
+
+def _is_about_vllm(record: ExtensionRecord) -> bool:
+    names = (re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in record.requires)
+    return any(canonicalize_name(name) != IN_TREE_DISTRIBUTION for name in names)

@@ -1,0 +1,74 @@
+"""Plans as JSON: for people and scripts to read, and for other processes to apply.
+
+What is written can be read back as the same plan. Errors become their class and text; the exception objects of
+outcomes stay in their process.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from vllm_ext import errors
+from vllm_ext.errors import PluginError, VllmExtError
+from vllm_ext.plan.bound import BoundPlan
+from vllm_ext.plan.plan import Plan
+
+SCHEMA_VERSION = 1
+"""Of the JSON forms; raised when a reader of the old one would misread the new one."""
+
+P = TypeVar("P", Plan, BoundPlan)
+
+
+def plan_to_dict(plan: Plan | BoundPlan) -> dict[str, Any]:
+    """The plan as plain values that JSON has, with ``schema_version``; of a bound plan with its fingerprint."""
+    values: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
+    if isinstance(plan, BoundPlan):
+        values["fingerprint"] = plan.fingerprint
+    values.update(msgspec.to_builtins(plan, enc_hook=_encode))
+    return values
+
+
+def plan_from_dict(values: dict[str, Any], kind: type[P]) -> P:
+    """The plan that :func:`plan_to_dict` wrote.
+
+    Args:
+        values: its result, as it came through JSON.
+        kind: :class:`Plan` or :class:`BoundPlan`.
+
+    Raises:
+        ValueError: it has another schema version or form, or a fingerprint that is not that of its content.
+    """
+    body = dict(values)
+    version, fingerprint = body.pop("schema_version", None), body.pop("fingerprint", None)
+    if version != SCHEMA_VERSION:
+        raise ValueError(f"the plan has schema_version {version!r}; this vllm_ext reads {SCHEMA_VERSION}")
+    try:
+        plan = msgspec.convert(body, kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"not a {kind.__name__}: {error}") from error
+    if isinstance(plan, BoundPlan) and plan.fingerprint != fingerprint:
+        raise ValueError(
+            f"the plan says its fingerprint is {fingerprint}, but that of its content is {plan.fingerprint}"
+        )
+    return plan
+
+
+def _encode(value: Any) -> Any:
+    if isinstance(value, VllmExtError):
+        return {"type": type(value).__name__, "message": str(value), "plugin": getattr(value, "plugin", None)}
+    if isinstance(value, BaseException):
+        return None
+    raise NotImplementedError(f"{type(value)} is no part of a plan")
+
+
+def _decode(kind: type, value: Any) -> Any:
+    if kind is VllmExtError and isinstance(value, dict):
+        error_cls = getattr(errors, str(value.get("type")), None)
+        if isinstance(error_cls, type) and issubclass(error_cls, VllmExtError):
+            message = str(value.get("message"))
+            if issubclass(error_cls, PluginError):
+                return error_cls(message, plugin=value.get("plugin"))
+            return error_cls(message)
+    raise msgspec.ValidationError(f"{value!r} is no error of vllm_ext")
