@@ -86,6 +86,27 @@ def test_a_class_that_cannot_be_used_is_shown_with_the_reason(vllm_ext):
     assert "'json.JSONDecoder' is not a subclass of vllm_ext.contracts.worker.WorkerBase" in reason
 
 
+def test_general_plugins_have_what_became_of_them(vllm_ext, plugins):
+    """Those of a distribution whose platform was passed over among them."""
+    code = "def good(): ...\ndef bad(): raise OSError('no licence')\ndef idle(): ...\n"
+    lines = [f"{name} = acme:{name}" for name in ("good", "bad", "idle")]
+    plugins.distribution("acme", {"vllm.general_plugins": lines}, {"acme.py": code})
+    entry_points = {"vllm.platform_plugins": ["npu = zeta:npu"], "vllm.general_plugins": ["ops = zeta:ops"]}
+    plugins.distribution("zeta", entry_points, {})
+
+    done = vllm_ext("explain", "general", "-f", "json", "--platform", "cpu", "--set", "plugins.general.disabled=[idle]")
+
+    assert {candidate: (state, reason) for candidate, state, reason, _ in steps(done, "general")} == {
+        "'good' of acme 0.1": ("active", "plugins.general.enabled is all"),
+        "'bad' of acme 0.1": ("failed", "plugins.general.enabled is all; OSError: no licence"),
+        "'idle' of acme 0.1": ("disabled", "disabled by plugins.general.disabled"),
+        "'ops' of zeta 0.1": (
+            "passed_over",
+            "plugins.general.enabled is all; platform 'npu' of its distribution is not used, 'cpu' is",
+        ),
+    }
+
+
 def test_replaced_ops_name_both_classes(vllm_ext, plugins):
     plugins.project("vllm_ext_dummy_platform")
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+import vllm_ext
 from vllm_ext.cli.main import main
 
 GENERAL = "vllm.general_plugins"
@@ -33,11 +34,27 @@ def test_it_shows_group_name_distribution_version_status_and_reason(capsys):
     ]
 
 
-def test_it_neither_imports_torch_nor_a_plugin(tmp_path, plugins):
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["list", "-f", "json"],
+        ["list", "--requirements"],
+        ["show", "c"],
+        ["plan"],
+        ["config", "show"],
+        ["config", "schema"],
+        ["config", "sample"],
+        ["doctor"],
+        ["complete"],
+        ["help"],
+    ],
+    ids=" ".join,
+)
+def test_commands_that_inspect_import_neither_torch_nor_a_plugin(tmp_path, plugins, arguments):
     canary = tmp_path / "canary"
     plugins.distribution("canary", {GENERAL: ["c = canary_mod:run"]}, {"canary_mod.py": f"open({str(canary)!r}, 'w')"})
     program = (
-        "import sys; from vllm_ext.cli.main import main; code = main(['list', '-f', 'json']); "
+        f"import sys; from vllm_ext.cli.main import main; code = main({arguments!r}); "
         "sys.exit('torch was imported' if 'torch' in sys.modules else code)"
     )
 
@@ -50,7 +67,7 @@ def test_it_neither_imports_torch_nor_a_plugin(tmp_path, plugins):
     )
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "c" in {row["name"] for row in json.loads(done.stdout)}
+    assert done.stdout
     assert not canary.exists()
 
 
@@ -129,3 +146,79 @@ def test_a_name_that_is_asked_for_and_disabled_is_said(capsys):
 
     assert code == 2
     assert "names 'cpu', which is not used: disabled by platform.disabled" in capsys.readouterr().err
+
+
+class TestLoading:
+    @pytest.fixture
+    def acme(self, plugins):
+        code = "def good(): print('hello')\ndef bad(): raise OSError('no licence')\n"
+        lines = ["good = acme:good", "bad = acme:bad", "idle = acme:idle"]
+        plugins.distribution("acme", {GENERAL: lines}, {"acme.py": code})
+
+    def test_each_plugin_that_is_used_has_outcome_seconds_and_detail(self, acme, capsys):
+        arguments = ("--load", "--group", GENERAL, "--set", "plugins.general.disabled=[idle]")
+
+        code, listed, _ = rows(capsys, *arguments)
+
+        assert code == 1
+        assert {row["name"]: (row["status"], row["outcome"], row["detail"]) for row in listed} == {
+            "good": ("selected", "active", ""),
+            "bad": ("selected", "failed", "OSError: no licence"),
+            "idle": ("disabled", "", ""),
+        }
+        assert {row["name"]: isinstance(row["seconds"], float) for row in listed} == {
+            "good": True,
+            "bad": True,
+            "idle": False,
+        }
+
+    def test_only_what_the_filters_leave_is_loaded(self, acme, plugins, capsys, tmp_path):
+        plugins.distribution("zeta", {GENERAL: ["z = zeta:run"]}, {"zeta.py": f"open({str(tmp_path / 'z')!r}, 'w')"})
+
+        code, listed, _ = rows(capsys, "--load", "--group", "vllm_ext.executors")
+
+        assert (code, [row["outcome"] for row in listed]) == (0, ["active"])
+        assert not (tmp_path / "z").exists()
+
+
+def test_requirements_are_the_distributions_of_what_is_used(plugins, capsys):
+    plugins.distribution("acme", {GENERAL: ["a = acme:run", "b = acme:run2"]}, {})
+    plugins.distribution("zeta", {GENERAL: ["z = zeta:run"]}, {})
+
+    assert main(["list", "--requirements", "--set", "plugins.general.disabled=[z]"]) == 0
+
+    lines = [line.partition("  #")[0] for line in capsys.readouterr().out.splitlines()]
+    assert lines == ["acme==0.1", f"vllm-ext=={vllm_ext.__version__}"]
+
+
+def test_blanks_in_vllm_plugins_do_not_matter(plugins, capsys, monkeypatch):
+    plugins.distribution("acme", {GENERAL: ["a = acme:run", "b = acme:run2", "c = acme:run3"]}, {})
+    monkeypatch.setenv("VLLM_PLUGINS", " a , b ")
+
+    code, listed, _ = rows(capsys, "--group", GENERAL)
+
+    assert code == 0
+    assert {row["name"]: row["status"] for row in listed} == {"a": "selected", "b": "selected", "c": "disabled"}
+
+
+def test_an_empty_vllm_plugins_allows_nothing_and_says_so(plugins, capsys, monkeypatch):
+    plugins.distribution("acme", {GENERAL: ["a = acme:run"]}, {})
+    monkeypatch.setenv("VLLM_PLUGINS", "")
+
+    code, listed, err = rows(capsys, "--group", GENERAL)
+
+    assert (code, [row["status"] for row in listed]) == (0, ["disabled"])
+    assert "VLLM_PLUGINS leaves no out-of-tree general plugin; it excludes 'a'" in err
+
+
+def test_safe_mode_turns_off_everything_from_outside(plugins, capsys, monkeypatch):
+    plugins.distribution("acme", {GENERAL: ["a = acme:run"]}, {})
+    monkeypatch.setenv("VLLM_EXT_SAFE_MODE", "1")
+
+    _, listed, _ = rows(capsys)
+
+    assert {row["name"]: row["status"] for row in listed} == {
+        "a": "disabled",
+        "cpu": "candidate",
+        "uniproc": "selected",
+    }

@@ -211,7 +211,16 @@ class TestOverrides:
             ("engine.sed=1", "engine.sed: unknown key (did you mean 'seed'?); keys of 'engine': block_size,"),
             ("seed=1", "seed: unknown key (did you mean 'engine.seed'?)"),
             ("engine.seed=x", "engine.seed: expected a whole number from 0 to 9223372036854775807, given 'x'"),
-            ("platform.driver=off", "platform.driver: expected auto, or a name, or a list of names, given False"),
+            (
+                "platform.driver=off",
+                "platform.driver: expected auto, or a name, or a list of names, given False, which YAML reads as a "
+                "boolean; quote it",
+            ),
+            (
+                "platform.disabled=[a, no]",
+                "platform.disabled: expected a list of names, given ['a', False], which YAML reads as a boolean; "
+                "quote it",
+            ),
             (
                 "engine.dtype=flaot32",
                 "engine.dtype: expected one of auto, float32, bfloat16, float16, given 'flaot32' (did",

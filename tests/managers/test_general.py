@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -265,3 +266,91 @@ def test_those_of_a_distribution_whose_platform_is_not_used_do_not_run(plugins, 
     plugins.distribution("acme", {PLATFORM: ["npu = acme:register"], GENERAL: ["ops = acme:register"]}, files)
 
     assert load(platform__driver="cpu") == []
+
+
+class TestOptions:
+    """What the settings have under ``options`` for a plugin."""
+
+    def install(self, plugins, signature: str, body: str) -> None:
+        code = f"import shared\ndef register({signature}):\n    {body}\n"
+        plugins.distribution("a_dist", {GENERAL: ["a = a_plugin:register"]}, {"a_plugin.py": code})
+
+    @pytest.mark.parametrize("signature", ["config", "*, config", "config=None"])
+    def test_a_callable_with_a_parameter_config_is_given_them(self, plugins, load, shared, signature):
+        self.install(plugins, signature, "shared.runs.append(config)")
+
+        load(options={"a": {"x": 1}})
+
+        assert shared.runs == [{"x": 1}]
+
+    def test_without_any_it_is_given_an_empty_mapping(self, plugins, load, shared):
+        self.install(plugins, "config", "shared.runs.append(config)")
+
+        load()
+
+        assert shared.runs == [{}]
+
+    @pytest.mark.parametrize("signature", ["", "**kwargs", "config, /"])
+    def test_any_other_callable_is_not_and_the_loss_is_said(self, plugins, load, shared, caplog, signature):
+        self.install(plugins, signature.replace("config", "config=3"), "pass")
+
+        load(options={"a": {"x": 1}})
+
+        assert caplog.messages == [
+            "the options for general plugin 'a' of a-dist 0.1 are not handed over: 'a_plugin:register' has no "
+            "parameter 'config'"
+        ]
+
+
+SPAWNED = """
+import multiprocessing, os
+import vllm_ext
+
+def child(queue):
+    vllm_ext.load_general_plugins()
+    import spawned_plugin
+    queue.put((os.getpid(), spawned_plugin.pids))
+
+if __name__ == "__main__":
+    vllm_ext.load_general_plugins()
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=child, args=(queue,))
+    process.start()
+    pid, pids = queue.get(timeout=60)
+    process.join()
+    print(pids == [pid] and pid != os.getpid())
+"""
+
+
+def test_a_spawned_child_loads_anew(plugins, tmp_path):
+    code = "import os\npids = []\ndef register(): pids.append(os.getpid())\n"
+    plugins.distribution("spawned", {GENERAL: ["s = spawned_plugin:register"]}, {"spawned_plugin.py": code})
+    (tmp_path / "main.py").write_text(SPAWNED)
+    environ = {**os.environ, "PYTHONPATH": str(plugins.site)}
+
+    done = subprocess.run(
+        [sys.executable, "main.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False, timeout=120
+    )
+
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_one_that_registers_twice_registers_once_more_without_a_word(install, load, caplog):
+    line = "ModelRegistry.register_model('Arch', 'x:Y')"
+    install("a", f"from vllm_ext import ModelRegistry\n{line}\n{line}")
+
+    assert states(load()) == {"a": "active"}
+    assert caplog.messages == []
+    assert "Arch" in ModelRegistry.get_supported_archs()
+
+
+def test_a_replacement_of_anothers_registration_names_both(install, load, caplog):
+    for name in ("a", "b"):
+        install(name, f"from vllm_ext import ModelRegistry\nModelRegistry.register_model('Arch', 'x:{name.upper()}')")
+
+    load()
+
+    assert caplog.messages == [
+        "model architecture 'Arch': plugin 'b' of b-dist replaces the registration of plugin 'a' of a-dist"
+    ]

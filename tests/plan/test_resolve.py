@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import json
 import os
 import socket
 import sys
@@ -11,8 +12,9 @@ import pytest
 from support.distributions import IN_TREE, PLATFORM, config, record
 
 from vllm_ext.contracts.groups import EXECUTORS_GROUP
+from vllm_ext.discovery import Provider
 from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginLoadError, PluginNotFound
-from vllm_ext.plan import resolve
+from vllm_ext.plan import plan_to_dict, resolve
 
 
 def plan_of(*records, **settings):
@@ -348,8 +350,23 @@ def test_another_executor_can_be_chosen():
 
 
 def test_it_reads_opens_and_imports_nothing(monkeypatch):
-    records = [record("a"), record("a", "zeta"), record("npu", group=PLATFORM), record("x", group="vllm.other")]
-    settings = config(allow_list="a,b", plugins__general__enabled=["a", "c"], platform__driver=["npu", "cpux"])
+    marked = ("vllm-ext>=99; python_version > '3' and platform_machine != 'x'", "vllm>=1; extra == 'x'", "vllm<0.1")
+    records = [
+        record("a"),
+        record("a", "zeta"),
+        record("npu", group=PLATFORM),
+        record("x", group="vllm.other"),
+        record("z", requires=marked),
+    ]
+    settings = config(
+        allow_list="a,b",
+        plugins__general__enabled=["a", "c"],
+        platform__driver=["npu", "cpux"],
+        options={"d": {"x": 1}},
+        worker__cls="acme.worker.Worker",
+        allow_distributions=["acme==1.0", "beta"],
+    )
+    providers = {"vllm": Provider("vllm", "0.30", "/site"), "acme": Provider("other", "1", "/site")}
     running = False
 
     def guard(function):
@@ -360,13 +377,14 @@ def test_it_reads_opens_and_imports_nothing(monkeypatch):
 
         return guarded
 
-    for module, name in ((builtins, "open"), (builtins, "__import__"), (os, "listdir"), (os, "stat")):
+    for module, name in ((builtins, "open"), (builtins, "__import__"), (os, "open"), (os, "listdir"), (os, "stat")):
         monkeypatch.setattr(module, name, guard(getattr(module, name)))
     monkeypatch.setattr(socket, "socket", guard(socket.socket))
     modules = set(sys.modules)
     running = True
-    plan = resolve(records, settings)
+    plan = resolve(records, settings, providers)
     running = False
 
-    assert len(plan.errors) == 6
+    assert len(plan.errors) == 7
+    assert json.dumps(plan_to_dict(plan))
     assert set(sys.modules) == modules

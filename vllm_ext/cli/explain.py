@@ -11,12 +11,12 @@ from vllm_ext.cli.base import ListCommand
 from vllm_ext.config import Config
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.planning import make_plan
-from vllm_ext.dispatch.trail import SLOTS, Step, dispatch_trail, platform_trail
+from vllm_ext.dispatch.trail import SLOTS, Step, dispatch_trail, plugin_trail
 from vllm_ext.errors import PluginError
 
 
 class Explain(ListCommand):
-    """Show the decisions on platform, worker, attention, communicator and ops, and what was passed over.
+    """Show what was decided on platform, general plugins, worker, attention, communicator and ops, and why.
 
     Chooses the platform and runs general plugins, as an engine does; loads no weights.
     """
@@ -48,9 +48,7 @@ class Explain(ListCommand):
             if not error.outcomes:
                 raise
             self._error = error
-            return platform_trail(make_plan(config), error.outcomes, None)
+            return plugin_trail(make_plan(config), error.outcomes)
         bound_plan = started.binding.bound_plan
-        winner = bound_plan.platform
-        chosen = f"{winner.distribution}:{winner.name}" if winner else None
-        steps = platform_trail(bound_plan.plan, bound_plan.outcomes, chosen)
-        return steps if slot == "platform" else steps + dispatch_trail(started.dispatcher())
+        steps = plugin_trail(bound_plan.plan, started.outcomes, bound_plan.platform)
+        return steps if slot in ("platform", "general") else steps + dispatch_trail(started.dispatcher())

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vllm_ext.config.keys import Setting, all_keys, all_sections, shorten, unknown_key
+from vllm_ext.config.keys import Key, Setting, all_keys, all_sections, shorten, unknown_key
 from vllm_ext.config.options import read_options
 from vllm_ext.config.origin import Origin
 from vllm_ext.config.paths import join_path, split_assignment, split_path
 from vllm_ext.config.redaction import may_hold_secret
 from vllm_ext.errors import ConfigError
+
+_READ_AS: dict[type, str] = {bool: "a boolean", int: "a number", float: "a number", type(None): "null"}
 
 
 class Override(NamedTuple):
@@ -72,7 +74,17 @@ def _read(parts: tuple[str, ...], value: Any, origin: Origin, problems: list[str
             converted = all_keys()[path].convert(list(value) if isinstance(value, tuple) else value)
             yield Setting(parts, converted, origin)
         except ValueError:
-            problems.append(f"{origin}: {path}: {all_keys()[path].mismatch(value)}")
+            key = all_keys()[path]
+            problems.append(f"{origin}: {path}: {key.mismatch(value)}{_advice(key, value)}")
+
+
+def _advice(key: Key, value: Any) -> str:
+    """What to do where YAML made something else of a word; starts with a comma."""
+    if key.secret or not (key.accepts(str) or key.accepts(list)):
+        return ""
+    words = value if isinstance(value, list) else [value]
+    read_as = next((_READ_AS[type(word)] for word in words if type(word) in _READ_AS), None)
+    return f", which YAML reads as {read_as}; quote it" if read_as else ""
 
 
 def _first_unknown(parts: tuple[str, ...]) -> tuple[str, str]:

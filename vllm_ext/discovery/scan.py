@@ -22,7 +22,10 @@ def scan(path: Sequence[str] | None = None) -> list[ExtensionRecord]:
     Only metadata is read; no plugin is imported. A distribution that an earlier path entry hides is in the list, marked
     as shadowed. Metadata that cannot be read gives a record with a fault, or none; it never raises.
     """
-    return read_records(ordered(find_all(path_entries(path))))
+    found = list(find_all(path_entries(path)))
+    # A distribution without plugins matters only where it hides one of the same name that has some.
+    with_plugins = {metadata.distribution for _, metadata in found if _mentions_us(metadata.read("entry_points.txt"))}
+    return read_records(ordered(ranked for ranked in found if ranked[1].distribution in with_plugins))
 
 
 def read_records(folders: Iterable[MetadataFolder]) -> list[ExtensionRecord]:
@@ -35,9 +38,13 @@ def read_records(folders: Iterable[MetadataFolder]) -> list[ExtensionRecord]:
     return records
 
 
+def _mentions_us(data: bytes | None) -> bool:
+    return data is not None and b"vllm" in data and any(prefix in data for prefix in _MENTIONS)
+
+
 def _read_folder(metadata: MetadataFolder, shadowed_by: str | None) -> Iterator[ExtensionRecord]:
     data = metadata.read("entry_points.txt")
-    if data is None or not any(prefix in data for prefix in _MENTIONS):
+    if data is None or not _mentions_us(data):
         return
     declared = [entry for entry in parse_entry_points(data) if entry[0].startswith(GROUP_PREFIXES)]
     if not declared:

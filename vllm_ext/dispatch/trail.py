@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.errors import VllmExtError
-from vllm_ext.plan import Outcome, Plan
+from vllm_ext.plan import Decision, Outcome, Plan
 from vllm_ext.registry.custom_ops import CUSTOM_OPS
 from vllm_ext.registry.models import ModelRegistry
 
-SLOTS = ("platform", "worker", "attention", "communicator", "ops")
+SLOTS = ("platform", "general", "worker", "attention", "communicator", "ops")
 
 
 class Step(NamedTuple):
@@ -27,24 +27,23 @@ class Step(NamedTuple):
     """The setting, hook or default that decided."""
 
 
-def platform_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: str | None) -> list[Step]:
-    """Every platform that is installed or named, the chosen one first.
+def plugin_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: Decision | None = None) -> list[Step]:
+    """Every platform and every general plugin that is installed or named; the chosen platform is the first.
 
     Args:
-        outcomes: what became of those that were asked.
-        chosen: ``distribution:name`` of the one that won, if any.
+        outcomes: what became of those that were asked, or run.
+        chosen: the platform that won, if any.
     """
     states = {outcome.key: outcome for outcome in outcomes}
     steps = []
     for decision in plan.decisions:
-        if decision.kind != "platform":
+        if decision.kind not in ("platform", "general"):
             continue
-        outcome = states.get(decision.key)
+        outcome = states.get(decision.key) if decision.is_used else None
         reason = f"{decision.reason}; {outcome.detail}" if outcome and outcome.detail else decision.reason
-        is_chosen = chosen == f"{decision.distribution}:{decision.name}"
-        state = "chosen" if is_chosen else outcome.state if outcome else decision.status
-        steps.append(Step("platform", str(decision), state, reason, str(decision.origin or "")))
-    return sorted(steps, key=lambda step: step.state != "chosen")
+        state = "chosen" if decision == chosen else outcome.state if outcome else decision.status
+        steps.append(Step(decision.kind, str(decision), state, reason, str(decision.origin or "")))
+    return sorted(steps, key=lambda step: (step.slot != "platform", step.state != "chosen"))
 
 
 def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
