@@ -38,9 +38,16 @@ class VllmExtError(Exception):
 
 
 class ConfigError(VllmExtError, ValueError):
-    """A setting is unknown, has the wrong type, or names something that does not exist."""
+    """A setting is unknown, has the wrong type, or names something that does not exist.
+
+    ``problems`` has each mistake by itself, where a text is about several.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, problems: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.problems = tuple(problems) or (message,)
 
 
 class PluginError(VllmExtError):

@@ -26,6 +26,37 @@ def test_a_sound_installation_has_no_findings(doctor, plugins):
     assert doctor()[1] == []
 
 
+def test_where_nothing_is_found_the_table_says_so(vllm_ext, monkeypatch):
+    monkeypatch.setattr("vllm_ext.cli.doctor.examine", list)
+
+    assert vllm_ext("doctor")[:2] == (0, "\nNothing looks wrong.\n")
+
+
+@pytest.mark.parametrize("setting", ["allow_distributions: []", "plugins: {general: {disabled: [a]}}"])
+def test_with_a_mistake_in_the_settings_nothing_is_loaded(doctor, plugins, tmp_path, setting):
+    """What the settings forbid is not known then."""
+    canary = tmp_path / "canary"
+    plugins.distribution("acme", {GENERAL: ["a = acme:run"]}, {"acme.py": f"open({str(canary)!r}, 'w')"})
+    file = tmp_path / "settings.yaml"
+    file.write_text(f"{setting}\nmistake: 1\n")
+
+    code, found = doctor("--time", "--config-file", file)
+
+    assert code == 1
+    assert [row[0] for row in found] == ["error", "note"]
+    assert "no plugin was loaded to be timed" in found[1][2]
+    assert not canary.exists()
+
+
+def test_safe_mode_holds_where_the_settings_have_a_mistake(doctor, plugins, monkeypatch, tmp_path):
+    plugins.distribution("acme", {GENERAL: ["a = acme:run"]}, {})
+    monkeypatch.setenv("VLLM_EXT_SAFE_MODE", "1")
+
+    code, found = doctor("--set", "mistake=1")
+
+    assert (code, [row[0] for row in found]) == (1, ["error"])
+
+
 def test_a_missing_name_is_an_error_with_its_remedy(doctor):
     code, ((severity, subject, text, remedy),) = doctor("--platform", "npu")
 
@@ -72,9 +103,9 @@ def test_blanks_in_vllm_plugins_are_a_warning_with_the_right_text(doctor, plugin
 def test_an_empty_vllm_plugins_is_a_note_and_no_failure(doctor, monkeypatch):
     monkeypatch.setenv("VLLM_PLUGINS", "")
 
-    _, ((severity, _, text, _),) = doctor()
+    code, ((severity, _, text, _),) = doctor()
 
-    assert severity == "note"
+    assert (code, severity) == (0, "note")
     assert text == "VLLM_PLUGINS is set and empty, so no out-of-tree plugin of any group is used"
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+from support.plugins import write_distribution
 
 PLATFORM_CLASS = """
 from vllm_ext.platforms.cpu import CpuPlatform
@@ -115,6 +118,45 @@ def test_replaced_ops_name_both_classes(vllm_ext, plugins):
     assert any(
         "my_dummy_custom_ops" in candidate and "in place of" in reason for candidate, _, reason, _ in steps(done, "ops")
     )
+
+
+def test_a_hidden_copy_of_the_chosen_platform_is_not_chosen(vllm_ext, install, tmp_path, monkeypatch):
+    install("npu")
+    entry_points = {"vllm.platform_plugins": ["npu = npu_p:register"]}
+    write_distribution(tmp_path / "old", "npu", entry_points, {}, "0.0.1")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "old")])
+
+    rows = steps(vllm_ext("explain", "platform", "-f", "json", "--platform", "npu"), "platform")
+
+    assert [(candidate, state) for candidate, state, *_ in rows][:2] == [
+        ("'npu' of npu 0.1", "chosen"),
+        ("'npu' of npu 0.0.1", "shadowed"),
+    ]
+
+
+def test_where_no_engine_can_be_built_the_trail_comes_before_the_error(vllm_ext):
+    done = vllm_ext("explain", "-f", "json", "--set", "platform.disabled=[cpu]")
+
+    assert done.code == 3
+    assert [(row["candidate"], row["state"]) for row in done.out] == [("'cpu' of vllm-ext 0.1.0", "disabled")]
+    assert "no platform is available to build an engine on" in done.err
+
+
+def test_a_hook_that_raises_is_a_failed_slot_with_the_platforms_name(vllm_ext, plugins):
+    hook = "    @classmethod\n    def get_device_communicator_cls(cls):\n        raise KeyError('x')\n"
+    code = f"def register():\n    return 'npu_p.Npu'\n{PLATFORM_CLASS}{hook}"
+    plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu_p:register"]}, {"npu_p.py": code})
+
+    ((_, state, reason, _),) = steps(vllm_ext("explain", "communicator", "-f", "json"), "communicator")
+
+    assert state == "failed"
+    assert reason == "platform 'cpu' (npu_p.Npu) failed: KeyError: 'x'"
+
+
+def test_notes_are_said_once(vllm_ext):
+    done = vllm_ext("explain", "platform", "-f", "json", "--set", "plugins.general.disabled=[ghost]")
+
+    assert done.err.count("disables 'ghost', which is not installed") == 1
 
 
 def test_a_slot_that_does_not_exist_is_wrong_usage(vllm_ext):

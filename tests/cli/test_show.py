@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+from support.plugins import write_distribution
 
 GENERAL = "vllm.general_plugins"
 
@@ -104,6 +107,21 @@ def test_one_that_is_named_and_missing_is_shown_as_such(vllm_ext):
     shown = vllm_ext("show", "ghost", "-f", "json", "--set", "plugins.general.enabled=[ghost]").out
 
     assert shown["status"] == "missing"
+
+
+def test_a_hidden_copy_is_a_note_and_no_rival(acme, vllm_ext, tmp_path, monkeypatch):
+    write_distribution(tmp_path / "old", "acme", {GENERAL: ["good = acme:good"]}, {}, "0.0.1")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path / "old")])
+
+    code, shown, _ = vllm_ext("show", "good", "-f", "json")
+
+    assert (code, shown["version"]) == (0, "0.1")
+    (note,) = shown["notes"]
+    assert note.startswith(f"{tmp_path}/old/acme-0.0.1.dist-info declares it as well, and is hidden by ")
+
+
+def test_a_distribution_may_be_spelt_as_its_author_does(acme, vllm_ext):
+    assert vllm_ext("show", "Acme:good", "-f", "json").out["name"] == "good"
 
 
 def test_what_is_turned_off_is_not_loaded(acme, vllm_ext):

@@ -59,7 +59,7 @@ def test_numbers_may_have_a_fraction_where_the_key_takes_one(text, number):
 @pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf", "true"])
 def test_what_is_no_number_above_the_limit_is_told(text):
     assert message(VLLM_EXT_PROBE__TIMEOUT_S=text) == (
-        f"environment (VLLM_EXT_PROBE__TIMEOUT_S): probe.timeout_s: expected a number above 0, given {text!r}"
+        f"environment (VLLM_EXT_PROBE__TIMEOUT_S): probe.timeout_s: expected a number above 0 and of at most 86400, given {text!r}"
     )
 
 
@@ -105,7 +105,9 @@ def test_a_name_with_a_minus_works_for_every_kind_of_plugin(kind):
     plugins = getattr(config.settings.plugins, kind)
 
     assert (plugins.enabled, plugins.disabled) == (["a"], ["c", "b"])
-    assert str(config.origin(f"plugins.{kind}.disabled")) == f"environment ({variable})"
+    assert str(config.origin(f"plugins.{kind}.disabled")) == (
+        f"environment ({variable}) added to environment ({variable_of(f'plugins.{kind}.disabled')})"
+    )
 
 
 @pytest.mark.parametrize("kind", children("plugins"))

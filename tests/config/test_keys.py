@@ -10,7 +10,7 @@ from msgspec import Meta
 from vllm_ext.config import Settings
 from vllm_ext.config.environment import _typed
 from vllm_ext.config.keys import Key, all_keys, unknown_key
-from vllm_ext.config.schema import PositiveFloat, PositiveInt
+from vllm_ext.config.schema import PositiveInt, Seconds
 
 
 def key(hint: Any, default: Any = None) -> Key:
@@ -26,11 +26,11 @@ def key(hint: Any, default: Any = None) -> Key:
         (PositiveInt, "a whole number of at least 1"),
         (Annotated[int, Meta(ge=0, le=9)], "a whole number from 0 to 9"),
         (float, "a number"),
-        (PositiveFloat, "a number above 0"),
-        (Annotated[PositiveFloat, Meta(description="x")], "a number above 0"),
+        (Seconds, "a number above 0 and of at most 86400"),
+        (Annotated[Seconds, Meta(description="x")], "a number above 0 and of at most 86400"),
         (Annotated[float, Meta(gt=0, lt=1)], "a number above 0 and below 1"),
         (Annotated[float, Meta(le=1)], "a number of at most 1"),
-        (PositiveFloat | None, "a number above 0, or null"),
+        (Seconds | None, "a number above 0 and of at most 86400, or null"),
         (list[str] | None, "a list of names, or null"),
         (Literal["a", "b"], "one of a, b"),
         (Literal["all"] | list[str], "all, or a list of names"),
@@ -47,7 +47,7 @@ def test_all_keys_of_the_schema_are_described():
 
 
 def test_a_whole_number_is_a_number_where_one_is_wanted():
-    value = key(PositiveFloat).convert(30)
+    value = key(Seconds).convert(30)
 
     assert (value, type(value)) == (30.0, float)
 
@@ -55,7 +55,7 @@ def test_a_whole_number_is_a_number_where_one_is_wanted():
 @pytest.mark.parametrize("value", [True, "1.5", None, 0, -1.5, float("inf"), float("nan"), 10**400])
 def test_what_is_no_number_within_the_limits_is_refused(value):
     with pytest.raises(ValueError):
-        key(PositiveFloat).convert(value)
+        key(Seconds).convert(value)
 
 
 @pytest.mark.parametrize("value", [0, 1, "true", None])

@@ -54,8 +54,8 @@ class TestSecrets:
     @pytest.mark.parametrize(
         "name",
         [
-            "token", "hf_TOKEN", "secretKey", "password", "Passwd", "credentials", "api_key", "apikey", "api-key",
-            "private_key",
+            "token", "hf_TOKEN", "authToken", "secretKey", "secret-key", "password", "Passwd", "passphrase", "pwd", "pass",
+            "credentials", "api_key", "apikey", "api-key", "private_key", "access_key", "auth", "Authorization", "bearer",
         ],
     )  # fmt: skip
     def test_an_option_whose_name_says_so_is_not_shown(self, name):
@@ -64,7 +64,7 @@ class TestSecrets:
         assert rows(f"{key}=hunter2")[key].value == HIDDEN
         assert rows(f"{key}=hunter2", redact=False)[key].value == "hunter2"
 
-    @pytest.mark.parametrize("name", ["batch", "key", "path", "passes"])
+    @pytest.mark.parametrize("name", ["batch", "key", "path", "passes", "max_tokens", "tokenizer", "author", "bypass"])
     def test_other_options_are_shown(self, name):
         assert rows(f"options.npu.{name}=x")[f"options.npu.{name}"].value == "x"
 

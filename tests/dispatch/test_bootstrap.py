@@ -1,5 +1,6 @@
 """What a process does first, and the two functions of vLLM's plugin module on top of it."""
 
+import os
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from vllm_ext import current_platform, load_general_plugins, load_plugins_by_group
 from vllm_ext.config import Override, load_config
 from vllm_ext.dispatch.bootstrap import bootstrap
-from vllm_ext.errors import PluginNotFound
+from vllm_ext.errors import PlatformUnavailable, PluginNotFound
 
 GENERAL = "vllm.general_plugins"
 
@@ -97,3 +98,39 @@ def test_current_platform_is_chosen_on_first_use_where_nothing_was_started():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "cpu\n", "")
+
+
+def test_the_platform_is_asked_once_whatever_is_used_first(plugins):
+    code = """
+from vllm_ext.platforms.cpu import CpuPlatform
+from vllm_ext import PlatformEnum
+calls = []
+def register():
+    calls.append(1)
+    return "npu.Npu"
+class Npu(CpuPlatform):
+    _enum = PlatformEnum.OOT
+"""
+    plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu:register"]}, {"npu.py": code})
+    program = (
+        "from vllm_ext import current_platform, load_general_plugins; current_platform.device_type; "
+        "load_general_plugins(); load_general_plugins(); import npu; print(len(npu.calls))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(plugins.site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "1\n", "")
+
+
+def test_a_platform_that_asks_for_the_plugins_of_a_group_is_told_that_nothing_is_decided(plugins):
+    code = f"from vllm_ext import load_plugins_by_group\ndef register(): load_plugins_by_group({GENERAL!r})\n"
+    plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu:register"]}, {"npu.py": code})
+
+    with pytest.raises(PlatformUnavailable, match="asked for the plugins of a group while its own entry point runs"):
+        bootstrap(load_config(overrides=[Override("platform.driver", "npu", "--platform")]))

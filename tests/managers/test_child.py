@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
-from support.distributions import GENERAL, PLATFORM
+from support.distributions import GENERAL, PLATFORM, config
 
 from vllm_ext.contracts.groups import KIND_OF_GROUP
+from vllm_ext.discovery import scan
 from vllm_ext.managers.child import load_all_in_children, load_in_child
+from vllm_ext.plan import resolve
 
 
 @pytest.fixture
@@ -73,6 +77,62 @@ def test_a_failure_has_its_cause_in_one_line(load, body, before, detail):
     assert (report.outcome.state, report.outcome.detail) == ("failed", detail)
 
 
+def test_a_signal_without_a_name_is_its_number(load):
+    assert (
+        load("import os; os.kill(os.getpid(), 40)").outcome.detail
+        == "it ended the process by signal 40 when it was called"
+    )
+
+
+def test_a_handler_of_a_signal_without_a_name_is_no_failure(load):
+    report = load("import signal; signal.signal(40, signal.SIG_IGN)")
+
+    assert (report.outcome.state, report.effects) == ("active", ("replaces the handlers of signals: signal 40",))
+
+
+def test_a_current_directory_that_is_gone_is_no_failure_of_the_plugin(load, tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+
+    assert load().outcome.state == "active"
+
+
+def test_an_entry_of_the_path_that_is_no_path_is_left_out(load, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path, None])
+
+    assert load().outcome.state == "active"
+
+
+def test_the_time_limit_begins_when_the_process_is_up(load, tmp_path, monkeypatch):
+    """A slow start of Python is not the plugin's."""
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(2)")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    assert load(timeout_s=1.5).outcome.state == "active"
+
+
+def test_an_interrupt_ends_the_child(install, make_plan, tmp_path):
+    file = tmp_path / "pid"
+    install(f"import os, time; open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    plan = make_plan()
+    threading.Thread(target=interrupt_when, args=([file],)).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        load_in_child(plan, plan.find("general", "a")[0])
+
+    assert not is_running(int(file.read_text()))
+
+
+def test_a_general_plugin_that_needs_a_platform_where_none_can_be_chosen_is_told_why(install, make_plan):
+    install("from vllm_ext import current_platform; current_platform.device_type")
+    plan = resolve(scan(), config(platform__driver="missing"))
+
+    detail = load_in_child(plan, plan.find("general", "a")[0]).outcome.detail
+
+    assert detail.startswith("PluginNotFound: no platform plugin 'missing' is installed")
+
+
 def test_an_exception_keeps_its_traceback(load):
     traceback = load("raise OSError('no licence')").outcome.traceback
 
@@ -89,8 +149,6 @@ def test_a_crash_shows_where_it_was(load):
 
 @pytest.mark.parametrize("body", ["", "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)"])
 def test_a_hang_ends_at_the_time_limit_and_shows_where_it_was(load, body):
-    started = time.monotonic()
-
     report = load(f"{body}\nimport time; time.sleep(600)", timeout_s=1.5)
 
     assert (report.outcome.state, report.outcome.detail) == (
@@ -98,7 +156,6 @@ def test_a_hang_ends_at_the_time_limit_and_shows_where_it_was(load, body):
         "it did not finish within 1.5 s when it was called",
     )
     assert "in register" in report.outcome.traceback
-    assert time.monotonic() - started < 60
 
 
 def test_one_that_stops_itself_ends_at_the_time_limit_too(load):
@@ -231,16 +288,18 @@ class TestMany:
             )
         plan = make_plan()
 
-        def interrupt() -> None:
-            while not any(file.exists() and file.read_text() for file in (tmp_path / "a", tmp_path / "b")):
-                time.sleep(0.02)
-            os.kill(os.getpid(), signal.SIGINT)
-
-        threading.Thread(target=interrupt).start()
+        threading.Thread(target=interrupt_when, args=([tmp_path / "a", tmp_path / "b"],)).start()
         with pytest.raises(KeyboardInterrupt):
             load_all_in_children(plan, plan.selected("general"))
 
         assert not any(is_running(int(file.read_text())) for file in (tmp_path / "a", tmp_path / "b") if file.exists())
+
+
+def interrupt_when(files: list[Path]) -> None:
+    """Interrupt this process as soon as one of the files has content."""
+    while not any(file.exists() and file.read_text() for file in files):
+        time.sleep(0.02)
+    os.kill(os.getpid(), signal.SIGINT)
 
 
 def is_running(pid: int) -> bool:

@@ -69,6 +69,23 @@ class TestGroups:
     def test_of_platforms_the_candidates_come(self, acme, make_plan):
         assert list(load_group(make_plan(), PLATFORM)) == ["npu"]
 
+    def test_what_binding_left_out_is_not_loaded(self, plugins, make_plan):
+        entry_points = {PLATFORM: ["npu = zeta:npu"], GENERAL: ["ops = zeta:ops"]}
+        plugins.distribution("zeta", entry_points, {"zeta.py": "raise RuntimeError('was imported')"})
+        bound_plan = bind_platform(make_plan(platform__driver="cpu")).bound_plan
+
+        assert load_group(bound_plan, GENERAL) == {}
+        assert load_group(bound_plan, PLATFORM) == {}
+
+    def test_namesakes_come_with_their_distributions(self, plugins, make_plan):
+        for name in ("acme", "zeta"):
+            plugins.distribution(name, {PLATFORM: [f"npu = {name}:one"]}, {f"{name}.py": CODE})
+
+        assert list(load_group(make_plan(platform__driver=["zeta:npu", "acme:npu"]), PLATFORM)) == [
+            "zeta:npu",
+            "acme:npu",
+        ]
+
     def test_one_that_fails_is_warned_about_and_left_out(self, acme, make_plan, caplog):
         assert list(load_group(make_plan(), GENERAL)) == ["one", "two"]
         assert caplog.messages == [

@@ -7,7 +7,7 @@ import json
 import pytest
 from support.distributions import IN_TREE, PLATFORM, config, record
 
-from vllm_ext.errors import PluginNotFound
+from vllm_ext.errors import ContractError, PluginNotFound, Unavailable
 from vllm_ext.plan import SCHEMA_VERSION, BoundPlan, Outcome, Plan, plan_from_dict, plan_to_dict, resolve
 
 RECORDS = (
@@ -47,7 +47,8 @@ def test_a_plan_comes_back_the_same(plan):
 
 def test_a_bound_plan_comes_back_with_its_fingerprint(plan):
     candidate = plan.candidates()[0]
-    outcomes = [Outcome(candidate.key, "active", seconds=0.5), Outcome.of_error(candidate, ValueError("x"))]
+    errors = [ValueError("x"), Unavailable("no device"), ContractError("no platform", plugin="npu")]
+    outcomes = [Outcome(candidate.key, "active", seconds=0.5), *(Outcome.of_error(candidate, e) for e in errors)]
     bound = plan.bind(candidate, outcomes, {"python": "3.11"})
 
     back = plan_from_dict(through_json(plan_to_dict(bound)), BoundPlan)

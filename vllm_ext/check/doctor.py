@@ -10,11 +10,21 @@ from vllm_ext.errors import AmbiguousPlugin, ConfigError, IncompatiblePlugin, Pl
 from vllm_ext.managers.child import LoadReport
 from vllm_ext.plan import Decision, Plan
 
+_CORRECT = "Correct the setting; 'vllm-ext config sample' shows all of them."
 _REMEDIES: tuple[tuple[type[VllmExtError], str], ...] = (
     (PluginNotFound, "Install what provides it, or correct the name where it is written."),
     (AmbiguousPlugin, "Write distribution:name."),
     (IncompatiblePlugin, "Install versions that fit each other."),
-    (ConfigError, "Correct the setting; 'vllm-ext config sample' shows all of them."),
+    (ConfigError, _CORRECT),
+)
+
+
+NOT_TIMED = Finding(
+    "note",
+    "not-timed",
+    "settings",
+    "no plugin was loaded to be timed: with mistakes in the settings it is not known which ones may be",
+    "Correct the settings first.",
 )
 
 
@@ -25,10 +35,7 @@ def by_severity(findings: Iterable[Finding]) -> list[Finding]:
 
 def examine_settings_error(error: ConfigError) -> list[Finding]:
     """One finding for each mistake in the settings."""
-    lines = str(error).splitlines()
-    texts = lines[1:] if len(lines) > 1 else lines
-    remedy = "Correct the setting; 'vllm-ext config sample' shows all of them."
-    return [Finding("error", "settings", "settings", text.strip(), remedy) for text in texts]
+    return [Finding("error", "settings", "settings", text, _CORRECT) for text in error.problems]
 
 
 def examine_environment(environ: Mapping[str, str]) -> Iterator[Finding]:
@@ -62,11 +69,8 @@ def examine_plan(plan: Plan) -> Iterator[Finding]:
     for error in plan.errors:
         remedy = next((text for kind, text in _REMEDIES if isinstance(error, kind)), "Follow the reason given.")
         yield Finding("error", "plan", getattr(error, "plugin", None) or "settings", str(error), remedy)
-    duplicates = {decision.name for decision in plan.decisions if decision.status == "duplicate"}
     for note in plan.notes:
-        # Duplicates have a finding of their own, from the metadata.
-        if not any(f"plugin {name!r} exists more than once" in note for name in duplicates):
-            yield Finding("warning", "plan", "settings", note, "Correct the setting, or leave it if that is meant.")
+        yield Finding("warning", "plan", "settings", note, "Correct the setting, or leave it if that is meant.")
     for decision in plan.decisions:
         yield from _examine_decision(decision)
 
@@ -84,6 +88,13 @@ def _examine_decision(decision: Decision) -> Iterator[Finding]:
     for note in decision.notes:
         text = f"plugin {decision}: {decision.distribution} {note}"
         yield Finding("note", "requirement", subject, text, "Nothing, unless it needs that vLLM after all.")
+
+
+def without_repetitions(findings: Iterable[Finding], plan: Plan) -> list[Finding]:
+    """Findings on the metadata, without those on names that the plan's own say more about."""
+    twins = {decision.name for decision in plan.decisions if decision.status == "duplicate"}
+    codes = ("ambiguous-name", "name-with-two-targets")
+    return [finding for finding in findings if finding.code not in codes or finding.subject not in twins]
 
 
 def examine_loads(reports: Sequence[LoadReport]) -> Iterator[Finding]:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -34,8 +37,8 @@ _SHOW_FORMATTERS = {name: target for name, target in _LIST_FORMATTERS.items() if
 }
 
 
-class SettingsCommand(Command):
-    """A command that reads the settings, with ``--config-file``, ``--platform`` and ``--set``."""
+class OwnCommand(Command):
+    """A command that cliff does not look for parts of among the entry points of other distributions."""
 
     def _load_hooks(self) -> None:
         """No command hooks: cliff would import them from the entry points of other distributions."""
@@ -44,6 +47,10 @@ class SettingsCommand(Command):
     def get_epilog(self) -> str:
         """cliff would read the metadata of everything installed to say which distribution this command is from."""
         return self._epilog or ""
+
+
+class SettingsCommand(OwnCommand):
+    """A command that reads the settings, with ``--config-file``, ``--platform`` and ``--set``."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -121,6 +128,24 @@ class ShowCommand(_StaticFormatters, ShowOne):
     """A command that returns the fields of one thing and their values."""
 
     formatters = _SHOW_FORMATTERS
+
+
+@contextlib.contextmanager
+def output_to_stderr() -> Iterator[None]:
+    """What is written to standard output inside the block goes to standard error: by Python, and by anything else."""
+    import ctypes
+
+    sys.stdout.flush()
+    kept = os.dup(1)
+    try:
+        os.dup2(2, 1)
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
+    finally:
+        # C libraries have a buffer of their own, which they would write out when it is too late.
+        ctypes.CDLL(None).fflush(None)
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def report_problems(app: App, plan: Plan) -> int:

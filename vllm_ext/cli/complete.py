@@ -10,10 +10,12 @@ from cliff import complete
 from cliff.command import Command
 from stevedore.extension import Extension, ExtensionManager
 
+from vllm_ext.cli.base import OwnCommand
+
 _SHELLS: dict[str, Any] = {"bash": complete.CompleteBash, "none": complete.CompleteNoCode}
 
 
-class Complete(complete.CompleteCommand):
+class Complete(OwnCommand, complete.CompleteCommand):
     """Print what makes a shell complete commands and options: source <(vllm-ext complete)"""
 
     def __init__(self, app: Any, app_args: argparse.Namespace, cmd_name: str | None = None) -> None:
@@ -24,10 +26,3 @@ class Complete(complete.CompleteCommand):
             for name, shell in _SHELLS.items()
         ]
         self._formatters = ExtensionManager.make_test_instance(extensions, namespace="vllm_ext.shells")
-
-    def _load_hooks(self) -> None:
-        """No command hooks, for the same reason."""
-        self._hooks = []
-
-    def get_epilog(self) -> str:
-        return self._epilog or ""

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_ext.cli.base import ListCommand, SettingsCommand, ShowCommand
 from vllm_ext.config import effective, json_schema, render_sample
+from vllm_ext.config.keys import all_sections
 from vllm_ext.errors import ConfigError, did_you_mean, listing
 
 
@@ -27,7 +28,7 @@ class ShowConfig(ListCommand):
             keys = [key for key, _, _ in rows]
             rows = [row for row in rows if row[0] == wanted or row[0].startswith(f"{wanted}.")]
             if not rows:
-                sections = {key[:end] for key in keys for end, sign in enumerate(key) if sign == "."}
+                sections = all_sections() - {""}
                 hint = did_you_mean(wanted, [*keys, *sections])
                 raise ConfigError(f"command line (KEY): no setting {wanted!r}{hint}; sections: {listing(sections)}")
         shown = [(key, value, str(origin)) for key, value, origin in rows]

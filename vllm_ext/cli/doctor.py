@@ -8,16 +8,18 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm_ext.check.doctor import (
+    NOT_TIMED,
     by_severity,
     examine_environment,
     examine_loads,
     examine_plan,
     examine_settings_error,
+    without_repetitions,
 )
 from vllm_ext.cli.base import ListCommand
 from vllm_ext.cli.loading import load_reports
 from vllm_ext.config import Config, Settings
-from vllm_ext.config.environment import read_allow_list
+from vllm_ext.config.environment import read_allow_list, read_safe_mode
 from vllm_ext.discovery import Finding, examine
 from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.errors import ConfigError
@@ -48,16 +50,20 @@ class Doctor(ListCommand):
         return 1 if any(finding.severity != "note" for finding in self._findings) else 0
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        findings = [*examine(), *examine_environment(os.environ)]
+        findings: list[Finding] = [*examine_environment(os.environ)]
+        is_certain = True
         try:
             config = self.load_config(parsed_args)
         except ConfigError as error:
+            is_certain = False
             findings += examine_settings_error(error)
-            config = Config(Settings(), {}, read_allow_list(os.environ))
+            config = Config(Settings(), {}, read_allow_list(os.environ), read_safe_mode(os.environ, []))
         plan = plan_installed(config)
-        findings += examine_plan(plan)
+        findings += [*without_repetitions(examine(), plan), *examine_plan(plan)]
         times: list[tuple[Any, ...]] = []
-        if parsed_args.time:
+        if parsed_args.time and not is_certain:
+            findings.append(NOT_TIMED)
+        elif parsed_args.time:
             reports = list(load_reports(self.app, plan, [d for d in plan.decisions if d.is_used]).values())
             findings += examine_loads(reports)
             reports.sort(key=lambda report: -report.outcome.seconds)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vllm_ext.cli.base import ListCommand
+from vllm_ext.cli.base import ListCommand, output_to_stderr
 from vllm_ext.config import Config
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.planning import make_plan
 from vllm_ext.dispatch.trail import SLOTS, Step, dispatch_trail, plugin_trail
-from vllm_ext.errors import PluginError
+from vllm_ext.errors import PluginError, VllmExtError
 
 
 class Explain(ListCommand):
@@ -27,7 +26,7 @@ class Explain(ListCommand):
         return parser
 
     def run(self, parsed_args: argparse.Namespace) -> int:
-        self._error: PluginError | None = None
+        self._error: VllmExtError | None = None
         super().run(parsed_args)
         if self._error is not None:
             raise self._error
@@ -36,19 +35,24 @@ class Explain(ListCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         config = self.load_config(parsed_args)
         # What plugins print is no result: stdout is for the rows alone.
-        with contextlib.redirect_stdout(self.app.stderr):
+        with output_to_stderr():
             steps = self._steps(config, parsed_args.slot)
         return Step._fields, [step for step in steps if parsed_args.slot in (None, step.slot)]
 
     def _steps(self, config: Config, slot: str | None) -> list[Step]:
-        """Where no platform can be chosen, the trail so far; the error is kept for after it was shown."""
+        """Where something prevents an engine, the trail so far; the error is kept for after it was shown."""
+        plan = make_plan(config)
         try:
-            started = bootstrap(config)
+            started = bootstrap(config, plan)
         except PluginError as error:
-            if not error.outcomes:
-                raise
             self._error = error
-            return plugin_trail(make_plan(config), error.outcomes)
+            return plugin_trail(plan, error.outcomes)
         bound_plan = started.binding.bound_plan
-        steps = plugin_trail(bound_plan.plan, started.outcomes, bound_plan.platform)
-        return steps if slot in ("platform", "general") else steps + dispatch_trail(started.dispatcher())
+        steps = plugin_trail(plan, started.outcomes, bound_plan.platform)
+        if slot in ("platform", "general"):
+            return steps
+        try:
+            return steps + dispatch_trail(started.dispatcher())
+        except VllmExtError as error:
+            self._error = error
+            return steps

@@ -37,22 +37,20 @@ class ListPlugins(ListCommand):
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Print; then say on stderr what the settings ask for in vain, which is the exit code."""
+        if parsed_args.requirements and parsed_args.load:
+            raise ConfigError("command line: --requirements and --load cannot be given together; leave one out")
         self._plan = plan_installed(self.load_config(parsed_args))
         self._num_failed = 0
+        check_group(self._plan, parsed_args.group)
         if parsed_args.requirements:
-            self.app.stdout.write("".join(f"{line}\n" for line in requirements(self._plan)))
+            self.app.stdout.write("".join(f"{line}\n" for line in requirements(self._filtered(parsed_args))))
         else:
             super().run(parsed_args)
         code = report_problems(self.app, self._plan)
         return code or (1 if self._num_failed else 0)
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
-        check_group(self._plan, parsed_args.group)
-        decisions = [
-            decision
-            for decision in self._plan.decisions
-            if parsed_args.group in (None, decision.group) and parsed_args.status in (None, decision.status)
-        ]
+        decisions = self._filtered(parsed_args)
         rows = [(d.group, d.name, d.distribution, d.version, d.status, d.reason) for d in decisions]
         if not parsed_args.load:
             return _COLUMNS, rows
@@ -63,10 +61,17 @@ class ListPlugins(ListCommand):
             (*row, *more) for row, more in zip(rows, added, strict=True)
         ]
 
+    def _filtered(self, parsed_args: argparse.Namespace) -> list[Decision]:
+        return [
+            decision
+            for decision in self._plan.decisions
+            if parsed_args.group in (None, decision.group) and parsed_args.status in (None, decision.status)
+        ]
 
-def requirements(plan: Plan) -> list[str]:
+
+def requirements(decisions: Iterable[Decision]) -> list[str]:
     """``distribution==version`` for each distribution that something used comes from, sorted."""
-    used = {(d.distribution, d.version, d.record.editable) for d in plan.decisions if d.is_used and d.record}
+    used = {(d.distribution, d.version, d.record.editable) for d in decisions if d.is_used and d.record}
     return [_requirement(*which) for which in sorted(used)]
 
 
@@ -83,14 +88,3 @@ def check_group(plan: Plan, group: str | None) -> None:
             f"command line (--group): no entry-point group {group!r}{did_you_mean(group, groups)}; "
             f"groups: {listing(groups)}"
         )
-
-
-def find_decisions(plan: Plan, reference: str, group: str | None) -> list[Decision]:
-    """Decisions on what ``name`` or ``distribution:name`` stands for."""
-    distribution, colon, name = reference.partition(":")
-    return [
-        decision
-        for decision in plan.decisions
-        if group in (None, decision.group)
-        and (decision.name == reference or (colon and (decision.distribution, decision.name) == (distribution, name)))
-    ]

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vllm_ext.cli.base import ShowCommand, report_problems
+from vllm_ext.cli.base import ShowCommand, output_to_stderr, report_problems
 from vllm_ext.config import redacted_settings
 from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.plan import plan_to_dict
@@ -41,7 +41,9 @@ class ShowPlan(ShowCommand):
             from vllm_ext.managers import bind_platform
 
             self._plan.require_valid()
-            values = plan_to_dict(bind_platform(self._plan).bound_plan)
+            with output_to_stderr():
+                bound_plan = bind_platform(self._plan).bound_plan
+            values = plan_to_dict(bound_plan)
             values |= {"plan": values["plan"] | {"settings": redacted_settings(self._plan.settings)}}
         else:
             values = plan_to_dict(self._plan) | {"settings": redacted_settings(self._plan.settings)}

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm_ext.cli.base import ShowCommand
-from vllm_ext.cli.list import check_group, find_decisions
-from vllm_ext.cli.loading import load_reports
+from vllm_ext.cli.list import check_group
 from vllm_ext.config.redaction import redact
 from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginNotFound, did_you_mean, listing
-from vllm_ext.managers.child import LoadReport
+from vllm_ext.managers.child import LoadReport, load_in_child
 from vllm_ext.plan import Decision, Plan
 
 _NOT_TO_BE_LOADED = ("disabled", "incompatible", "shadowed", "invalid", "missing", "unknown")
@@ -39,7 +38,7 @@ class ShowPlugin(ShowCommand):
         if parsed_args.load:
             if decision.status in _NOT_TO_BE_LOADED:
                 raise ConfigError(f"{decision} is not loaded, since it is {decision.status}: {decision.reason}")
-            (report,) = load_reports(self.app, plan, [decision]).values()
+            report = load_in_child(plan, decision)
             self._is_failed = report.outcome.state == "failed"
             fields |= load_fields(report)
         return tuple(fields), tuple(fields.values())
@@ -55,7 +54,7 @@ def find_one(plan: Plan, reference: str, group: str | None) -> Decision:
     Raises:
         PluginNotFound: nothing has the name. AmbiguousPlugin: several have it.
     """
-    found = find_decisions(plan, reference, group)
+    found = [decision for decision in plan.find(None, reference) if group in (None, decision.group)]
     if not found:
         names = {decision.name for decision in plan.decisions if decision.record}
         where = f" in group {group!r}" if group else ""
@@ -63,6 +62,8 @@ def find_one(plan: Plan, reference: str, group: str | None) -> Decision:
             f"no plugin {reference!r} is installed{where}{did_you_mean(reference, names)}; installed: {listing(names)}",
             plugin=reference,
         )
+    # A hidden copy, or a name that two settings ask for in vain, is no rival.
+    found = [decision for decision in found if decision.status not in ("shadowed", "missing")] or found[:1]
     if len(found) > 1:
         lines = "".join(f"\n  {d.group}: {d.distribution}:{d.name} ({d.value}, {d.status})" for d in found)
         raise AmbiguousPlugin(
@@ -90,9 +91,18 @@ def record_fields(plan: Plan, decision: Decision) -> dict[str, Any]:
         "reason": decision.reason,
         "origin": str(decision.origin) if decision.origin else "",
         "named": decision.named,
-        "notes": list(decision.notes),
+        "notes": [*decision.notes, *_hidden_copies(plan, decision)],
         "options": redact(("options", decision.name), plan.options_of(decision)),
     }
+
+
+def _hidden_copies(plan: Plan, decision: Decision) -> list[str]:
+    copies = [d for d in plan.decisions if d.status == "shadowed" and d.key[:3] == decision.key[:3] and d != decision]
+    return [
+        f"{copy.location} declares it as well, and is hidden by {copy.record.shadowed_by}"
+        for copy in copies
+        if copy.record
+    ]
 
 
 def load_fields(report: LoadReport) -> dict[str, Any]:

@@ -5,6 +5,7 @@ One rule, per key: command line > environment > file (a later file wins) > defau
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ def load_config(
         for setting in read_override(override, problems):
             put(merged, setting)
     if problems:
-        raise ConfigError(_text(problems))
+        raise ConfigError(_text(problems), problems)
     origins = {setting.path: setting.origin for setting in leaves(merged)}
     return Config(msgspec.convert(values(merged), Settings), origins, read_allow_list(environ), safe_mode)
 
@@ -81,7 +82,8 @@ def _put_environment(merged: Tree, environ: Mapping[str, str], problems: list[st
     for setting in adding:
         before = find(merged, setting.parts)
         names = all_keys()[setting.path].default if before is None else before.value
-        put(merged, setting._replace(value=[*names, *setting.value]))
+        origin = setting.origin if before is None else dataclasses.replace(setting.origin, added_to=before.origin)
+        put(merged, setting._replace(value=[*names, *setting.value], origin=origin))
 
 
 def _text(problems: list[str]) -> str:

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from vllm_ext.config.keys import REDACTED, all_keys
 from vllm_ext.config.paths import join_path
+from vllm_ext.config.schema import Settings
 
-_SECRET = re.compile(r"token|secret|password|passwd|credential|api[_-]?key|private[_-]?key", re.IGNORECASE)
+_SECRET_WORDS = re.compile(
+    r"token|secret|password|passphrase|passwd|pass|pwd|credentials?|auth|authorization|bearer"
+    r"|(?:api|access|private|secret)key"
+)
+# A name falls into words at signs and before capitals: an authToken is one, the max_tokens of a tokenizer are none.
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_MIN_LENGTH = 4
+"""A shorter secret is not looked for in texts: it would be found everywhere."""
+
+
+def names_secret(name: str) -> bool:
+    """Whether a name says that what it names is secret."""
+    words = [word.lower() for word in _WORD.findall(name)]
+    pairs = (a + b for a, b in zip(words, words[1:], strict=False))
+    return any(_SECRET_WORDS.fullmatch(word) for word in (*words, *pairs))
 
 
 def is_secret(parts: tuple[str, ...]) -> bool:
@@ -20,7 +35,7 @@ def is_secret(parts: tuple[str, ...]) -> bool:
     if key := all_keys().get(join_path(parts)):
         return key.secret
     top = all_keys().get(parts[0])
-    return top is not None and top.is_mapping and any(_SECRET.search(name) for name in parts[2:])
+    return top is not None and top.is_mapping and any(names_secret(name) for name in parts[2:])
 
 
 def redact(parts: tuple[str, ...], value: Any) -> Any:
@@ -36,6 +51,19 @@ def redact(parts: tuple[str, ...], value: Any) -> Any:
     return value
 
 
+def secrets_in(settings: Settings) -> list[str]:
+    """The secret texts in the options, longest first: what plugins that were given them may repeat."""
+    found = set(_secrets_below(("options",), settings.options))
+    return sorted((text for text in found if len(text) >= _MIN_LENGTH), key=len, reverse=True)
+
+
+def scrub(text: str, secrets: Iterable[str]) -> str:
+    """``text`` without any of ``secrets``."""
+    for secret in secrets:
+        text = text.replace(secret, REDACTED)
+    return text
+
+
 def may_hold_secret(key: str, text: str) -> bool:
     """Whether ``text``, which gives a value to ``key``, has to stay out of messages.
 
@@ -44,4 +72,15 @@ def may_hold_secret(key: str, text: str) -> bool:
     known = all_keys().get(key)
     if known and not known.is_mapping:
         return known.secret
-    return _SECRET.search(text) is not None
+    return names_secret(text)
+
+
+def _secrets_below(parts: tuple[str, ...], value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, below in value.items():
+            yield from _secrets_below((*parts, str(name)), below)
+    elif isinstance(value, list | tuple):
+        for element in value:
+            yield from _secrets_below(parts, element)
+    elif isinstance(value, str | int | float) and not isinstance(value, bool) and is_secret(parts):
+        yield str(value)

@@ -12,7 +12,7 @@ from msgspec import Meta, field
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 PositiveInt = Annotated[int, Meta(ge=1)]
-PositiveFloat = Annotated[float, Meta(gt=0)]
+Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -60,7 +60,7 @@ class PluginsSettings(_Section, frozen=True):
 
 class ProbeSettings(_Section, frozen=True):
     timeout_s: Annotated[
-        PositiveFloat, Meta(description="seconds that one plugin may take where it is loaded in a process of its own")
+        Seconds, Meta(description="seconds that one plugin may take where it is loaded in a process of its own")
     ] = 30.0
 
 

@@ -29,6 +29,14 @@ class IOProcessor(ABC, Generic[In, Out]):
         """The request's ``data`` in this processor's own type; raise ``ValueError`` where it does not fit."""
         raise NotImplementedError(f"{type(self).__qualname__} does not implement parse_data()")
 
+    def merge_sampling_params(self, params: Any = None) -> Any:
+        """Sampling parameters for a request with ``params`` of its own; the default is those."""
+        return params
+
+    def merge_pooling_params(self, params: Any = None) -> Any:
+        """Pooling parameters for a request with ``params`` of its own; the default is those."""
+        return params
+
     @abstractmethod
     def pre_process(self, prompt: In, request_id: str | None = None, **kwargs: Any) -> Any:
         """The prompt, or the prompts, for the model. State for later is to be kept by ``request_id``."""

@@ -10,6 +10,11 @@ from vllm_ext.errors import ContractError, innermost_cause
 T = TypeVar("T")
 
 
+def is_class_path(text: str) -> bool:
+    """Whether it has the form of a class path, and not that of a plain name."""
+    return "." in text or ":" in text
+
+
 def resolve_class(qualname: Any, base: type[T], *, slot: str, source: str) -> type[T]:
     """Import the class that ``qualname`` names.
 

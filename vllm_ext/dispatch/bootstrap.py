@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ext.config import Config, load_config
-from vllm_ext.contracts.current_platform import use_platform
+from vllm_ext.contracts.current_platform import refuse_while_probing, use_platform
 from vllm_ext.dispatch.default_platform import current_platform
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.planning import make_plan
@@ -19,7 +19,7 @@ from vllm_ext.managers import (
     set_default_bound_plan,
     use_bound_plan,
 )
-from vllm_ext.plan import Outcome
+from vllm_ext.plan import Outcome, Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,16 @@ class Bootstrapped:
         return Dispatcher(self.binding, self.config, progress=progress)
 
 
-def bootstrap(config: Config) -> Bootstrapped:
+def bootstrap(config: Config, plan: Plan | None = None) -> Bootstrapped:
     """Bind the platform, then run the general plugins for it. May be called any number of times.
 
     Effects: imports and calls the selected plugins. The first platform and plan bound in a process become its default.
+
+    Args:
+        config: the settings.
+        plan: what :func:`make_plan` gave for them, where that was called already.
     """
-    binding = bind_platform(make_plan(config))
+    binding = bind_platform(make_plan(config) if plan is None else plan)
     if not current_platform.has_default():
         current_platform.set_default(binding.platform)
         set_default_bound_plan(binding.bound_plan)
@@ -66,7 +70,12 @@ def load_general_plugins() -> None:
 def load_plugins_by_group(group: str) -> dict[str, Any]:
     """Load the plugins of one entry-point group that the plan in force here selected, without calling them.
 
-    Returns: plugins by name, in plan order; one that fails to load is reported and left out.
+    Returns: plugins by name, in plan order; where two distributions have a name, it is ``distribution:name``. One that
+    fails to load is reported and left out.
+
+    Raises:
+        PluginNotFound: there is no such group.
+        PluginLoadError: one that the user named failed to load.
     """
-    bound_plan = find_bound_plan()
-    return load_group(make_plan(load_config()) if bound_plan is None else bound_plan.plan, group)
+    refuse_while_probing("for the plugins of a group")
+    return load_group(find_bound_plan() or make_plan(load_config()), group)

@@ -9,13 +9,16 @@ from vllm_ext.config import load_config
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.dispatch.planning import make_plan
-from vllm_ext.managers import bind_platform
+from vllm_ext.managers import bind_platform, set_default_bound_plan
 
 __all__ = ["current_platform"]
 
 
 def _choose() -> Platform:
-    return bind_platform(make_plan(load_config())).platform
+    binding = bind_platform(make_plan(load_config()))
+    # The plan that general plugins will run under is the one that this platform was chosen by.
+    set_default_bound_plan(binding.bound_plan)
+    return binding.platform
 
 
 if not current_platform.has_resolver():

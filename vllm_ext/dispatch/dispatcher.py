@@ -16,11 +16,11 @@ from vllm_ext.contracts.attention import AttentionBackend, AttentionType
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.groups import EXECUTOR
 from vllm_ext.contracts.platform import AttentionSelectorConfig
-from vllm_ext.contracts.qualname import resolve_class
+from vllm_ext.contracts.qualname import is_class_path, resolve_class
 from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.engine_config import build_vllm_config
-from vllm_ext.dispatch.hooks import run_platform_hooks
+from vllm_ext.dispatch.hooks import platform_code, run_platform_hooks
 from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
 from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
@@ -149,7 +149,8 @@ class Dispatcher:
         from vllm_ext.contracts.communicator import DeviceCommunicatorBase
 
         wanted = self.settings.communicator.cls
-        qualname = self.platform.get_device_communicator_cls() if wanted == "auto" else wanted
+        with platform_code(self.platform):
+            qualname = self.platform.get_device_communicator_cls() if wanted == "auto" else wanted
         cls: type[DeviceCommunicatorBase] = self._resolve(
             "communicator", qualname, DeviceCommunicatorBase, self._source("communicator.cls")
         )
@@ -166,13 +167,14 @@ class Dispatcher:
 
     def _choose_attention(self, selector: AttentionSelectorConfig, num_heads: int) -> type[AttentionBackend]:
         wanted = self.vllm_config.attention_config.backend
-        is_class_path = wanted is not None and "." in wanted
-        qualname = (
-            wanted
-            if is_class_path
-            else self.platform.get_attn_backend_cls(wanted, attn_selector_config=selector, num_heads=num_heads)
-        )
-        source = f"attention.backend {wanted!r} of the settings" if is_class_path else self.platform_name
+        if wanted is not None and is_class_path(wanted):
+            qualname, source = wanted, f"attention.backend {wanted!r} of the settings"
+        else:
+            source = self.platform_name
+            with platform_code(self.platform):
+                qualname = self.platform.get_attn_backend_cls(
+                    wanted, attn_selector_config=selector, num_heads=num_heads
+                )
         backend: type[AttentionBackend] = self._resolve("attention", qualname, AttentionBackend, source)
         reasons = backend.validate_configuration(
             head_size=selector.head_size,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,11 +20,16 @@ from typing import Any
 import msgspec
 
 from vllm_ext.errors import EngineError
+from vllm_ext.managers.side_effects import signal_name
 from vllm_ext.plan import Decision, Outcome, Plan, plan_to_dict
 
 _START = "import sys; sys.path[:] = sys.argv[2:]; from vllm_ext.managers.child_main import main; main(int(sys.argv[1]))"
 _GRACE_S = 3.0
 """The child ends itself at the time limit, with its stack; a child that cannot is killed so much later."""
+_START_S = 60.0
+"""What the start of the child itself may take, before its time limit begins; much, for a machine that is busy."""
+_TIMER_RAN_OUT = re.compile(r"^Timeout \(\d+:\d\d:\d\d", re.MULTILINE)
+"""How the child's own timer, faulthandler's, begins its last words."""
 _KEPT_OUTPUT = 16 * 1024
 _LOUD_BYTES = 100 * 1024
 """Output worth a word."""
@@ -47,7 +54,10 @@ def load_in_child(plan: Plan, decision: Decision, timeout_s: float | None = None
     Args:
         plan: the settings and other plugins that it may ask for.
         decision: the plugin; it is imported whatever its status, so that is the caller's to decide.
-        timeout_s: seconds from the start of the process on; ``probe.timeout_s`` where not given.
+        timeout_s: seconds for the plugin, once the process is up; ``probe.timeout_s`` where not given.
+
+    Raises:
+        EngineError: no child process can be started.
     """
     return _Child(plan, decision, plan.settings.probe.timeout_s if timeout_s is None else timeout_s).run()
 
@@ -67,19 +77,17 @@ def load_all_in_children(
         return report
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        futures = [pool.submit(run, child) for child in children]
         try:
-            return [future.result() for future in futures]
+            return list(pool.map(run, children))
         except BaseException:
-            for future in futures:
-                future.cancel()
             for child in children:
                 child.stop()
+            pool.shutdown(cancel_futures=True)
             raise
 
 
 class _Child:
-    """One child process: started, watched, and ended with all that it started."""
+    """One child process: started, watched, and ended together with its process group."""
 
     def __init__(self, plan: Plan, decision: Decision, timeout_s: float) -> None:
         self._plan = plan
@@ -87,57 +95,39 @@ class _Child:
         self._timeout_s = timeout_s
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
+        self._is_killed = False
         self._output = bytearray()
         self._num_output_bytes = 0
         self._reports: list[dict[str, Any]] = []
+        self._began: float | None = None
+        """When the child, its own start done, turned to the plugin."""
 
     def run(self) -> LoadReport:
+        """Start the child and wait for its end; whatever breaks that off ends the child."""
         started = time.monotonic()
         readers = self._start()
-        is_in_time = self._wait(started + self._timeout_s + _GRACE_S)
-        assert self._process is not None
-        self._kill_group()
-        code = self._process.wait()
+        try:
+            self._watch(started)
+        finally:
+            code = self._end()
         for reader in readers:
             # A process that left the group may hold the pipe open; nobody waits for it.
             reader.join(1.0)
-        seconds = time.monotonic() - started
-        is_timeout = not is_in_time or (seconds >= self._timeout_s and not self._has_outcome)
-        return self._report(code, is_timeout, seconds)
+        return self._report(code, time.monotonic() - started)
 
     def stop(self) -> None:
-        """End the process, from another thread."""
+        """Let :meth:`run` end soon; called from another thread."""
         self._is_stopped = True
-        if self._process is not None:
-            self._kill_group()
-
-    @property
-    def _has_outcome(self) -> bool:
-        return any("outcome" in report for report in self._reports)
 
     def _start(self) -> list[threading.Thread]:
         report_out, report_in = os.pipe()
-        with tempfile.TemporaryFile() as request:
-            values = {"plan": plan_to_dict(self._plan), "key": self._decision.key, "timeout_s": self._timeout_s}
-            request.write(json.dumps(values).encode())
-            request.seek(0)
-            # -P: the current directory is on the path only where it is on ours.
-            command = [sys.executable, "-P", "-c", _START, str(report_in), *sys.path]
-            try:
-                self._process = subprocess.Popen(
-                    command,
-                    stdin=request,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=(report_in,),
-                    start_new_session=True,
-                )
-            except OSError as error:
-                os.close(report_out)
-                raise EngineError(f"no child process can be started to load plugins: {error}") from error
-            finally:
-                os.close(report_in)
-        assert self._process.stdout is not None
+        try:
+            self._process = self._start_process(report_in)
+        except BaseException:
+            os.close(report_out)
+            raise
+        finally:
+            os.close(report_in)
         readers = [
             threading.Thread(target=self._read_output, args=(self._process.stdout,), daemon=True),
             threading.Thread(target=self._read_reports, args=(os.fdopen(report_out),), daemon=True),
@@ -146,26 +136,43 @@ class _Child:
             reader.start()
         return readers
 
-    def _wait(self, deadline: float) -> bool:
-        """Whether the process ends in time. It is not reaped here, so that its process group cannot be another's."""
-        assert self._process is not None
-        try:
-            while os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                if time.monotonic() >= deadline or self._is_stopped:
-                    return False
-                time.sleep(0.01)
-        except ChildProcessError:
-            # Where the whole program ignores SIGCHLD, the system has reaped it.
-            return True
-        return True
-
-    def _kill_group(self) -> None:
-        assert self._process is not None
-        if self._process.returncode is None:
+    def _start_process(self, report_in: int) -> subprocess.Popen[bytes]:
+        # -P: the current directory is on the path only where it is on ours.
+        command = [sys.executable, "-P", "-c", _START, str(report_in)]
+        command += [entry for entry in sys.path if isinstance(entry, str)]
+        values = {"plan": plan_to_dict(self._plan), "key": self._decision.key, "timeout_s": self._timeout_s}
+        with tempfile.TemporaryFile() as request:
+            request.write(json.dumps(values).encode())
+            request.seek(0)
             try:
-                os.killpg(self._process.pid, signal.SIGKILL)
-            except ProcessLookupError:
+                return subprocess.Popen(
+                    command,
+                    stdin=request,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=(report_in,),
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise EngineError(f"no child process can be started to load plugins: {error}") from error
+
+    def _watch(self, started: float) -> None:
+        """Wait until the process ends, is too late, or is to be stopped."""
+        assert self._process is not None
+        while not _has_ended(self._process.pid):
+            limit = started + _START_S if self._began is None else self._began + self._timeout_s + _GRACE_S
+            if time.monotonic() >= limit or self._is_stopped:
+                self._is_killed = True
                 return
+            time.sleep(0.01)
+
+    def _end(self) -> int:
+        """Kill what is left of the process group; returns the exit code."""
+        assert self._process is not None
+        # Not reaped before that, so that the group's number cannot be another's by now.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        return self._process.wait()
 
     def _read_output(self, pipe: Any) -> None:
         with pipe:
@@ -177,16 +184,21 @@ class _Child:
     def _read_reports(self, pipe: Any) -> None:
         with pipe:
             for line in pipe:
+                self._began = self._began or time.monotonic()
                 self._reports.append(json.loads(line))
 
-    def _report(self, code: int, is_timeout: bool, seconds: float) -> LoadReport:
+    def _report(self, code: int, seconds: float) -> LoadReport:
         output = bytes(self._output).decode("utf-8", "replace")
         last = next((report for report in self._reports if "outcome" in report), None)
-        if not self._reports and not is_timeout and not self._is_stopped:
-            raise EngineError(f"the child process that loads plugins ended with code {code} before it began:\n{output}")
+        if last is None and not self._reports and not self._is_stopped:
+            end = (
+                f"did not begin within {_START_S:g} s" if self._is_killed else f"ended with code {code} before it began"
+            )
+            raise EngineError(f"the child process that loads plugins {end}:\n{output}")
         if last is None:
-            detail = self._describe_end(code, is_timeout)
-            outcome = Outcome(self._decision.key, "failed", detail, output or None, seconds=seconds)
+            outcome = Outcome(
+                self._decision.key, "failed", self._describe_end(code, output), output or None, None, seconds
+            )
             return LoadReport(self._decision, outcome, output=output)
         effects: Sequence[str] = last["effects"]
         if self._num_output_bytes >= _LOUD_BYTES:
@@ -194,10 +206,19 @@ class _Child:
         outcome = msgspec.convert(last["outcome"], Outcome)
         return LoadReport(self._decision, outcome, tuple(effects), last["imports_torch"], output)
 
-    def _describe_end(self, code: int, is_timeout: bool) -> str:
+    def _describe_end(self, code: int, output: str) -> str:
         when = "when it was called" if {"stage": "imported"} in self._reports else "while it was imported"
-        if is_timeout:
+        if self._is_killed or (code == 1 and _TIMER_RAN_OUT.search(output)):
             return f"it did not finish within {self._timeout_s:g} s {when}"
         if code < 0:
-            return f"it ended the process by {signal.Signals(-code).name} {when}"
+            return f"it ended the process by {signal_name(-code)} {when}"
         return f"it ended the process with exit code {code} {when}"
+
+
+def _has_ended(pid: int) -> bool:
+    """Whether the child has ended; it is not reaped."""
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        # Where the whole program ignores SIGCHLD, the system has reaped it.
+        return True

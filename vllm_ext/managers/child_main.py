@@ -17,6 +17,7 @@ import msgspec
 
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.groups import PLATFORM
+from vllm_ext.contracts.platform import Platform
 from vllm_ext.managers.current import set_default_bound_plan
 from vllm_ext.managers.planned import NamedPlugins
 from vllm_ext.managers.platforms import PlatformCandidate, bind_platform
@@ -32,7 +33,6 @@ def main(report_fd: int) -> None:
     # A duplicate, which a plugin that closes standard error does not reach.
     errors = os.fdopen(os.dup(2), "w")
     faulthandler.enable(errors)
-    faulthandler.dump_traceback_later(request["timeout_s"], exit=True, file=errors)
 
     def report(**values: Any) -> None:
         os.write(report_fd, json.dumps(values).encode() + b"\n")
@@ -41,6 +41,7 @@ def main(report_fd: int) -> None:
     decision = next(d for d in plan.decisions if d.key == DecisionKey(*request["key"]))
     _answer_for_process(plan)
     report(stage="started")
+    faulthandler.dump_traceback_later(request["timeout_s"], exit=True, file=errors)
     before = SideEffects()
     outcome = _load(plan, decision, lambda: report(stage="imported"))
     report(
@@ -57,7 +58,12 @@ def main(report_fd: int) -> None:
 def _answer_for_process(plan: Plan) -> None:
     """What a plugin is told that asks for the platform, or for all plugins: of the others none runs here."""
     set_default_bound_plan(dataclasses.replace(plan, decisions=()).bind(None))
-    current_platform.set_resolver(lambda: bind_platform(plan).platform)
+    current_platform.set_resolver(lambda: _bind(plan))
+
+
+def _bind(plan: Plan) -> Platform:
+    plan.require_valid()
+    return bind_platform(plan).platform
 
 
 def _load(plan: Plan, decision: Decision, on_imported: Callable[[], None]) -> Outcome:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, NamedTuple
 
 from vllm_ext.contracts.groups import KIND_OF_GROUP, PluginKind
@@ -20,8 +21,11 @@ class LoadedPlugin(NamedTuple):
     outcome: Outcome
 
 
-def load_group(plan: Plan, group: str) -> dict[str, Any]:
-    """Load the plugins of ``group`` that the plan selected (of platforms: its candidates), without calling them.
+def load_group(plan: Plan | BoundPlan, group: str) -> dict[str, Any]:
+    """Load the plugins of ``group`` that the plan selected, without calling them.
+
+    Of platforms these are the candidates of a plan, and the chosen one of a bound plan. Keys are names, or
+    ``distribution:name`` where a name is not unique.
 
     A plugin that fails is reported once and left out, unless the user named it.
 
@@ -34,11 +38,16 @@ def load_group(plan: Plan, group: str) -> dict[str, Any]:
             f"no entry-point group {group!r} is known{did_you_mean(group, KIND_OF_GROUP)}; "
             f"known: {listing(KIND_OF_GROUP)}"
         )
-    decisions = [decision for decision in plan.decisions if decision.group == group and decision.is_used]
-    manager = NamedPlugins(plan, decisions, namespace=group)
-    for decision, outcome in zip(decisions, manager.outcomes, strict=True):
-        settle(decision, outcome)
-    return {extension.name: extension.plugin for extension in manager}
+    decisions = [decision for decision in plan.used(KIND_OF_GROUP[group].key) if decision.group == group]
+    counts = Counter(decision.name for decision in decisions)
+    loaded: dict[str, Any] = {}
+    for decision in decisions:
+        manager = NamedPlugins(plan.plan if isinstance(plan, BoundPlan) else plan, [decision], namespace=group)
+        settle(decision, manager.outcomes[0])
+        key = decision.name if counts[decision.name] == 1 else f"{decision.distribution}:{decision.name}"
+        for extension in manager:
+            loaded[key] = extension.plugin
+    return loaded
 
 
 def load_extensions(bound_plan: BoundPlan, kind: PluginKind) -> list[LoadedPlugin]:

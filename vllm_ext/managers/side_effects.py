@@ -23,7 +23,7 @@ class SideEffects:
         self._path = list(sys.path)
         self._handlers = _handlers()
         self._environ = dict(os.environ)
-        self._folder = os.getcwd()
+        self._folder = _current_folder()
         self._threads = set(threading.enumerate())
         self._failed_threads: list[str] = []
         self._previous_hook: Callable[[Any], Any] = threading.excepthook
@@ -37,16 +37,14 @@ class SideEffects:
         if sys.path != self._path:
             added = [entry for entry in sys.path if entry not in self._path]
             yield f"changes sys.path{_listed(added, ': adds ')}"
-        replaced = [
-            signal.Signals(number).name for number, handler in _handlers().items() if self._is_new(number, handler)
-        ]
+        replaced = [signal_name(number) for number, handler in _handlers().items() if self._is_new(number, handler)]
         if replaced:
             yield f"replaces the handlers of signals{_listed(replaced, ': ')}"
         changed = {name for name, _ in set(os.environ.items()) ^ set(self._environ.items())}
         if changed:
             yield f"changes environment variables{_listed(sorted(changed), ': ')}"
-        if os.getcwd() != self._folder:
-            yield f"changes the current directory to {os.getcwd()}"
+        if (folder := _current_folder()) != self._folder:
+            yield f"changes the current directory to {folder}"
         if threads := [thread.name for thread in threading.enumerate() if thread not in self._threads]:
             yield f"leaves threads running{_listed(threads, ': ')}"
         for failure in self._failed_threads:
@@ -60,6 +58,22 @@ class SideEffects:
     def _note_failed_thread(self, arguments: Any) -> None:
         self._failed_threads.append(innermost_cause(arguments.exc_value))
         self._previous_hook(arguments)
+
+
+def signal_name(number: int) -> str:
+    """``SIGTERM``; ``signal 40`` for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _current_folder() -> str | None:
+    """``None`` where it was deleted."""
+    try:
+        return os.getcwd()
+    except OSError:
+        return None
 
 
 def _handlers() -> dict[int, Any]:

@@ -49,6 +49,9 @@ class BoundPlan:
         left_out = {outcome.key for outcome in self.outcomes if outcome.state == "passed_over"}
         return tuple(d for d in self.plan.selected(kind) if d.key not in left_out)
 
+    used = selected
+    """As of a plan; nothing is undecided here."""
+
     @property
     def options(self) -> dict[str, dict[str, Any]]:
         """Options of everything that is used, by plugin name; the platform's win over those of its namesakes."""

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 
 import msgspec
-from packaging.utils import canonicalize_name
 
 from vllm_ext import envs
 from vllm_ext.config import Config, Settings
+from vllm_ext.contracts.qualname import is_class_path
 from vllm_ext.discovery import ExtensionRecord, Provider
-from vllm_ext.discovery.records import IN_TREE_DISTRIBUTION
 from vllm_ext.errors import ConfigError, VllmExtError
-from vllm_ext.plan.requirements import VLLM
+from vllm_ext.plan.requirements import VLLM, mentions_vllm
 from vllm_ext.plan.rules import value_of
 from vllm_ext.plan.screen import ALLOWED_KEY, refused_distribution
 
@@ -26,7 +24,7 @@ def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> s
     modules = {_top_level(path) for path in class_paths(config.settings).values()} - {"vllm_ext"}
     if config.settings.allow_distributions is None:
         modules.clear()
-    if config.settings.host == VLLM or any(_is_about_vllm(record) for record in records):
+    if config.settings.host == VLLM or any(mentions_vllm(record) for record in records):
         modules.add(VLLM)
     return modules
 
@@ -34,7 +32,7 @@ def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> s
 def class_paths(settings: Settings) -> dict[str, str]:
     """Class paths in the settings, by key."""
     values = {key: value_of(settings, key) for key in CLASS_PATH_KEYS}
-    return {key: value for key, value in values.items() if "." in value or ":" in value}
+    return {key: value for key, value in values.items() if is_class_path(value)}
 
 
 def check_class_paths(
@@ -73,8 +71,3 @@ def _without(settings: Settings, key: str) -> Settings:
 
 def _top_level(path: str) -> str:
     return path.replace(":", ".").partition(".")[0]
-
-
-def _is_about_vllm(record: ExtensionRecord) -> bool:
-    names = (re.split(r"[^\w.-]", requirement, maxsplit=1)[0] for requirement in record.requires)
-    return any(canonicalize_name(name) != IN_TREE_DISTRIBUTION for name in names)

@@ -22,7 +22,9 @@ class KindResolution:
         self.screen = screen
         self.config = screen.config
         self.errors: list[VllmExtError] = []
-        self.notes: list[str] = []
+        self._odd: list[str] = []
+        self._turned_off: list[str] = []
+        """Names that are asked for, and turned off elsewhere."""
         self._all_records = records
         self._records = [record for record in records if record.group in rule.kind.groups]
         self._verdicts: dict[ExtensionRecord, Verdict] = {}
@@ -39,6 +41,11 @@ class KindResolution:
     def decisions(self) -> list[Decision]:
         """What is used in its order of use, then the rest by distribution and name."""
         return self._chosen + sorted(self._rest, key=lambda d: (d.distribution, d.name))
+
+    @property
+    def notes(self) -> list[str]:
+        """What is odd and not wrong."""
+        return self._odd + self._turned_off
 
     def _screen_records(self) -> None:
         """Set aside what no name in the settings can bring back."""
@@ -85,7 +92,8 @@ class KindResolution:
             if found is not None and found not in taken:
                 taken.append(found)
                 self._choose(found, f"named in {self.rule.asked_key}", origin, named=True)
-        if self.rule.status == "candidate" and not taken and not self.errors:
+        is_required = bool(references) or self.rule.status == "candidate"
+        if self.rule.kind.pattern == "driver" and is_required and not taken and not self.errors:
             self.errors.append(self._nothing_left(references))
         for record in self._open:
             twins = self._twins(record)
@@ -116,7 +124,7 @@ class KindResolution:
                 return
             if verdict.status == "disabled":
                 origin = "" if verdict.origin is SAFE_MODE_ORIGIN else f" ({verdict.origin})"
-                self.notes.append(f"{where} names {reference!r}, which is not used: {verdict.reason}{origin}")
+                self._turned_off.append(f"{where} names {reference!r}, which is not used: {verdict.reason}{origin}")
                 return
         offered = [r for r in self._records if r not in self._verdicts or not self._verdicts[r].is_fault]
         what = f"{self.rule.kind.title} plugin"
@@ -127,9 +135,8 @@ class KindResolution:
         where = self.screen.where(self.rule.asked_key)
         if not references:
             return ConfigError(f"{where} is an empty list; give auto, a name, or a list of names")
-        own = [note for note in self.notes if note.startswith(where)]
-        self.notes = [note for note in self.notes if note not in own]
-        return ConfigError(f"{'. '.join(own)}. That leaves no {self.rule.kind.title} to be used; change one of the two")
+        reasons, self._turned_off = ". ".join(self._turned_off), []
+        return ConfigError(f"{reasons}. That leaves no {self.rule.kind.title} to be used; change one of the two")
 
     def _check_permitted_names(self) -> None:
         """A name that may be used and is not there is an error like one that is asked for."""
@@ -143,7 +150,7 @@ class KindResolution:
         for name in value_of(self.config.settings, key) if key else ():
             if not any(matches(name, record) for record in self._records):
                 hint = did_you_mean(name, {record.name for record in self._records})
-                self.notes.append(f"{self.screen.where(str(key))} disables {name!r}, which is not installed{hint}")
+                self._odd.append(f"{self.screen.where(str(key))} disables {name!r}, which is not installed{hint}")
                 self._add_missing(name, str(key), f"disabled and not installed{hint}")
 
     def _note_emptied(self) -> None:
@@ -151,7 +158,7 @@ class KindResolution:
         is_asked = bool(value_of(self.config.settings, self.rule.asked_key))
         if excluded and is_asked and all(record.in_tree for record in self._open):
             names = ", ".join(sorted(repr(record.name) for record in excluded))
-            self.notes.append(
+            self._odd.append(
                 f"{envs.VLLM_PLUGINS} leaves no out-of-tree {self.rule.kind.title} plugin; it excludes {names}"
             )
 
@@ -160,7 +167,7 @@ class KindResolution:
         if named:
             self.errors.append(ambiguous(name, kind, twins, envs.VLLM_PLUGINS))
         else:
-            self.notes.append(
+            self._odd.append(
                 f"{kind} plugin {name!r} exists more than once, and none is used: "
                 f"{tell_apart(twins, self.rule.asked_key)}"
             )

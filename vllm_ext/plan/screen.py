@@ -49,7 +49,7 @@ class Screen:
     def judge(self, record: ExtensionRecord, rule: Rule | None) -> Verdict | None:
         """The verdict on a record, the first that holds; ``None`` where it may be used.
 
-        Without a rule (a class path, a name in ``VLLM_PLUGINS``) the settings of single kinds are not asked.
+        Without a rule (for a name in ``VLLM_PLUGINS``) the settings of single kinds are not asked.
         """
         checks = (_fault, self._disabled, self._safe_mode, self._allowed, self._permitted, self._named_at_all)
         for check in checks:

@@ -6,6 +6,7 @@ outcomes stay in their process.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any, TypeVar
 
 import msgspec
@@ -26,6 +27,8 @@ def plan_to_dict(plan: Plan | BoundPlan) -> dict[str, Any]:
     values: dict[str, Any] = {"schema_version": SCHEMA_VERSION}
     if isinstance(plan, BoundPlan):
         values["fingerprint"] = plan.fingerprint
+        outcomes = tuple(dataclasses.replace(outcome, error=None) for outcome in plan.outcomes)
+        plan = dataclasses.replace(plan, outcomes=outcomes)
     values.update(msgspec.to_builtins(plan, enc_hook=_encode))
     return values
 
@@ -58,8 +61,6 @@ def plan_from_dict(values: dict[str, Any], kind: type[P]) -> P:
 def _encode(value: Any) -> Any:
     if isinstance(value, VllmExtError):
         return {"type": type(value).__name__, "message": str(value), "plugin": getattr(value, "plugin", None)}
-    if isinstance(value, BaseException):
-        return None
     raise NotImplementedError(f"{type(value)} is no part of a plan")
 
 
