@@ -30,6 +30,9 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_MAX_LINE = 500
+"""Characters of a foreign text that are shown in one line."""
+
 
 class VllmExtError(Exception):
     """Base of all errors of vllm_ext; its text is meant for the user."""
@@ -53,7 +56,7 @@ class ConfigError(VllmExtError, ValueError):
 class PluginError(VllmExtError):
     """A plugin cannot be used; ``plugin`` names it where one is to blame.
 
-    ``outcomes`` has what became of the platforms that were asked, where the choice of one failed.
+    ``outcomes`` has what became of the plugins that were loaded: those of them that failed have their traceback there.
     """
 
     def __init__(self, message: str, *, plugin: str | None = None, outcomes: Sequence[Any] = ()) -> None:
@@ -141,20 +144,33 @@ def listing(names: Iterable[str]) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """`` (did you mean 'x'?)`` for the closest of ``known``, or an empty string when none is close."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    others = {other.casefold(): other for other in known if other != name}
+    close = difflib.get_close_matches(name.casefold(), others, n=1)
+    return f" (did you mean {others[close[0]]!r}?)" if close else ""
 
 
 def innermost_cause(error: BaseException) -> str:
     """One line for the error at the bottom of the chain: ``TypeName: message``."""
     seen = {id(error)}
-    while (deeper := error.__cause__ or (None if error.__suppress_context__ else error.__context__)) is not None:
-        if id(deeper) in seen:
-            break
+    while (deeper := _deeper(error)) is not None and id(deeper) not in seen:
         seen.add(id(deeper))
         error = deeper
-    text = message_of(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0]}" if text else type(error).__name__
+    text = one_line(message_of(error))
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _deeper(error: BaseException) -> BaseException | None:
+    if isinstance(error, BaseExceptionGroup):
+        return error.exceptions[0]
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def one_line(text: str) -> str:
+    """The first line of ``text``, cut where it is too long for a line, with escapes for what no terminal should get."""
+    lines = text.strip().splitlines()
+    line = lines[0] if lines else ""
+    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line[:_MAX_LINE])
+    return shown + ("..." if len(line) > _MAX_LINE else "")
 
 
 def message_of(error: BaseException) -> str:

@@ -105,7 +105,7 @@ def test_general_plugins_have_what_became_of_them(vllm_ext, plugins):
         "'idle' of acme 0.1": ("disabled", "disabled by plugins.general.disabled"),
         "'ops' of zeta 0.1": (
             "passed_over",
-            "plugins.general.enabled is all; platform 'npu' of its distribution is not used, 'cpu' is",
+            "plugins.general.enabled is all; platform 'zeta:npu' of its distribution is not used, 'vllm-ext:cpu' is",
         ),
     }
 
@@ -162,3 +162,8 @@ def test_notes_are_said_once(vllm_ext):
 def test_a_slot_that_does_not_exist_is_wrong_usage(vllm_ext):
     with pytest.raises(SystemExit, match="2"):
         vllm_ext("explain", "wroker")
+
+
+@pytest.mark.parametrize("setting, code", [("worker.cls=nope.X", 1), ("attention.backend=flash", 2)])
+def test_a_slot_that_cannot_be_filled_is_the_exit_code(vllm_ext, setting, code):
+    assert vllm_ext("explain", "-f", "json", "--set", setting).code == code

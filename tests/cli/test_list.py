@@ -1,6 +1,7 @@
 """``vllm-ext list``: what is there, without running any of it."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -222,3 +223,37 @@ def test_safe_mode_turns_off_everything_from_outside(plugins, capsys, monkeypatc
         "cpu": "candidate",
         "uniproc": "selected",
     }
+
+
+@pytest.mark.parametrize("arguments", [("list", "--load"), ("show", "npu", "--load")])
+def test_a_named_platform_that_declines_is_the_exit_code(plugins, capsys, arguments):
+    plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu:run"]}, {"npu.py": "def run(): return None"})
+
+    assert main([*arguments, "-f", "json"]) == 0
+    assert main([*arguments, "-f", "json", "--platform", "npu"]) == 3
+
+
+def test_text_that_cannot_be_shown_becomes_an_escape(plugins):
+    code = "def run(): raise ValueError('bad \\ud800 name \\x1b[31m')"
+    plugins.distribution("acme", {GENERAL: ["ünïcödé = acme:run"]}, {"acme.py": code})
+    environ = {**os.environ, "PYTHONPATH": str(plugins.site), "PYTHONIOENCODING": "ascii"}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_ext", "list", "--load", "-f", "value", "--group", GENERAL],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "\\xfcn\\xefc\\xf6d\\xe9" in done.stdout
+    assert "ValueError: bad \\ud800 name \\x1b[31m" in done.stdout
+
+
+def test_a_closed_standard_output_is_no_error():
+    done = subprocess.run(
+        f"{sys.executable} -m vllm_ext list >&-", shell=True, capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")

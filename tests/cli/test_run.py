@@ -1,6 +1,7 @@
 """``vllm-ext run``: text on stdout, everything else on stderr."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -73,3 +74,20 @@ def test_bad_options_are_refused_before_torch_is_imported():
 
     assert done.returncode == 2
     assert "(did you mean 'block_size'?)" in done.stderr
+
+
+def test_what_a_plugin_writes_by_itself_is_no_part_of_the_result(plugins):
+    code = "import os\ndef run(): os.system('echo from a process'); os.write(1, b'from the system')"
+    plugins.distribution("loud", {"vllm.general_plugins": ["l = loud:run"]}, {"loud.py": code})
+
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_ext", "run", "--json", "--max-tokens", "2"],
+        env={**os.environ, "PYTHONPATH": str(plugins.site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert len(json.loads(done.stdout)) == 1
+    assert "from a process" in done.stderr
+    assert "from the system" in done.stderr

@@ -141,3 +141,15 @@ def test_a_misspelt_column_is_an_error_with_the_closest(acme, vllm_ext):
 
     assert code == 2
     assert "no column 'statsu' (did you mean 'status'?)" in err
+
+
+def test_a_name_that_is_in_another_group_is_pointed_out(acme, vllm_ext):
+    code, _, err = vllm_ext("show", "good", "--group", "vllm.platform_plugins")
+
+    assert code == 2
+    assert "no plugin 'good' is installed in group 'vllm.platform_plugins'; installed: none. It is in group" in err
+    assert "did you mean" not in err
+
+
+def test_the_closest_name_is_found_whatever_the_case(acme, vllm_ext):
+    assert "(did you mean 'good'?)" in vllm_ext("show", "GOOD").err

@@ -59,7 +59,8 @@ def test_numbers_may_have_a_fraction_where_the_key_takes_one(text, number):
 @pytest.mark.parametrize("text", ["", "soon", "0", "-1", "nan", "inf", "true"])
 def test_what_is_no_number_above_the_limit_is_told(text):
     assert message(VLLM_EXT_PROBE__TIMEOUT_S=text) == (
-        f"environment (VLLM_EXT_PROBE__TIMEOUT_S): probe.timeout_s: expected a number above 0 and of at most 86400, given {text!r}"
+        f"environment (VLLM_EXT_PROBE__TIMEOUT_S): probe.timeout_s: expected a number above 0 and of at most "
+        f"86400, given {text!r}"
     )
 
 

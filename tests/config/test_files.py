@@ -216,3 +216,47 @@ class TestWhichFiles:
 
         assert find_files([], {"XDG_CONFIG_HOME": "."}) == []
         assert find_files([], {}) == []
+
+
+class TestTheUsualFolder:
+    """What is there and cannot be read is an error, and not as if it were not there."""
+
+    @pytest.fixture
+    def folder(self, tmp_path):
+        folder = tmp_path / "vllm-ext"
+        folder.mkdir()
+        return folder
+
+    def load(self, folder):
+        return load_config(environ={"XDG_CONFIG_HOME": str(folder.parent)})
+
+    def test_a_link_that_leads_nowhere(self, folder):
+        (folder / "vllm-ext.yaml").symlink_to(folder / "gone.yaml")
+
+        with pytest.raises(ConfigError, match=r"vllm-ext/vllm-ext.yaml cannot be read: No such file"):
+            self.load(folder)
+
+    def test_a_folder_in_the_files_place(self, folder):
+        (folder / "vllm-ext.yaml").mkdir()
+
+        with pytest.raises(ConfigError, match=r"vllm-ext/vllm-ext.yaml cannot be read: Is a directory"):
+            self.load(folder)
+
+    def test_a_file_in_the_place_of_the_folder_of_more_files_is_no_folder(self, folder):
+        (folder / "vllm-ext.d").write_text("")
+        (folder / "vllm-ext.yaml").write_text("engine: {seed: 3}")
+
+        assert self.load(folder).settings.engine.seed == 3
+
+
+def test_a_section_with_a_tag_is_refused_and_one_to_be_merged_as_well(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("engine: !foo {seed: 1}\nplatform:\n  <<: {driver: cpu}\n")
+
+    with pytest.raises(ConfigError) as caught:
+        load_config([file], environ={})
+
+    assert [problem.partition(": ")[2] for problem in caught.value.problems] == [
+        "engine: the tag '!foo' is refused; settings are plain values",
+        "platform.<<: a section cannot be merged into another; write its keys out",
+    ]

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from vllm_ext.config import Override, load_config, parse_set
+from vllm_ext.config import Override, Settings, load_config, parse_set
+from vllm_ext.config.redaction import scrub, secrets_in
 from vllm_ext.errors import ConfigError
 
 
@@ -310,3 +311,18 @@ class TestMistakesOnTheCommandLine:
     def test_an_object_from_python_is_no_plain_value(self):
         with pytest.raises(ConfigError, match=r"options.npu.x: expected null, .*, given a PosixPath"):
             load_config((), [Override("options.npu.x", Path("/"), "options")], {})
+
+
+@pytest.mark.parametrize("text", ["{a: {x: .nan}}", "{a: {x: [.inf]}}"])
+def test_numbers_that_json_does_not_have_are_refused(text):
+    with pytest.raises(ConfigError, match="which JSON does not have"):
+        load_config(overrides=[parse_set(f"options={text}")], environ={})
+
+
+def test_secrets_are_found_and_taken_out_of_texts():
+    options = {"npu": {"token": "abcdef", "size": 4, "credentials": {"pin": 1234, "ab": "abc", "list": ["abcdefgh"]}}}
+
+    secrets = secrets_in(Settings(options=options))
+
+    assert secrets == ["abcdefgh", "abcdef", "1234"]
+    assert scrub("bad abcdefgh and abcdef, 1234", secrets) == "bad ******** and ********, ********"

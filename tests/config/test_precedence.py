@@ -217,6 +217,10 @@ class TestOverrides:
                 "boolean; quote it",
             ),
             (
+                "plugins.general.enabled=a,b",
+                "plugins.general.enabled: expected all, or a list of names, given 'a,b'; write [a, b]",
+            ),
+            (
                 "platform.disabled=[a, no]",
                 "platform.disabled: expected a list of names, given ['a', False], which YAML reads as a boolean; "
                 "quote it",

@@ -54,8 +54,9 @@ class TestSecrets:
     @pytest.mark.parametrize(
         "name",
         [
-            "token", "hf_TOKEN", "authToken", "secretKey", "secret-key", "password", "Passwd", "passphrase", "pwd", "pass",
-            "credentials", "api_key", "apikey", "api-key", "private_key", "access_key", "auth", "Authorization", "bearer",
+            "token", "hf_TOKEN", "authToken", "secretKey", "secret-key", "password", "Passwd", "passphrase",
+            "pwd", "pass", "credentials", "api_key", "apikey", "api-key", "private_key", "access_key", "auth",
+            "Authorization", "bearer",
         ],
     )  # fmt: skip
     def test_an_option_whose_name_says_so_is_not_shown(self, name):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from support.distributions import GENERAL, PLATFORM, config
 
 from vllm_ext.contracts.groups import KIND_OF_GROUP
 from vllm_ext.discovery import scan
+from vllm_ext.managers import load_general
 from vllm_ext.managers.child import load_all_in_children, load_in_child
 from vllm_ext.plan import resolve
 
@@ -314,3 +316,66 @@ def is_running(pid: int) -> bool:
             return False
         time.sleep(0.01)
     return True
+
+
+class TestSecrets:
+    """A plugin may repeat what it was given; vllm_ext does not pass that on."""
+
+    CODE = "def register(config):\n    print(config)\n    raise ValueError('bad token ' + config['token'])\n"
+
+    @pytest.fixture
+    def plan(self, plugins, make_plan):
+        plugins.distribution("a_dist", {GENERAL: ["a = a_plugin:register"]}, {"a_plugin.py": self.CODE})
+        return make_plan(options={"a": {"token": "S3CR3T"}})
+
+    def test_a_report_does_not_have_them(self, plan):
+        report = load_in_child(plan, plan.find("general", "a")[0])
+
+        assert report.outcome.detail == "ValueError: bad token ********"
+        assert "S3CR3T" not in report.outcome.traceback + report.output
+        assert "********" in report.output
+
+    def test_neither_has_a_warning(self, plan, caplog):
+        load_general(plan.bind(None))
+
+        assert "since it failed: ValueError: bad token ********" in caplog.text
+
+
+@pytest.mark.parametrize("line", ["{}", '{"outcome": "lie"}', "junk", "\\xff"])
+def test_what_a_plugin_writes_into_the_pipe_is_no_report(load, line):
+    report = load(
+        f"import os\nfor number in range(3, 64):\n    try: os.write(number, b'{line}\\n')\n    except OSError: pass"
+    )
+
+    assert report.outcome.state == "active"
+
+
+def test_one_that_closes_the_pipe_is_told_from_one_that_exits(load):
+    report = load("import os; os.closerange(3, 256)")
+
+    assert report.outcome.detail == "it closed the pipe through which it is watched, when it was called"
+
+
+PARENT = """
+import sys
+from vllm_ext.config import load_config
+from vllm_ext.dispatch.planning import make_plan
+from vllm_ext.managers import load_general
+from vllm_ext.managers.child import load_all_in_children
+plan = make_plan(load_config())
+load_all_in_children(plan, plan.selected("general"))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="only Linux ends a process with its parent")
+def test_children_end_with_a_parent_that_is_killed(install, plugins, tmp_path):
+    file = tmp_path / "pid"
+    install(f"import os, time; open({str(file)!r}, 'w').write(str(os.getpid())); time.sleep(600)")
+    parent = subprocess.Popen([sys.executable, "-c", PARENT], env={**os.environ, "PYTHONPATH": str(plugins.site)})
+    while not (file.exists() and file.read_text()):
+        time.sleep(0.02)
+
+    parent.kill()
+    parent.wait()
+
+    assert not is_running(int(file.read_text()))

@@ -34,7 +34,7 @@ class TestGeneralPluginsOfOtherPlatforms:
         (outcome,) = [outcome for outcome in plan.outcomes if outcome.key.name == "models"]
         assert (outcome.state, outcome.detail) == (
             "passed_over",
-            "platform 'npu' of its distribution is not used, 'cpu' is",
+            "platform 'acme:npu' of its distribution is not used, 'vllm-ext:cpu' is",
         )
 
     def test_a_platform_that_was_not_asked_for_is_passed_over(self):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import yaml
 from support.distributions import IN_TREE, config, record
 
-from vllm_ext.contracts.groups import ENDPOINT, IO_PROCESSOR, KINDS, LOGITS_PROCESSOR, STAT_LOGGER
+from vllm_ext.contracts.groups import ENDPOINT, EXECUTOR, IO_PROCESSOR, KINDS, LOGITS_PROCESSOR, STAT_LOGGER
 from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginNotFound
 from vllm_ext.plan import resolve
+from vllm_ext.plan.names import in_yaml
 from vllm_ext.plan.rules import RULES
 
 
@@ -111,3 +113,63 @@ class TestIOProcessors:
 
         assert isinstance(error, AmbiguousPlugin)
         assert [decision.distribution for decision in plan.selected("io_processor")] == ["zeta"]
+
+
+class TestNamesThatNobodyGave:
+    def test_an_executor_of_another_that_is_called_like_the_default_does_not_stop_the_start(self):
+        plan = plan_of(EXECUTOR, "uniproc")
+
+        assert plan.errors == ()
+        assert [decision.distribution for decision in plan.selected("executor")] == ["vllm-ext"]
+
+    def test_where_it_was_named_the_two_have_to_be_told_apart(self):
+        (error,) = plan_of(EXECUTOR, "uniproc", engine__executor="uniproc").errors
+
+        assert isinstance(error, AmbiguousPlugin)
+
+
+def test_auto_in_a_list_of_platforms_is_an_error():
+    (error,) = plan_of(EXECUTOR, platform__driver=["auto", "cpu"]).errors
+
+    assert (
+        str(error) == "platform.driver (command line (--set)) lists 'auto', which stands alone; in a list, give names"
+    )
+
+
+def test_that_no_platform_is_left_is_noted():
+    assert plan_of(EXECUTOR, platform__disabled=["cpu"]).notes == (
+        "no platform is left that may be used, so that no engine can be built",
+    )
+
+
+def test_an_io_processor_that_is_named_and_disabled_is_an_error():
+    settings = {"plugins__io_processor__use": "a", "plugins__io_processor__disabled": ["a"]}
+
+    (error,) = plan_of(IO_PROCESSOR, "a", **settings).errors
+
+    assert str(error).endswith("That leaves no io processor to be used; change one of the two")
+
+
+def test_a_host_that_is_not_there_is_an_error():
+    (error,) = plan_of(EXECUTOR, host="vllm").errors
+
+    assert str(error) == (
+        "host (command line (--set)) is 'vllm', and no installed distribution provides it; install vLLM, or set host: "
+        "embedded"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("npu", "npu"),
+        ("acme:npu-2", "acme:npu-2"),
+        ("off", '"off"'),
+        ("a,b", '"a,b"'),
+        ("x: y", '"x: y"'),
+        ("1", '"1"'),
+    ],
+)
+def test_a_name_in_a_line_to_copy_is_valid_yaml(name, written):
+    assert in_yaml(name) == written
+    assert yaml.safe_load(f"[{written}]") == [name]

@@ -79,7 +79,7 @@ def test_a_requirement_on_another_build_than_the_one_here_is_not_ours_to_judge()
 
 
 def test_without_vllm_no_requirement_on_it_is_met():
-    assert decide("vllm>=0.30").reason == "requires vllm>=0.30, which is not installed"
+    assert decide("vllm>=0.30", host="vllm").reason == "requires vllm>=0.30, which is not installed"
 
 
 def test_under_the_embedded_host_it_is_a_note():

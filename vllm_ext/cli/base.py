@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from cliff.command import Command
 from cliff.lister import Lister
@@ -131,21 +131,38 @@ class ShowCommand(_StaticFormatters, ShowOne):
 
 
 @contextlib.contextmanager
-def output_to_stderr() -> Iterator[None]:
-    """What is written to standard output inside the block goes to standard error: by Python, and by anything else."""
+def output_to_stderr(stdout: TextIO) -> Iterator[TextIO]:
+    """What is written to standard output inside the block goes to standard error: by Python, and by anything else.
+
+    Yields: a stream that still leads to standard output; ``stdout`` itself where that was replaced by another.
+    """
     import ctypes
 
-    sys.stdout.flush()
+    stdout.flush()
     kept = os.dup(1)
+    is_descriptor = _descriptor(stdout) == 1
     try:
         os.dup2(2, 1)
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
+        with contextlib.ExitStack() as stack:
+            out = stdout
+            if is_descriptor:
+                out = stack.enter_context(
+                    os.fdopen(kept, "w", encoding=stdout.encoding, errors="backslashreplace", closefd=False)
+                )
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+            yield out
     finally:
         # C libraries have a buffer of their own, which they would write out when it is too late.
         ctypes.CDLL(None).fflush(None)
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _descriptor(stream: TextIO) -> int | None:
+    try:
+        return stream.fileno()
+    except (OSError, ValueError):
+        return None
 
 
 def report_problems(app: App, plan: Plan) -> int:

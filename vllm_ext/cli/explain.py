@@ -13,6 +13,8 @@ from vllm_ext.dispatch.planning import make_plan
 from vllm_ext.dispatch.trail import SLOTS, Step, dispatch_trail, plugin_trail
 from vllm_ext.errors import PluginError, VllmExtError
 
+_COLUMNS = tuple(name for name in Step._fields if name != "error")
+
 
 class Explain(ListCommand):
     """Show what was decided on platform, general plugins, worker, attention, communicator and ops, and why.
@@ -27,17 +29,20 @@ class Explain(ListCommand):
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         self._error: VllmExtError | None = None
+        self._code = 0
         super().run(parsed_args)
         if self._error is not None:
             raise self._error
-        return 0
+        return self._code
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         config = self.load_config(parsed_args)
         # What plugins print is no result: stdout is for the rows alone.
-        with output_to_stderr():
+        with output_to_stderr(self.app.stdout):
             steps = self._steps(config, parsed_args.slot)
-        return Step._fields, [step for step in steps if parsed_args.slot in (None, step.slot)]
+        shown = [step for step in steps if parsed_args.slot in (None, step.slot)]
+        self._code = max((step.error.exit_code for step in shown if step.error), default=0)
+        return _COLUMNS, [step[: len(_COLUMNS)] for step in shown]
 
     def _steps(self, config: Config, slot: str | None) -> list[Step]:
         """Where something prevents an engine, the trail so far; the error is kept for after it was shown."""

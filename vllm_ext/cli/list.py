@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 from vllm_ext.cli.base import ListCommand, report_problems
-from vllm_ext.cli.loading import load_reports, outcome_columns
+from vllm_ext.cli.loading import exit_code, load_reports, outcome_columns
 from vllm_ext.contracts.groups import KIND_OF_GROUP
 from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.errors import ConfigError, did_you_mean, listing
@@ -40,14 +40,13 @@ class ListPlugins(ListCommand):
         if parsed_args.requirements and parsed_args.load:
             raise ConfigError("command line: --requirements and --load cannot be given together; leave one out")
         self._plan = plan_installed(self.load_config(parsed_args))
-        self._num_failed = 0
+        self._code = 0
         check_group(self._plan, parsed_args.group)
         if parsed_args.requirements:
             self.app.stdout.write("".join(f"{line}\n" for line in requirements(self._filtered(parsed_args))))
         else:
             super().run(parsed_args)
-        code = report_problems(self.app, self._plan)
-        return code or (1 if self._num_failed else 0)
+        return report_problems(self.app, self._plan) or self._code
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         decisions = self._filtered(parsed_args)
@@ -55,7 +54,7 @@ class ListPlugins(ListCommand):
         if not parsed_args.load:
             return _COLUMNS, rows
         reports = load_reports(self.app, self._plan, [decision for decision in decisions if decision.is_used])
-        self._num_failed = sum(report.outcome.state == "failed" for report in reports.values())
+        self._code = max(map(exit_code, reports.values()), default=0)
         added = [outcome_columns(reports.get(id(decision))) for decision in decisions]
         return (*_COLUMNS, "outcome", "seconds", "detail"), [
             (*row, *more) for row, more in zip(rows, added, strict=True)

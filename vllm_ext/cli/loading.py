@@ -37,3 +37,11 @@ def outcome_columns(report: LoadReport | None) -> tuple[Any, ...]:
     outcome = report.outcome
     detail = "; ".join(part for part in (outcome.detail, *report.effects) if part)
     return outcome.state, round(outcome.seconds, 3), detail
+
+
+def exit_code(report: LoadReport) -> int:
+    """0 for a plugin that works, or that may decline; 3 for a platform that was named and does not, 1 for any other."""
+    state, decision = report.outcome.state, report.decision
+    if state == "active" or (state == "unavailable" and not decision.named):
+        return 0
+    return 3 if decision.kind == "platform" and decision.named else 1

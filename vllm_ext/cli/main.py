@@ -7,6 +7,7 @@ that an unrelated distribution can neither break nor slow a command.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import traceback
 from importlib.metadata import EntryPoint
@@ -60,6 +61,7 @@ class VllmExtApp(App):
     LOG = logging.getLogger("vllm_ext")
 
     def __init__(self) -> None:
+        _make_streams_usable()
         super().__init__(_DESCRIPTION, __version__, StaticCommandManager())
         # cliff has put its own command there.
         self.command_manager.commands["complete"] = _entry_point("complete")
@@ -105,13 +107,9 @@ class VllmExtApp(App):
         code = super().run_subcommand(argv)
         if not isinstance(self._error, VllmExtError):
             return code
-        cause = self._error.__cause__
-        of_plugin = isinstance(self._error, PluginError) or (
-            isinstance(self._error, EngineError) and not isinstance(cause, VllmExtError)
-        )
-        if of_plugin and cause is not None and not self.options.debug:
+        if not self.options.debug:
             # The code of a plugin that was chosen: its own traceback is what its author needs.
-            self.stderr.write("".join(traceback.format_exception(cause)))
+            self.stderr.write(_plugin_traceback(self._error))
         return self._error.exit_code
 
     def clean_up(self, cmd: Command, result: int, err: BaseException | None) -> None:
@@ -122,6 +120,34 @@ class VllmExtApp(App):
         handler.setLevel(level)
         self.LOG.addHandler(handler)
         self._handlers.append(handler)
+
+
+def _make_streams_usable() -> None:
+    """Standard output and error that can be written to, whatever they were started with.
+
+    A character that a terminal cannot show becomes an escape instead of an error, and a closed stream a void.
+    """
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is None:
+            opened = os.open(os.devnull, os.O_WRONLY)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _plugin_traceback(error: VllmExtError) -> str:
+    """The traceback of the plugin that is behind ``error``; empty where none is."""
+    if texts := [outcome.traceback for outcome in getattr(error, "outcomes", ()) if outcome.traceback]:
+        return "".join(texts)
+    cause = error.__cause__
+    is_plugins = isinstance(error, PluginError) or (
+        isinstance(error, EngineError) and not isinstance(cause, VllmExtError)
+    )
+    return "".join(traceback.format_exception(cause)) if is_plugins and cause is not None else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -41,7 +41,7 @@ class ShowPlan(ShowCommand):
             from vllm_ext.managers import bind_platform
 
             self._plan.require_valid()
-            with output_to_stderr():
+            with output_to_stderr(self.app.stdout):
                 bound_plan = bind_platform(self._plan).bound_plan
             values = plan_to_dict(bound_plan)
             values |= {"plan": values["plan"] | {"settings": redacted_settings(self._plan.settings)}}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vllm_ext.cli.base import SettingsCommand
+from vllm_ext.cli.base import SettingsCommand, output_to_stderr
 from vllm_ext.config import Override
 
 if TYPE_CHECKING:
@@ -46,13 +45,9 @@ class Run(SettingsCommand):
         # torch comes in here, when everything that can be checked without it has been.
         from vllm_ext.engine.llm import LLM
 
-        out = self.app.stdout
-        if hasattr(out, "reconfigure"):
-            # A terminal or pipe that cannot show a character gets an escape instead of an error in mid-text.
-            out.reconfigure(errors="backslashreplace")
         started = time.perf_counter()
         # What plugins print is no result: stdout is for the text alone.
-        with contextlib.redirect_stdout(self.app.stderr), LLM.from_config(config) as llm:
+        with output_to_stderr(self.app.stdout) as out, LLM.from_config(config) as llm:
             ready = time.perf_counter()
             if parsed_args.json:
                 outputs = llm.generate(prompts, params)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_ext.cli.base import ShowCommand
 from vllm_ext.cli.list import check_group
+from vllm_ext.cli.loading import exit_code
 from vllm_ext.config.redaction import redact
 from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginNotFound, did_you_mean, listing
@@ -34,18 +35,18 @@ class ShowPlugin(ShowCommand):
         check_group(plan, parsed_args.group)
         decision = find_one(plan, parsed_args.name, parsed_args.group)
         fields = record_fields(plan, decision)
-        self._is_failed = False
+        self._code = 0
         if parsed_args.load:
             if decision.status in _NOT_TO_BE_LOADED:
                 raise ConfigError(f"{decision} is not loaded, since it is {decision.status}: {decision.reason}")
             report = load_in_child(plan, decision)
-            self._is_failed = report.outcome.state == "failed"
+            self._code = exit_code(report)
             fields |= load_fields(report)
         return tuple(fields), tuple(fields.values())
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         super().run(parsed_args)
-        return 1 if self._is_failed else 0
+        return self._code
 
 
 def find_one(plan: Plan, reference: str, group: str | None) -> Decision:
@@ -56,10 +57,12 @@ def find_one(plan: Plan, reference: str, group: str | None) -> Decision:
     """
     found = [decision for decision in plan.find(None, reference) if group in (None, decision.group)]
     if not found:
-        names = {decision.name for decision in plan.decisions if decision.record}
+        names = {d.name for d in plan.decisions if d.record and group in (None, d.group)}
         where = f" in group {group!r}" if group else ""
+        elsewhere = "".join(f". It is in group {other.group!r}" for other in plan.find(None, reference))
         raise PluginNotFound(
-            f"no plugin {reference!r} is installed{where}{did_you_mean(reference, names)}; installed: {listing(names)}",
+            f"no plugin {reference!r} is installed{where}{did_you_mean(reference, names)}; installed: {listing(names)}"
+            f"{elsewhere}",
             plugin=reference,
         )
     # A hidden copy, or a name that two settings ask for in vain, is no rival.

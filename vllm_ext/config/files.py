@@ -24,15 +24,25 @@ def find_files(config_files: Sequence[Path | str], environ: Mapping[str, str]) -
     for folder in (*_user_folder(environ), _SYSTEM_FOLDER):
         main = folder / "vllm-ext.yaml"
         try:
-            found = [*([main] if main.is_file() else []), *sorted((folder / "vllm-ext.d").glob("*.yaml"))]
+            # A link that leads nowhere, or a folder in the file's place, is there, and an error when it is read.
+            found = [*([main] if os.path.lexists(main) else []), *_files_in(folder / "vllm-ext.d")]
         except OSError as error:
             raise ConfigError(
-                f"settings file {main} cannot be looked for: {error.strerror}. Correct HOME or XDG_CONFIG_HOME, or "
-                f"name a file with --config-file or {envs.VLLM_EXT_CONFIG}"
+                f"settings file {error.filename or main} cannot be looked for: {error.strerror}. Correct HOME or "
+                f"XDG_CONFIG_HOME, or name a file with --config-file or {envs.VLLM_EXT_CONFIG}"
             ) from error
         if found:
             return found
     return []
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The YAML files in a folder in the order of their names; none where there is no such folder."""
+    try:
+        names = os.listdir(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [folder / name for name in sorted(names) if name.endswith(".yaml")]
 
 
 def _user_folder(environ: Mapping[str, str]) -> list[Path]:

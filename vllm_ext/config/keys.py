@@ -88,7 +88,7 @@ class Key:
     def mismatch(self, value: Any, given: str = "") -> str:
         """Text for a ``value`` that does not fit; ``given`` is how to show it where its ``repr`` is not right."""
         shown = REDACTED if self.secret else given or shorten(repr(value))
-        hint = did_you_mean(value.lower(), self.choices) if isinstance(value, str) else ""
+        hint = did_you_mean(value, self.choices) if isinstance(value, str) else ""
         return f"expected {self.expected}, given {shown}{hint}"
 
 

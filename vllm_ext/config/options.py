@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -53,6 +54,8 @@ def expected(parts: tuple[str, ...]) -> str:
 
 def plain(value: Any, depth: int = 0) -> Any:
     """A copy of ``value`` that shares nothing with it; ValueError where something is no plain YAML value."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected {_PLAIN}, given {value}, which JSON does not have")
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if depth > MAX_DEPTH:

@@ -80,6 +80,8 @@ def _read(parts: tuple[str, ...], value: Any, origin: Origin, problems: list[str
 
 def _advice(key: Key, value: Any) -> str:
     """What to do where YAML made something else of a word; starts with a comma."""
+    if isinstance(value, str) and key.accepts(list) and "," in value and not key.secret:
+        return f"; write [{', '.join(part.strip() for part in value.split(','))}]"
     if key.secret or not (key.accepts(str) or key.accepts(list)):
         return ""
     words = value if isinstance(value, list) else [value]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import pairwise
 from typing import Any
 
 from vllm_ext.config.keys import REDACTED, all_keys
@@ -23,8 +24,8 @@ _MIN_LENGTH = 4
 def names_secret(name: str) -> bool:
     """Whether a name says that what it names is secret."""
     words = [word.lower() for word in _WORD.findall(name)]
-    pairs = (a + b for a, b in zip(words, words[1:], strict=False))
-    return any(_SECRET_WORDS.fullmatch(word) for word in (*words, *pairs))
+    joined = (first + second for first, second in pairwise(words))
+    return any(_SECRET_WORDS.fullmatch(word) for word in (*words, *joined))
 
 
 def is_secret(parts: tuple[str, ...]) -> bool:

@@ -75,6 +75,9 @@ class _FileWalk:
             return
         if not isinstance(node, MappingNode) or node.tag != nodes.MAP:
             what = f"{section}: " if section else ""
+            if isinstance(node, MappingNode):
+                self._report(node, f"{what}{nodes.refused(node)}")
+                return
             self._report(node, f"{what}expected a mapping of keys to values, given {nodes.given(node)}")
             return
         first_lines: dict[str, int] = {}
@@ -89,6 +92,8 @@ class _FileWalk:
                 yield from self._value(all_keys()[path], key_node, value_node)
             elif path in all_sections():
                 yield from self._walk_section(path, value_node)
+            elif key_node.tag == nodes.MERGE:
+                self._report(key_node, f"{path}: a section cannot be merged into another; write its keys out")
             else:
                 self._report(key_node, f"{path}: {unknown_key(section, name)}")
 

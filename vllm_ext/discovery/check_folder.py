@@ -23,6 +23,10 @@ def check_folder(metadata: MetadataFolder, *, declares: bool) -> Iterator[Findin
     if metadata.is_egg_info and os.path.isfile(metadata.location):
         # distutils wrote a file in place of the folder: PKG-INFO, and never entry points.
         return
+    for filename in ("entry_points.txt", "METADATA", "PKG-INFO"):
+        if os.path.lexists(path := f"{metadata.location}/{filename}") and not os.access(path, os.R_OK):
+            text = f"{path} cannot be read, so that what {metadata.distribution} declares is not seen"
+            yield Finding("warning", "unreadable-metadata", metadata.distribution, text, f"Make {path} readable.")
     if metadata.is_empty:
         yield from _check_without_metadata(metadata, declares)
     else:

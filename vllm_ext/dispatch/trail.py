@@ -25,6 +25,8 @@ class Step(NamedTuple):
     reason: str
     origin: str
     """The setting, hook or default that decided."""
+    error: VllmExtError | None = None
+    """Why the slot cannot be filled, where it cannot."""
 
 
 def plugin_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: Decision | None = None) -> list[Step]:
@@ -64,7 +66,7 @@ def _resolved(dispatcher: Dispatcher, slot: str, key: str, resolve: Callable[[],
     try:
         return Step(slot, _path(resolve()), "chosen", reason, origin)
     except VllmExtError as error:
-        return Step(slot, "", "failed", str(error), origin)
+        return Step(slot, "", "failed", str(error), origin, error)
 
 
 def _attention(dispatcher: Dispatcher) -> type:
@@ -91,7 +93,7 @@ def _ops(dispatcher: Dispatcher) -> Iterator[Step]:
     try:
         ModelRegistry.resolve_model_cls(model_config.architectures)
     except VllmExtError as error:
-        yield Step("ops", "", "failed", str(error), "")
+        yield Step("ops", "", "failed", str(error), "", error)
         return
     origin = str(dispatcher.config.origin("custom_ops"))
     for name, entry in sorted(CUSTOM_OPS.ops.snapshot().items()):

@@ -19,7 +19,9 @@ from typing import Any
 
 import msgspec
 
+from vllm_ext.config.redaction import scrub, secrets_in
 from vllm_ext.errors import EngineError
+from vllm_ext.managers.child_report import PIPE_CLOSED, ChildReport
 from vllm_ext.managers.side_effects import signal_name
 from vllm_ext.plan import Decision, Outcome, Plan, plan_to_dict
 
@@ -98,7 +100,7 @@ class _Child:
         self._is_killed = False
         self._output = bytearray()
         self._num_output_bytes = 0
-        self._reports: list[dict[str, Any]] = []
+        self._reports: list[ChildReport] = []
         self._began: float | None = None
         """When the child, its own start done, turned to the plugin."""
 
@@ -130,7 +132,7 @@ class _Child:
             os.close(report_in)
         readers = [
             threading.Thread(target=self._read_output, args=(self._process.stdout,), daemon=True),
-            threading.Thread(target=self._read_reports, args=(os.fdopen(report_out),), daemon=True),
+            threading.Thread(target=self._read_reports, args=(os.fdopen(report_out, "rb"),), daemon=True),
         ]
         for reader in readers:
             reader.start()
@@ -185,11 +187,13 @@ class _Child:
         with pipe:
             for line in pipe:
                 self._began = self._began or time.monotonic()
-                self._reports.append(json.loads(line))
+                # A plugin may write into any descriptor; what is no report of ours is none.
+                with contextlib.suppress(ValueError, UnicodeDecodeError):
+                    self._reports.append(msgspec.json.decode(line, type=ChildReport))
 
     def _report(self, code: int, seconds: float) -> LoadReport:
-        output = bytes(self._output).decode("utf-8", "replace")
-        last = next((report for report in self._reports if "outcome" in report), None)
+        output = scrub(bytes(self._output).decode("utf-8", "replace"), secrets_in(self._plan.settings))
+        last = next((report for report in self._reports if report.outcome is not None), None)
         if last is None and not self._reports and not self._is_stopped:
             end = (
                 f"did not begin within {_START_S:g} s" if self._is_killed else f"ended with code {code} before it began"
@@ -200,14 +204,17 @@ class _Child:
                 self._decision.key, "failed", self._describe_end(code, output), output or None, None, seconds
             )
             return LoadReport(self._decision, outcome, output=output)
-        effects: Sequence[str] = last["effects"]
+        effects: Sequence[str] = last.effects
         if self._num_output_bytes >= _LOUD_BYTES:
             effects = [*effects, f"writes {self._num_output_bytes / 1e6:.1f} MB to standard output and error"]
-        outcome = msgspec.convert(last["outcome"], Outcome)
-        return LoadReport(self._decision, outcome, tuple(effects), last["imports_torch"], output)
+        outcome = msgspec.convert(last.outcome, Outcome)
+        return LoadReport(self._decision, outcome, tuple(effects), last.imports_torch, output)
 
     def _describe_end(self, code: int, output: str) -> str:
-        when = "when it was called" if {"stage": "imported"} in self._reports else "while it was imported"
+        is_imported = any(report.stage == "imported" for report in self._reports)
+        when = "when it was called" if is_imported else "while it was imported"
+        if code == PIPE_CLOSED:
+            return f"it closed the pipe through which it is watched, {when}"
         if self._is_killed or (code == 1 and _TIMER_RAN_OUT.search(output)):
             return f"it did not finish within {self._timeout_s:g} s {when}"
         if code < 0:

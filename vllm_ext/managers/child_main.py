@@ -5,28 +5,36 @@ The parent gives the request on standard input, and a pipe for reports, which ar
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import faulthandler
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.groups import PLATFORM
 from vllm_ext.contracts.platform import Platform
+from vllm_ext.managers.child_report import PIPE_CLOSED, ChildReport
 from vllm_ext.managers.current import set_default_bound_plan
 from vllm_ext.managers.planned import NamedPlugins
 from vllm_ext.managers.platforms import PlatformCandidate, bind_platform
 from vllm_ext.managers.side_effects import SideEffects
 from vllm_ext.plan import Decision, DecisionKey, Outcome, Plan, plan_from_dict
 
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl()."""
+
 
 def main(report_fd: int) -> None:
     """Load the plugin that standard input names, and report its outcome. Does not return."""
+    _end_with_parent()
     request = json.loads(sys.stdin.buffer.read())
     # What a plugin reads from standard input is not the request.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -34,17 +42,21 @@ def main(report_fd: int) -> None:
     errors = os.fdopen(os.dup(2), "w")
     faulthandler.enable(errors)
 
-    def report(**values: Any) -> None:
-        os.write(report_fd, json.dumps(values).encode() + b"\n")
+    def report(stage: Literal["started", "imported", "used"], **values: Any) -> None:
+        try:
+            os.write(report_fd, msgspec.json.encode(ChildReport(stage, **values)) + b"\n")
+        except OSError:
+            os._exit(PIPE_CLOSED)
 
     plan = plan_from_dict(request["plan"], Plan)
     decision = next(d for d in plan.decisions if d.key == DecisionKey(*request["key"]))
     _answer_for_process(plan)
-    report(stage="started")
+    report("started")
     faulthandler.dump_traceback_later(request["timeout_s"], exit=True, file=errors)
     before = SideEffects()
-    outcome = _load(plan, decision, lambda: report(stage="imported"))
+    outcome = _load(plan, decision, lambda: report("imported"))
     report(
+        "used",
         outcome=msgspec.to_builtins(dataclasses.replace(outcome, error=None)),
         effects=before.found(),
         imports_torch="torch" in sys.modules,
@@ -53,6 +65,12 @@ def main(report_fd: int) -> None:
     sys.stderr.flush()
     # Threads and exit handlers of the plugin have no say in when this ends.
     os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Where the system can, let it kill this process when its parent ends, however that ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _answer_for_process(plan: Plan) -> None:

@@ -6,6 +6,7 @@ distributions; its loading filters by name, and lets SystemExit and AssertionErr
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from importlib.metadata import Distribution, EntryPoint
@@ -16,6 +17,7 @@ from stevedore.driver import DriverManager
 from stevedore.extension import Extension, ExtensionManager
 from stevedore.hook import HookManager
 
+from vllm_ext.config.redaction import scrub, secrets_in
 from vllm_ext.errors import PluginLoadError
 from vllm_ext.managers.values import source_of, use
 from vllm_ext.plan import Decision, Outcome, Plan
@@ -69,7 +71,8 @@ class PlannedManager(ExtensionManager[Any]):
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin that exits or asserts fails like any other
-            self.outcomes.append(Outcome.of_error(decision, error, *_times(started, imported)))
+            outcome = Outcome.of_error(decision, error, *_times(started, imported))
+            self.outcomes.append(without_secrets(outcome, self.plan))
             return None
         seconds, call_seconds = _times(started, imported)
         self.outcomes.append(Outcome(decision.key, "active", seconds=seconds, call_seconds=call_seconds))
@@ -109,8 +112,19 @@ def load_error(decision: Decision, outcome: Outcome) -> PluginLoadError:
     """The error for a named plugin that failed, or that declined."""
     verb = "declined" if outcome.state == "unavailable" else "failed"
     return PluginLoadError(
-        f"{source_of(decision)} {verb}: {outcome.detail} ({decision.group}: {decision.value})", plugin=decision.name
+        f"{source_of(decision)} {verb}: {outcome.detail} ({decision.group}: {decision.value})",
+        plugin=decision.name,
+        outcomes=[outcome],
     )
+
+
+def without_secrets(outcome: Outcome, plan: Plan) -> Outcome:
+    """The outcome without the secrets among the options in its texts: plugins may repeat what they were given."""
+    secrets = secrets_in(plan.settings)
+    if not secrets:
+        return outcome
+    text = None if outcome.traceback is None else scrub(outcome.traceback, secrets)
+    return dataclasses.replace(outcome, detail=scrub(outcome.detail, secrets), traceback=text)
 
 
 def _times(started: float, imported: float | None) -> tuple[float, float]:

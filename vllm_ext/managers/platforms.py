@@ -17,6 +17,7 @@ from vllm_ext.discovery import find_providers
 from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
+from vllm_ext.plan.names import in_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -157,7 +158,7 @@ def _unavailable(probed: Sequence[PlatformCandidate]) -> PlatformUnavailable:
     tried = "; ".join(f"{c.decision} {_verb(c.outcome)}: {c.outcome.detail}" for c in probed)
     if len(probed) == 1:
         text = f"platform plugin {tried}; it is {named}, so nothing else is tried. "
-        text += f"A list permits that: platform: {{driver: [{first.name}, cpu]}}"
+        text += f"A list permits that: platform: {{driver: [{in_yaml(first.name)}, cpu]}}"
     else:
         text = f"none of the platform plugins {named} can be used: {tried}"
     error = PlatformUnavailable(text, plugin=first.name, outcomes=[c.outcome for c in probed])
@@ -170,7 +171,8 @@ def _several_active(
 ) -> AmbiguousPlugin:
     def reference(decision: Decision) -> str:
         is_unique = sum(other.name == decision.name for other in candidates) == 1
-        return decision.name if is_unique else f"{decision.distribution}:{decision.name}"
+        full = f"{decision.distribution}:{decision.name}"
+        return in_yaml(decision.name if is_unique and decision.name != "auto" else full)
 
     decisions = [candidate.decision for candidate in active]
     lines = "\nor\n".join(f"  platform: {{driver: {reference(decision)}}}" for decision in decisions)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vllm_ext.errors import innermost_cause
+from vllm_ext.errors import innermost_cause, one_line
 
 _SIGNALS = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 _MAX_NAMES = 5
@@ -31,7 +31,7 @@ class SideEffects:
 
     def found(self) -> tuple[str, ...]:
         """One sentence per kind of change."""
-        return tuple(self._changes())
+        return tuple(one_line(change) for change in self._changes())
 
     def _changes(self) -> Iterator[str]:
         if sys.path != self._path:

@@ -49,7 +49,7 @@ def check_class_paths(
             notes.append(f"{where} names {path!r}, which is not used: {envs.VLLM_EXT_SAFE_MODE} is on")
             settings = _without(settings, key)
         elif (refusal := _refusal(settings, _top_level(path), providers)) is not None:
-            errors.append(ConfigError(f"{where} names {path!r}, but {refusal}. Add its distribution there"))
+            errors.append(ConfigError(f"{where} names {path!r}, but {refusal}"))
     return settings
 
 
@@ -58,9 +58,9 @@ def _refusal(settings: Settings, module: str, providers: Mapping[str, Provider])
         return None
     provider = providers.get(module)
     if provider is None:
-        return f"no installed distribution provides module {module!r}, and {ALLOWED_KEY} is set"
+        return f"no installed distribution provides module {module!r}, and {ALLOWED_KEY} admits only distributions"
     refusal = refused_distribution(settings, provider.distribution, provider.version)
-    return None if refusal is None else f"{ALLOWED_KEY} {refusal}"
+    return None if refusal is None else f"{ALLOWED_KEY} {refusal}. Add {provider.distribution!r} there"
 
 
 def _without(settings: Settings, key: str) -> Settings:

@@ -71,6 +71,8 @@ class KindResolution:
         return asked == [] and by_default and self.config.allow_list is not None
 
     def _take_all(self) -> None:
+        if self.rule.status == "candidate" and not self._open:
+            self._odd.append("no platform is left that may be used, so that no engine can be built")
         for record in self._open:
             twins = self._twins(record)
             named = matches_any(self.config.allow_list or (), record)
@@ -88,6 +90,12 @@ class KindResolution:
         origin = self.config.origin(self.rule.asked_key)
         taken: list[ExtensionRecord] = []
         for reference in references:
+            if reference == self.rule.everything and len(references) > 1:
+                where = self.screen.where(self.rule.asked_key)
+                self.errors.append(
+                    ConfigError(f"{where} lists {reference!r}, which stands alone; in a list, give names")
+                )
+                continue
             found = self._find_one(reference, self.rule.asked_key)
             if found is not None and found not in taken:
                 taken.append(found)
@@ -107,6 +115,9 @@ class KindResolution:
     def _find_one(self, reference: str, key: str) -> ExtensionRecord | None:
         """The usable record that ``reference``, in the setting ``key``, stands for; else an error or a note."""
         found = [record for record in self._open if matches(reference, record)]
+        if len(found) > 1 and self.config.origin(key).kind == "default":
+            # Nobody named it: what somebody else calls the same does not stop the start.
+            found = [record for record in found if record.in_tree] or found
         if len(found) > 1:
             self.errors.append(ambiguous(reference, self.rule.kind.title, found, self.screen.where(key)))
         elif not found:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 
 from packaging.utils import canonicalize_name
@@ -10,6 +12,8 @@ from vllm_ext.contracts.groups import closest_group
 from vllm_ext.discovery import ExtensionRecord
 from vllm_ext.errors import AmbiguousPlugin, PluginNotFound, did_you_mean, listing
 from vllm_ext.plan.rules import RULES
+
+_YAML_WORDS = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
 def matches(reference: str, record: ExtensionRecord) -> bool:
@@ -22,6 +26,12 @@ def matches(reference: str, record: ExtensionRecord) -> bool:
 
 def matches_any(references: Iterable[str], record: ExtensionRecord) -> bool:
     return any(matches(reference, record) for reference in references)
+
+
+def in_yaml(reference: str) -> str:
+    """How to write a name into the settings file: in quotes where YAML would make something else of it."""
+    is_plain = re.fullmatch(r"[A-Za-z_][\w.-]*(:[\w.-]+)?", reference) and reference.lower() not in _YAML_WORDS
+    return reference if is_plain else json.dumps(reference)
 
 
 def ambiguous(reference: str, kind: str, found: Sequence[ExtensionRecord], where: str) -> AmbiguousPlugin:

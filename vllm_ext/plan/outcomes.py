@@ -6,7 +6,7 @@ import traceback
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vllm_ext.errors import Unavailable, innermost_cause, message_of
+from vllm_ext.errors import Unavailable, innermost_cause, message_of, one_line
 from vllm_ext.plan.decisions import Decision, DecisionKey
 
 OutcomeState = Literal["active", "passed_over", "unavailable", "failed"]
@@ -34,7 +34,8 @@ class Outcome:
     ) -> Outcome:
         """``unavailable`` where the plugin declined by raising :class:`Unavailable`, else ``failed``."""
         if isinstance(error, Unavailable):
-            detail = message_of(error) or "no reason given"
+            detail = one_line(message_of(error)) or "no reason given"
             return cls(decision.key, "unavailable", detail, None, error, seconds, call_seconds)
-        text = "".join(traceback.format_exception(error))
+        # What is no valid Unicode, such as half a character, could not be handed to another process.
+        text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode()
         return cls(decision.key, "failed", innermost_cause(error), text, error, seconds, call_seconds)

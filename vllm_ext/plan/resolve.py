@@ -16,7 +16,7 @@ from vllm_ext.plan.names import matches, not_found
 from vllm_ext.plan.options import check_options
 from vllm_ext.plan.plan import Plan
 from vllm_ext.plan.rules import RULES
-from vllm_ext.plan.screen import SAFE_MODE_ORIGIN, VLLM_PLUGINS_ORIGIN, Screen, check_allowed_distributions
+from vllm_ext.plan.screen import SAFE_MODE_ORIGIN, VLLM_PLUGINS_ORIGIN, Screen, check_allowed_distributions, check_host
 
 _NOBODY: Mapping[str, Provider] = {}
 
@@ -47,7 +47,7 @@ def resolve(records: Iterable[ExtensionRecord], config: Config, providers: Mappi
     for decision, error in (*_unmatched_allowed(ordered, screen), *check_options(ordered, config)):
         decisions.append(decision)
         errors.append(error)
-    errors += check_allowed_distributions(config)
+    errors += [*check_allowed_distributions(config), *check_host(config, providers)]
     settings = check_class_paths(config, providers, errors, notes)
     return Plan(tuple(decisions), settings, tuple(errors), tuple(notes))
 

@@ -176,3 +176,15 @@ def check_allowed_distributions(config: Config) -> list[VllmExtError]:
     where = f"{ALLOWED_KEY} ({config.origin(ALLOWED_KEY)})"
     wrong = [text for text in config.settings.allow_distributions or () if parse_allowed(text) is None]
     return [ConfigError(f"{where} holds {text!r}; an element is a name, such as acme, or acme==1.2") for text in wrong]
+
+
+def check_host(config: Config, providers: Mapping[str, Provider]) -> list[VllmExtError]:
+    """That the host is there."""
+    if config.settings.host != VLLM or VLLM in providers:
+        return []
+    where = f"host ({config.origin('host')})"
+    return [
+        ConfigError(
+            f"{where} is 'vllm', and no installed distribution provides it; install vLLM, or set host: embedded"
+        )
+    ]

@@ -1,0 +1,19 @@
+"""What the child process that loads a plugin tells its parent: one report a line, as JSON."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+PIPE_CLOSED = 71
+"""Exit code of a child that cannot report any more."""
+
+
+class ChildReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How far the child has come; the last one has the outcome."""
+
+    stage: Literal["started", "imported", "used"]
+    outcome: dict[str, Any] | None = None
+    effects: tuple[str, ...] = ()
+    imports_torch: bool = False
