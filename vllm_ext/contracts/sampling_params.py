@@ -151,7 +151,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
                 raise InvalidRequest(f"{name} holds an empty string; every entry needs at least one character")
             setattr(self, name, texts)
         if self.stop and not self.detokenize:
-            raise InvalidRequest(f"stop is {self.stop!r}, and detokenize false: stop strings need the text")
+            raise InvalidRequest(f"stop is {self.stop!r}, and detokenize false; stop strings need the text")
 
     def _check_tokens(self) -> None:
         self.stop_token_ids = as_list("stop_token_ids", self.stop_token_ids, int, "a list of token ids")

@@ -52,8 +52,8 @@ class _Prompt:
 
     token_ids: Sequence[int]
     num_logprobs: int
-    num_scored: int = 0
-    """Tokens from the second one on that are done."""
+    num_computed: int = 0
+    """Tokens whose hidden states have come."""
     chunks: list[LogprobsLists] = field(default_factory=list)
 
 
@@ -104,20 +104,19 @@ class PromptLogprobs:
             if (prompt := self._prompts.get(req_id)) is None:
                 continue
             self._score(prompt, hidden_states[start:end])
-            if prompt.num_scored >= len(prompt.token_ids) - 1:
+            if prompt.num_computed >= len(prompt.token_ids):
                 complete[req_id] = _joined(prompt)
                 del self._prompts[req_id]
         return complete
 
     def _score(self, prompt: _Prompt, hidden_states: torch.Tensor) -> None:
         # A token's hidden state predicts the token after it; the last one's predicts no token of the prompt.
-        num_rows = min(hidden_states.shape[0], len(prompt.token_ids) - 1 - prompt.num_scored)
-        for start in range(0, num_rows, _ROWS_AT_ONCE):
-            rows = hidden_states[start : min(start + _ROWS_AT_ONCE, num_rows)]
-            first = prompt.num_scored + 1
-            targets = torch.tensor(prompt.token_ids[first : first + len(rows)], device=rows.device)
-            prompt.chunks.append(gather_logprobs(self._compute_logits(rows), targets, prompt.num_logprobs))
-            prompt.num_scored += len(rows)
+        targets = prompt.token_ids[prompt.num_computed + 1 : prompt.num_computed + 1 + len(hidden_states)]
+        for start in range(0, len(targets), _ROWS_AT_ONCE):
+            token_ids = torch.tensor(targets[start : start + _ROWS_AT_ONCE], device=hidden_states.device)
+            logits = self._compute_logits(hidden_states[start : start + len(token_ids)])
+            prompt.chunks.append(gather_logprobs(logits, token_ids, prompt.num_logprobs))
+        prompt.num_computed += len(hidden_states)
 
 
 def _joined(prompt: _Prompt) -> LogprobsLists:
