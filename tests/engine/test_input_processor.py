@@ -82,7 +82,7 @@ def test_what_the_worker_does_not_act_on_is_refused(make_llm, values, named):
     llm = make_llm()
     message = (
         rf"prompt 0: worker .* of the chosen platform does not act on {named}; it acts on: seed, temperature\. "
-        rf"Leave \w+ out, or choose a platform whose worker has it"
+        rf"Leave out what it does not, or choose a platform whose worker does"
     )
 
     with pytest.raises(InvalidRequest, match=message):

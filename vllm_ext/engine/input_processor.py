@@ -59,7 +59,7 @@ class InputProcessor:
         if refused := [name for name in used if name not in self._supported]:
             raise InvalidRequest(
                 f"worker {self._worker_cls} of the chosen platform does not act on {listing(refused)}; it acts on: "
-                f"{listing(self._supported)}. Leave {refused[0]} out, or choose a platform whose worker has it"
+                f"{listing(self._supported)}. Leave out what it does not, or choose a platform whose worker does"
             )
 
     def _check_vocabulary(self, params: SamplingParams) -> None:
