@@ -42,7 +42,7 @@ class Rows:
     def processed(self, logits: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
         """The logits that the likeliest token is taken of."""
         metadata = self.batch.metadata(np.array(slots))
-        return logits.clone() if metadata is None else Sampler(0)._process(logits.clone(), metadata)
+        return logits.clone() if metadata is None else Sampler(0).process_logits(logits.clone(), metadata)
 
 
 def rows_of(params: Sequence[SamplingParams], count: int = 0) -> Rows:

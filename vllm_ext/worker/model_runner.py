@@ -153,7 +153,7 @@ class ModelRunner:
             self.vllm_config.scheduler_config.max_num_seqs,
             max_model_len,
             [-(-max_model_len // block_size) for block_size in block_sizes],
-            [processor_cls(self.vllm_config, self.device) for processor_cls in IN_TREE],
+            [processor_cls(self.vllm_config, self.device, False) for processor_cls in IN_TREE],
             self.device,
         )
         self._prompt_logprobs = PromptLogprobs(self.model.compute_logits)

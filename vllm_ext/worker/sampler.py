@@ -44,7 +44,7 @@ class Sampler:
             return SamplerOutput(ops.most_likely(logits), {})
         scored = list(metadata.num_logprobs)
         raw = logits[scored] if scored else None
-        logits = self._process(logits.float(), metadata)
+        logits = self.process_logits(logits.float(), metadata)
         token_ids = ops.most_likely(logits)
         if metadata.choice is not None:
             self._choose(logits, metadata, metadata.choice, token_ids)
@@ -52,7 +52,8 @@ class Sampler:
             return SamplerOutput(token_ids, {})
         return SamplerOutput(token_ids, _logprobs(raw, token_ids[scored], metadata.num_logprobs))
 
-    def _process(self, logits: torch.Tensor, metadata: SamplingMetadata) -> torch.Tensor:
+    def process_logits(self, logits: torch.Tensor, metadata: SamplingMetadata) -> torch.Tensor:
+        """The logits that the likeliest token is taken of: float32, changed in place."""
         for processor in metadata.processors:
             logits = processor.apply(logits)
         if metadata.penalties is not None:
