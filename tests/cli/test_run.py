@@ -47,10 +47,28 @@ def test_the_same_seed_gives_the_same_text(capsys):
     assert run(capsys, *FAST)[1] == run(capsys, *FAST)[1]
 
 
+@pytest.mark.parametrize("limit", [["--top-k", "1"], ["--top-p", "1e-6"], ["--min-p", "1"]], ids=lambda v: v[0])
+def test_a_limit_on_the_choice_of_tokens_is_followed(capsys, limit):
+    _, greedy, _ = run(capsys, "My dear", "--temperature", "0", "--max-tokens", "8")
+
+    assert run(capsys, "My dear", *limit, *FAST) == (0, greedy, "")
+
+
+def test_the_text_ends_before_the_first_of_the_stop_strings(capsys):
+    _, whole, _ = run(capsys, "My dear", "--temperature", "0", "--max-tokens", "20")
+    stop = whole[15:18]
+
+    _, out, _ = run(capsys, "My dear", "--temperature", "0", "--max-tokens", "20", "--stop", "@", "--stop", stop)
+
+    assert out == whole[: whole.index(stop, len("My dear"))] + "\n"
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         (["--temperature", "-1"], "temperature is -1.0; it takes a number, at least 0.0"),
+        (["--top-p", "0"], "top_p is 0.0; it takes a number, above 0.0 and at most 1.0"),
+        (["--stop", ""], "stop holds an empty string; every entry needs at least one character"),
         (["--max-tokens", "0"], "max_tokens is 0; it takes an integer, at least 1"),
         (["--dtype", "int4"], "engine.dtype: expected one of auto, float32, bfloat16, float16, given 'int4'"),
         (["--model", "/nowhere"], "model directory '/nowhere' does not exist"),

@@ -3,22 +3,70 @@
 import pytest
 
 from vllm_ext import SamplingParams
+from vllm_ext.contracts.sampling_params import WORKER_PARAMS
 from vllm_ext.errors import InvalidRequest
 
 
 def test_defaults_are_those_of_vllm():
     params = SamplingParams()
 
-    assert (params.temperature, params.max_tokens, params.seed, params.ignore_eos) == (1.0, 16, None, False)
+    assert (params.temperature, params.top_p, params.top_k, params.min_p, params.seed, params.n) == (
+        1,
+        1,
+        0,
+        0,
+        None,
+        1,
+    )
+    assert (params.presence_penalty, params.frequency_penalty, params.repetition_penalty) == (0, 0, 1)
+    assert (params.max_tokens, params.min_tokens, params.ignore_eos) == (16, 0, False)
+    assert (params.stop, params.stop_token_ids, params.bad_words, params.include_stop_str_in_output) == (
+        [],
+        [],
+        [],
+        False,
+    )
+    assert (params.logprobs, params.prompt_logprobs, params.logit_bias, params.allowed_token_ids) == (None,) * 4
+    assert (params.detokenize, params.skip_special_tokens) == (True, True)
 
 
-def test_a_single_stop_string_becomes_a_list():
-    assert SamplingParams(stop="\n").stop == ["\n"]
+@pytest.mark.parametrize("name", ["stop", "bad_words"])
+def test_a_single_text_becomes_a_list(name):
+    assert getattr(SamplingParams(**{name: "\n"}), name) == ["\n"]
 
 
 @pytest.mark.parametrize("temperature, greedy", [(0, True), (0.0, True), (1e-6, True), (0.1, False), (1, False)])
 def test_greedy_is_decided_by_the_temperature(temperature, greedy):
     assert SamplingParams(temperature=temperature).is_greedy is greedy
+
+
+def test_a_greedy_request_has_no_use_for_limits_of_a_draw():
+    params = SamplingParams(temperature=0, top_p=0.5, top_k=3, min_p=0.1)
+
+    assert (params.top_p, params.top_k, params.min_p) == (1.0, 0, 0.0)
+    assert params.worker_params() == ["temperature"]
+
+
+def test_a_seed_of_minus_1_is_none():
+    assert SamplingParams(seed=-1).seed is None
+
+
+@pytest.mark.parametrize(
+    "edge",
+    [
+        *({"top_p": 1}, {"top_p": 1e-9}, {"top_k": -1}, {"top_k": 0}, {"top_k": 10**9}, {"min_p": 0}, {"min_p": 1}),
+        *({"presence_penalty": -2}, {"presence_penalty": 2}, {"frequency_penalty": -2.0}, {"frequency_penalty": 2.0}),
+        *({"repetition_penalty": 1e-3}, {"min_tokens": 16}, {"min_tokens": 99, "max_tokens": None}),
+        *({"logprobs": 0}, {"logprobs": -1}, {"prompt_logprobs": 0}, {"prompt_logprobs": -1}, {"n": 1}, {"n": 100}),
+        *({"logit_bias": {}}, {"logit_bias": {5: -100}}, {"allowed_token_ids": [3]}, {"seed": 2**64 - 1}),
+    ],
+    ids=str,
+)
+def test_values_at_the_edge_of_their_range_are_taken(edge):
+    params = SamplingParams(**edge)
+
+    for name, value in edge.items():
+        assert getattr(params, name) == value
 
 
 @pytest.mark.parametrize(
@@ -28,17 +76,47 @@ def test_greedy_is_decided_by_the_temperature(temperature, greedy):
         ({"temperature": float("nan")}, "temperature is nan; it takes a number"),
         ({"temperature": float("inf")}, "temperature is inf; it takes a number"),
         ({"temperature": "hot"}, "temperature is 'hot'; it takes a number"),
-        ({"max_tokens": 0}, "max_tokens is 0; it takes an integer, at least 1"),
         ({"temperature": 10**400}, "temperature is 1000.*; it takes a number"),
-        ({"stop_token_ids": True}, "stop_token_ids is True; it takes a list of token ids"),
+        ({"top_p": 0}, r"top_p is 0; it takes a number, above 0\.0 and at most 1\.0"),
+        ({"top_p": 1.01}, r"top_p is 1\.01; it takes a number, above 0\.0 and at most 1\.0"),
+        ({"top_p": float("nan")}, "top_p is nan; it takes a number"),
+        ({"top_k": -2}, "top_k is -2; it takes an integer, at least -1"),
+        ({"top_k": 1.5}, r"top_k is 1\.5; it takes an integer, at least -1"),
+        ({"min_p": -0.1}, r"min_p is -0\.1; it takes a number, from 0\.0 to 1\.0"),
+        ({"min_p": 1.1}, r"min_p is 1\.1; it takes a number, from 0\.0 to 1\.0"),
+        ({"presence_penalty": 2.1}, r"presence_penalty is 2\.1; it takes a number, from -2\.0 to 2\.0"),
+        ({"frequency_penalty": -3}, r"frequency_penalty is -3; it takes a number, from -2\.0 to 2\.0"),
+        ({"repetition_penalty": 0}, r"repetition_penalty is 0; it takes a number, above 0\.0"),
+        ({"repetition_penalty": float("inf")}, r"repetition_penalty is inf; it takes a number, above 0\.0"),
+        ({"n": 0}, "n is 0; it takes an integer, at least 1"),
+        ({"n": True}, "n is True; it takes an integer, at least 1"),
+        ({"n": 2, "temperature": 0}, "n is 2, and the temperature 0: .*; it takes 1 with a temperature of 0"),
+        ({"max_tokens": 0}, "max_tokens is 0; it takes an integer, at least 1"),
         ({"max_tokens": 2.5}, r"max_tokens is 2\.5; it takes an integer"),
         ({"max_tokens": True}, "max_tokens is True; it takes an integer"),
+        ({"min_tokens": -1}, "min_tokens is -1; it takes an integer, at least 0"),
+        ({"min_tokens": 5, "max_tokens": 4}, "min_tokens is 5; it takes at most max_tokens, 4"),
         ({"seed": "x"}, "seed is 'x'; it takes an integer"),
         ({"seed": 2**64}, "seed is 18446744073709551616; it takes an integer, from"),
         ({"stop": 3}, "stop is 3; it takes a string or a list of strings"),
         ({"stop": ["a", ""]}, "stop holds an empty string"),
+        ({"stop": "a", "detokenize": False}, r"stop is \['a'\], and detokenize false; stop strings need the text"),
+        ({"bad_words": [1]}, r"bad_words is \[1\]; it takes a string or a list of strings"),
+        ({"bad_words": ""}, "bad_words holds an empty string"),
+        ({"stop_token_ids": True}, "stop_token_ids is True; it takes a list of token ids"),
         ({"stop_token_ids": ["a"]}, r"stop_token_ids is \['a'\]; it takes a list of token ids"),
+        ({"allowed_token_ids": []}, r"allowed_token_ids is \[\]; it takes at least one token id, or None for all"),
+        ({"allowed_token_ids": "abc"}, "allowed_token_ids is 'abc'; it takes a list of token ids"),
+        ({"logit_bias": [1]}, r"logit_bias is \[1\]; it takes a dictionary of token ids to finite numbers"),
+        ({"logit_bias": {"a": 1}}, "logit_bias is {'a': 1}; it takes a dictionary of token ids to finite numbers"),
+        ({"logit_bias": {1: float("inf")}}, "logit_bias is {1: inf}; it takes a dictionary of token ids"),
+        ({"logprobs": -2}, "logprobs is -2; it takes an integer, at least -1"),
+        ({"logprobs": True}, "logprobs is True; it takes an integer, at least -1"),
+        ({"prompt_logprobs": 1.0}, r"prompt_logprobs is 1\.0; it takes an integer, at least -1"),
         ({"ignore_eos": "yes"}, "ignore_eos is 'yes'; it takes true or false"),
+        ({"detokenize": 1}, "detokenize is 1; it takes true or false"),
+        ({"skip_special_tokens": None}, "skip_special_tokens is None; it takes true or false"),
+        ({"include_stop_str_in_output": 0}, "include_stop_str_in_output is 0; it takes true or false"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_parameter_value_and_range(wrong, message):
@@ -49,3 +127,16 @@ def test_a_value_out_of_range_is_refused_with_parameter_value_and_range(wrong, m
 def test_an_unknown_parameter_is_refused():
     with pytest.raises(TypeError, match="temprature"):
         SamplingParams(temprature=0.5)
+
+
+def test_parameters_for_the_worker_are_told_from_those_of_the_engine():
+    assert {*SamplingParams.__struct_fields__} >= WORKER_PARAMS
+    assert (
+        SamplingParams(temperature=1, max_tokens=5, stop="x", stop_token_ids=[1], ignore_eos=True).worker_params() == []
+    )
+    assert SamplingParams(top_k=5, logprobs=0, bad_words="x").worker_params() == ["top_k", "logprobs", "bad_words"]
+
+
+def test_prompt_log_probabilities_need_every_token_computed():
+    assert SamplingParams(prompt_logprobs=0).skip_reading_prefix_cache
+    assert not SamplingParams(logprobs=0).skip_reading_prefix_cache

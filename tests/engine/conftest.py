@@ -49,3 +49,15 @@ def make_llm(model_dir: Path, engines: list[LLM]) -> Callable[..., LLM]:
         return llm
 
     return make
+
+
+@pytest.fixture
+def make_cpu_llm(engines: list[LLM]) -> Callable[..., LLM]:
+    """Makes an LLM on the in-tree CPU platform."""
+
+    def make(model: Path | None, **settings: object) -> LLM:
+        llm = LLM(model, dtype="float32", platform="cpu", **settings)
+        engines.append(llm)
+        return llm
+
+    return make

@@ -97,9 +97,9 @@ def test_a_token_is_looked_at_once():
     decoded = []
 
     class CountingTokenizer:
-        def decode(self, token_ids):
+        def decode(self, token_ids, skip_special_tokens):
             decoded.append(token_ids)
-            return BYTE_LEVEL.decode(token_ids)
+            return BYTE_LEVEL.decode(token_ids, skip_special_tokens)
 
     token_ids = BYTE_LEVEL.encode("the dog").ids
     detokenizer = IncrementalDetokenizer(TokenBytes(CountingTokenizer()))

@@ -46,18 +46,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     return write
 
 
-@pytest.fixture
-def make_cpu_llm(engines: list[LLM]) -> Callable[..., LLM]:
-    """Makes an LLM on the in-tree CPU platform."""
-
-    def make(model: Path | None, **settings: object) -> LLM:
-        llm = LLM(model, dtype="float32", platform="cpu", **settings)
-        engines.append(llm)
-        return llm
-
-    return make
-
-
 def make_prompts(num_prompts: int, vocab_size: int = VOCAB_SIZE) -> list[list[int]]:
     generator = torch.Generator().manual_seed(num_prompts)
     return [

@@ -64,3 +64,42 @@ def test_only_what_may_become_a_stop_string_is_held_back(pieces, shown):
 
 def test_of_two_that_end_together_the_longer_is_reported():
     assert feed(["end", "the end"], ["at the end"]) == (["at "], "the end")
+
+
+@given(STOPS, PIECES)
+def test_included_the_stop_string_ends_the_text_and_nothing_is_held_back(stop, pieces):
+    stop_filter, shown = StopStringFilter(stop, include=True), ""
+    expected, matched = first_stop("".join(pieces), stop)
+    whole = expected + (matched or "")
+    for piece in pieces:
+        shown += stop_filter.feed(piece)
+        assert whole.startswith(shown)
+        if stop_filter.matched is not None:
+            break
+    assert (shown + stop_filter.flush(), stop_filter.matched) == (whole, matched)
+
+
+def first_late_stop(pieces: list[str], num_early: int, stop: list[str]) -> tuple[str, str | None]:
+    """By definition, as :func:`first_stop`, with the stop strings that end in the first pieces passed over."""
+    text, early = "".join(pieces), len("".join(pieces[:num_early]))
+    for end in range(early + 1, len(text) + 1):
+        complete = [s for s in stop if text[:end].endswith(s)]
+        if complete:
+            longest = max(complete, key=len)
+            return text[: end - len(longest)], longest
+    return text, None
+
+
+@given(STOPS, PIECES, st.integers(0, 8), st.booleans())
+def test_a_stop_string_counts_from_where_it_may_on(stop, pieces, num_early, include):
+    stop_filter, shown = StopStringFilter(stop, include=include), ""
+    for position, piece in enumerate(pieces):
+        shown += stop_filter.feed(piece, may_stop=position >= num_early)
+        if stop_filter.matched is not None:
+            break
+    else:
+        shown += stop_filter.flush()
+
+    text, matched = first_late_stop(pieces, num_early, stop)
+    assert stop_filter.matched == matched
+    assert shown == (text + (matched or "") if include else text)

@@ -12,7 +12,7 @@ import torch
 from support.reference import assert_equal_tokens, greedy_reference
 
 from vllm_ext import LLM, SamplingParams
-from vllm_ext.errors import PluginNotFound, VllmExtError
+from vllm_ext.errors import InvalidRequest, PluginNotFound, VllmExtError
 
 DEMO_MODEL = Path(__file__).parent.parent.parent / "vllm_ext" / "assets" / "demo_model"
 NUM_TOKENS = 12
@@ -178,6 +178,14 @@ def test_a_seed_decides_the_tokens_whatever_else_runs(project, random_llama):
 
     assert together[1].outputs[0].token_ids == alone
     assert together[0].outputs[0].token_ids != alone
+
+
+def test_a_parameter_that_its_worker_has_not_is_refused_and_not_ignored(project, random_llama):
+    with start(random_llama, "dummy") as llm:
+        message = "MyDummyWorker of the chosen platform does not act on logprobs, top_k; it acts on: seed, temperature"
+        with pytest.raises(InvalidRequest, match=message):
+            llm.generate([[1, 2]], SamplingParams(top_k=2, logprobs=1))
+        assert llm.generate([[1, 2]], SamplingParams(max_tokens=2))[0].finished
 
 
 def test_engines_on_two_platforms_step_side_by_side(project, random_llama):

@@ -27,6 +27,10 @@ class Run(SettingsCommand):
         add("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16 (auto)")
         add("--max-tokens", type=int, default=100, metavar="N", help="tokens to generate at most (100)")
         add("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token each time (0.8)")
+        add("--top-p", type=float, default=1.0, metavar="P", help="only the likeliest tokens that reach P together (1)")
+        add("--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens; 0 is all (0)")
+        add("--min-p", type=float, default=0.0, metavar="P", help="only tokens P times as likely as the likeliest (0)")
+        add("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
         add("--seed", type=int, metavar="N", help="the same seed gives the same text")
         add("--json", action="store_true", help="print a JSON array when all is done, instead of streaming text")
         return parser
@@ -38,7 +42,13 @@ class Run(SettingsCommand):
         overrides = [Override(f"engine.{key}", value, f"--{key}") for key, value in given.items() if value is not None]
         config = self.load_config(parsed_args, *overrides)
         params = SamplingParams(
-            temperature=parsed_args.temperature, max_tokens=parsed_args.max_tokens, seed=parsed_args.seed
+            temperature=parsed_args.temperature,
+            top_p=parsed_args.top_p,
+            top_k=parsed_args.top_k,
+            min_p=parsed_args.min_p,
+            stop=parsed_args.stop,
+            max_tokens=parsed_args.max_tokens,
+            seed=parsed_args.seed,
         )
         prompts = parsed_args.prompts or [_DEFAULT_PROMPT]
 

@@ -52,6 +52,10 @@ class Executor(ABC):
     def get_supported_kv_cache_layouts(self) -> list[list[KVCacheLayout] | None]:
         return self.collective_rpc("get_supported_kv_cache_layouts")
 
+    def get_supported_sampling_params(self) -> frozenset[str]:
+        """The sampling parameters that every worker acts on."""
+        return frozenset.intersection(*self.collective_rpc("get_supported_sampling_params"))
+
     def determine_available_memory(self) -> list[int]:
         return self.collective_rpc("determine_available_memory")
 

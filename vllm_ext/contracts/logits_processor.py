@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import enum
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     import torch
 
     from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.contracts.vllm_config import VllmConfig
+
+
+class MoveDirectionality(enum.Enum):
+    """Whether two rows change places, or one goes to where nobody is."""
+
+    UNIDIRECTIONAL = 0
+    SWAP = 1
+
+
+RemovedRequest: TypeAlias = int
+"""The row that is free now."""
+AddedRequest: TypeAlias = "tuple[int, SamplingParams, list[int], list[int]]"
+"""Row, parameters, prompt token ids, and output token ids: a list that grows with the request."""
+MovedRequest: TypeAlias = tuple[int, int, MoveDirectionality]
+"""From row, to row."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchUpdate:
+    """How the rows of the logits differ from those of the last update; to be followed in the order of the fields."""
+
+    batch_size: int
+    removed: Sequence[RemovedRequest]
+    added: Sequence[AddedRequest]
+    moved: Sequence[MovedRequest]
 
 
 class LogitsProcessor(ABC):
@@ -37,5 +65,5 @@ class LogitsProcessor(ABC):
         """Whether the likeliest token never changes, so that greedy requests can leave this processor out."""
 
     @abstractmethod
-    def update_state(self, batch_update: Any | None) -> None:
+    def update_state(self, batch_update: BatchUpdate | None) -> None:
         """Follow requests that joined, left or moved since the last step; ``None`` where nothing changed."""

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 FinishReason = Literal["stop", "length", "abort"]
+
+
+class LogprobsLists(NamedTuple):
+    """Log probabilities of some tokens of one request, in host memory (vLLM's name).
+
+    In row ``i``, column 0 is the token that stands there, and the others are the ``k`` likeliest tokens, best first.
+    """
+
+    logprob_token_ids: npt.NDArray[np.int64]
+    """``[tokens, 1 + k]``"""
+    logprobs: npt.NDArray[np.float32]
+    """``[tokens, 1 + k]``"""
+    sampled_token_ranks: npt.NDArray[np.int64]
+    """``[tokens]``: how many tokens are at least as likely as the one in column 0, itself included."""
 
 
 @dataclass(slots=True)
@@ -19,9 +37,31 @@ class ModelRunnerOutput:
     req_ids: list[str]
     req_id_to_index: dict[str, int]
     sampled_token_ids: list[list[int]]
+    logprobs: dict[str, LogprobsLists] = field(default_factory=dict)
+    """Of the new tokens, for requests that asked for it, by request id."""
+    prompt_logprobs_dict: dict[str, LogprobsLists] = field(default_factory=dict)
+    """Of the prompt's tokens but the first, by request id, in the step that completes the prompt."""
 
 
 EMPTY_MODEL_RUNNER_OUTPUT = ModelRunnerOutput(req_ids=[], req_id_to_index={}, sampled_token_ids=[])
+
+
+class Logprob(NamedTuple):
+    """How likely a token was.
+
+    ``rank`` counts from 1; ``decoded_token`` is ``None`` without ``detokenize``.
+    """
+
+    logprob: float
+    rank: int | None = None
+    decoded_token: str | None = None
+
+
+LogprobsOnePosition: TypeAlias = dict[int, Logprob]
+"""The token of one position first, then the likeliest, by token id."""
+SampleLogprobs: TypeAlias = list[LogprobsOnePosition]
+PromptLogprobs: TypeAlias = list[LogprobsOnePosition | None]
+"""``None`` for the first token, which nothing predicts."""
 
 
 @dataclass(slots=True)
@@ -31,6 +71,10 @@ class CompletionOutput:
     index: int
     text: str
     token_ids: list[int]
+    cumulative_logprob: float | None = None
+    """Sum of the log probabilities of ``token_ids``, where they were asked for."""
+    logprobs: SampleLogprobs | None = None
+    """For each of ``token_ids``, where they were asked for."""
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     """The stop string or the stop token id that ended generation; ``None`` for end-of-sequence and length."""
@@ -47,5 +91,6 @@ class RequestOutput:
     request_id: str
     prompt: str | None
     prompt_token_ids: list[int]
+    prompt_logprobs: PromptLogprobs | None = None
     outputs: list[CompletionOutput] = field(default_factory=list)
     finished: bool = False

@@ -105,6 +105,12 @@ class WorkerBase:
         """The model, for inspection."""
         raise self._not_implemented("get_model")
 
+    def get_supported_sampling_params(self) -> frozenset[str]:
+        """Which of :data:`vllm_ext.contracts.sampling_params.WORKER_PARAMS` the worker acts on; the engine refuses
+        requests that use others. A worker that uses :class:`vllm_ext.worker.sampler.Sampler` has all of them.
+        """
+        return frozenset({"temperature", "seed"})
+
     def check_health(self) -> None:
         """Raise if the worker cannot go on."""
 

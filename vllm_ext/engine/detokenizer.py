@@ -31,11 +31,13 @@ _ALPHABET = _byte_level_alphabet()
 class TokenBytes:
     """The bytes that each token of a vocabulary adds to a text; each is found once, with the tokenizer's own decoder.
 
-    Special tokens add nothing.
+    Args:
+        skip_special_tokens: special tokens add nothing, instead of their own text.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
+        self._skip_special_tokens = skip_special_tokens
         self._pieces: dict[int, bytes] = {}
 
     def __getitem__(self, token_id: int) -> bytes:
@@ -47,12 +49,19 @@ class TokenBytes:
 
     def leading(self, token_id: int) -> bytes:
         """What ``token_id`` adds at the beginning of a text, where many decoders drop a space."""
-        alone = self._tokenizer.decode([token_id])
+        alone = self._decode([token_id])
         return self[token_id] if _REPLACEMENT in alone else alone.encode()
+
+    def text(self, token_id: int) -> str:
+        """The token by itself; a byte that is no whole character shows as U+FFFD."""
+        return self[token_id].decode(errors="replace")
+
+    def _decode(self, token_ids: list[int]) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
 
     def _find(self, token_id: int) -> bytes:
         # The second of two equal tokens is decoded in the middle of a text, whatever the decoder does at its ends.
-        alone, twice = self._tokenizer.decode([token_id]), self._tokenizer.decode([token_id, token_id])
+        alone, twice = self._decode([token_id]), self._decode([token_id, token_id])
         text = twice[len(alone) :]
         if _REPLACEMENT not in text:
             return text.encode()

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Self
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.core import EngineCore
+from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.engine.output_processor import OutputProcessor
+from vllm_ext.engine.parallel_sampling import ParentRequest
 from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
 from vllm_ext.engine.request import Request, RequestStatus
 from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer
@@ -40,6 +42,13 @@ class LLMEngine:
         self._is_shut_down = False
         self.output_processor = OutputProcessor(self.tokenizer)
         self.engine_core = EngineCore(dispatcher)
+        self.input_processor = InputProcessor(
+            self.tokenizer,
+            self._eos_token_ids,
+            self._vocab_size,
+            self.engine_core.executor.get_supported_sampling_params(),
+            self.vllm_config.parallel_config.worker_cls,
+        )
 
     def add_request(
         self,
@@ -53,19 +62,23 @@ class LLMEngine:
 
         Args:
             request_id: unique among the requests in flight.
-            params: ``SamplingParams()`` if omitted.
+            params: ``SamplingParams()`` if omitted. With ``n`` above 1 the engine core has a request for each
+                completion, and the outputs hold all of them.
             final_only: give one output when the request ends, instead of one for each step.
 
         Raises:
-            InvalidRequest: the prompt cannot be served; nothing is changed.
+            InvalidRequest: the prompt, or a parameter, cannot be served; nothing is changed.
             EngineError: the engine is shut down.
         """
         self._check_running()
-        params = SamplingParams() if params is None else params
-        if not isinstance(params, SamplingParams):
-            raise InvalidRequest(f"params is {params!r}; it takes SamplingParams")
+        params = self.input_processor.process_params(SamplingParams() if params is None else params)
         parsed = parse_prompt(prompt)
         token_ids = self._token_ids(parsed)
+        if params.n > 1:
+            self._add_completions(ParentRequest(request_id, parsed.text, token_ids, params), token_ids, final_only)
+            return
+        if self.output_processor.is_in_flight(request_id):
+            raise _id_in_use(request_id)
         self.engine_core.add_request(Request(request_id, token_ids, params, self._eos_token_ids))
         self.output_processor.add_request(request_id, parsed.text, token_ids, params, final_only=final_only)
 
@@ -74,7 +87,7 @@ class LLMEngine:
         flight are passed over.
         """
         ids = [request_ids] if isinstance(request_ids, str) else list(request_ids)
-        self.engine_core.abort_requests(ids)
+        self.engine_core.abort_requests(child for i in ids for child in self.output_processor.child_ids(i))
         self._aborted += self.output_processor.abort_requests(ids)
 
     def step(self) -> list[RequestOutput]:
@@ -119,6 +132,18 @@ class LLMEngine:
         if self._is_shut_down:
             raise EngineError("this engine is shut down; make a new one")
 
+    def _add_completions(self, parent: ParentRequest, token_ids: list[int], final_only: bool) -> None:
+        """A request for each completion, or none at all."""
+        for request_id in (parent.request_id, *parent.child_ids):
+            if self.output_processor.is_in_flight(request_id):
+                raise _id_in_use(request_id)
+        for index, (child_id, params) in enumerate(parent.children()):
+            # What is wrong with one is wrong with the first.
+            self.engine_core.add_request(Request(child_id, token_ids, params, self._eos_token_ids))
+            self.output_processor.add_request(
+                child_id, None, token_ids, params, final_only=final_only, parent=parent, index=index
+            )
+
     def _token_ids(self, prompt: ParsedPrompt) -> list[int]:
         """Token ids of the prompt, checked against the vocabulary."""
         token_ids = prompt.token_ids
@@ -137,3 +162,7 @@ class LLMEngine:
                     f"token id {token_id} is outside the model's vocabulary; ids go from 0 to {self._vocab_size - 1}"
                 )
         return token_ids
+
+
+def _id_in_use(request_id: str) -> InvalidRequest:
+    return InvalidRequest(f"a request with the id {request_id!r} is in flight; ids have to be unique")

@@ -1,4 +1,4 @@
-"""From the tokens of a step to what the user gets: text, token ids, and why a request ended."""
+"""From the tokens of a step to what the user gets: text, token ids, log probabilities, and why a request ended."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tokenizers import Tokenizer
 from vllm_ext.contracts.outputs import CompletionOutput, FinishReason, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.detokenizer import IncrementalDetokenizer, TokenBytes
+from vllm_ext.engine.logprobs import LogprobsProcessor
+from vllm_ext.engine.parallel_sampling import ParentRequest
 from vllm_ext.engine.request import EngineCoreOutput
 from vllm_ext.engine.stop_strings import StopStringFilter
 
@@ -21,19 +23,56 @@ class ProcessedOutputs(NamedTuple):
     stopped: list[str]
 
 
+class _Text:
+    """The text of one request so far. It is brought up to date only when it is needed."""
+
+    __slots__ = ("_detokenizer", "_min_tokens", "_num_detokenized", "_stop_filter", "text")
+
+    def __init__(self, detokenizer: IncrementalDetokenizer, params: SamplingParams) -> None:
+        self._detokenizer = detokenizer
+        self._stop_filter = (
+            StopStringFilter(params.stop, include=params.include_stop_str_in_output) if params.stop else None
+        )
+        self._min_tokens = params.min_tokens if params.stop else 0
+        self._num_detokenized = 0
+        self.text = ""
+
+    @property
+    def can_stop(self) -> bool:
+        """Whether it has to be looked at after every step."""
+        return self._stop_filter is not None
+
+    def detokenize(self, token_ids: list[int], end: int) -> str | None:
+        """Bring the text up to the first ``end`` of all tokens; returns the stop string if one is complete."""
+        start = self._num_detokenized
+        if start < self._min_tokens < end:
+            # Stop strings count from the token after min_tokens on.
+            self.detokenize(token_ids, self._min_tokens)
+            start = self._min_tokens
+        self._num_detokenized = end
+        return self._add(self._detokenizer.decode(token_ids[start:end]))
+
+    def flush(self) -> str | None:
+        """Add what was held back, since no more tokens come; returns the stop string if one is complete now."""
+        matched = self._add(self._detokenizer.flush())
+        if self._stop_filter and not matched:
+            self.text += self._stop_filter.flush()
+        return matched
+
+    def _add(self, delta: str) -> str | None:
+        if self._stop_filter is None:
+            self.text += delta
+            return None
+        self.text += self._stop_filter.feed(delta, may_stop=self._num_detokenized > self._min_tokens)
+        return self._stop_filter.matched
+
+
 class _RequestState:
-    """The output of one request so far. Its text is brought up to date only when it is needed."""
+    """The output of one request, which may be one of several completions, so far."""
 
     __slots__ = (
-        "detokenizer",
-        "final_only",
-        "num_detokenized",
-        "prompt",
-        "prompt_token_ids",
-        "request_id",
-        "stop_filter",
-        "text",
-        "token_ids",
+        *("final_only", "index", "keeps_stop_token", "logprobs", "parent", "prompt", "prompt_token_ids"),
+        *("request_id", "text", "token_ids"),
     )
 
     def __init__(
@@ -41,53 +80,79 @@ class _RequestState:
         request_id: str,
         prompt: str | None,
         prompt_token_ids: list[int],
-        detokenizer: IncrementalDetokenizer,
-        stop_filter: StopStringFilter | None,
+        text: _Text | None,
+        logprobs: LogprobsProcessor | None,
+        params: SamplingParams,
         final_only: bool,
+        parent: ParentRequest | None,
+        index: int,
     ) -> None:
         self.request_id = request_id
         self.prompt = prompt
         self.prompt_token_ids = prompt_token_ids
-        self.detokenizer = detokenizer
-        self.stop_filter = stop_filter
+        self.text = text
+        self.logprobs = logprobs
+        self.keeps_stop_token = params.include_stop_str_in_output
         self.final_only = final_only
+        self.parent = parent
+        self.index = index
         self.token_ids: list[int] = []
-        self.text = ""
-        self.num_detokenized = 0
 
-    def detokenize(self, end: int) -> str | None:
-        """Bring the text up to the first ``end`` tokens; returns the stop string if one is complete."""
-        delta = self.detokenizer.decode(self.token_ids[self.num_detokenized : end])
-        self.num_detokenized = end
-        return self._add(delta)
+    @property
+    def is_quiet(self) -> bool:
+        """Whether there is nothing to do but to collect tokens until the request ends."""
+        return self.final_only and not (self.text is not None and self.text.can_stop)
 
-    def flush(self) -> str | None:
-        """Add what was held back, since no more tokens come; returns the stop string if one is complete now."""
-        matched = self._add(self.detokenizer.flush())
-        if self.stop_filter and not matched:
-            self.text += self.stop_filter.flush()
-        return matched
+    def add(self, output: EngineCoreOutput) -> None:
+        """Note what is new."""
+        self.token_ids += output.new_token_ids
+        if self.logprobs is not None:
+            self.logprobs.add(output.new_logprobs, len(output.new_token_ids), output.new_prompt_logprobs)
 
-    def output(self, finish_reason: FinishReason | None, stop_reason: int | str | None) -> RequestOutput:
-        completion = CompletionOutput(0, self.text, self.token_ids.copy(), finish_reason, stop_reason)
-        return RequestOutput(
-            self.request_id, self.prompt, self.prompt_token_ids, [completion], finished=finish_reason is not None
-        )
+    def update_text(self, output: EngineCoreOutput) -> tuple[FinishReason | None, int | str | None]:
+        """Detokenize what is new; why the request ended, if it did: a stop string wins over every other reason."""
+        if self.text is not None:
+            # A token that stops generation is no part of the text.
+            end = len(self.token_ids) - (output.finish_reason == "stop" and not self.keeps_stop_token)
+            matched = self.text.detokenize(self.token_ids, end)
+            if matched is None and output.finish_reason is not None:
+                matched = self.text.flush()
+            if matched is not None:
+                return "stop", matched
+        return output.finish_reason, output.stop_reason
 
-    def _add(self, delta: str) -> str | None:
-        if self.stop_filter is None:
-            self.text += delta
+    def completion(self, finish_reason: FinishReason | None, stop_reason: int | str | None) -> CompletionOutput:
+        text = "" if self.text is None else self.text.text
+        completion = CompletionOutput(self.index, text, self.token_ids.copy())
+        completion.finish_reason, completion.stop_reason = finish_reason, stop_reason
+        if self.logprobs is not None and self.logprobs.logprobs is not None:
+            completion.logprobs = self.logprobs.logprobs.copy()
+            completion.cumulative_logprob = self.logprobs.cumulative_logprob
+        return completion
+
+    def output(self, completion: CompletionOutput) -> RequestOutput | None:
+        """What the user gets now; ``None`` where the parent will give it, once for all completions."""
+        prompt_logprobs = self.logprobs.prompt_logprobs if self.logprobs is not None else None
+        if self.parent is not None:
+            self.parent.update(completion, prompt_logprobs)
             return None
-        self.text += self.stop_filter.feed(delta)
-        return self.stop_filter.matched
+        return RequestOutput(
+            self.request_id,
+            self.prompt,
+            self.prompt_token_ids,
+            prompt_logprobs,
+            [completion],
+            finished=completion.finished,
+        )
 
 
 class OutputProcessor:
     """Keeps the state of each request's output, from its start to its last token."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._token_bytes = TokenBytes(tokenizer)
+        self._token_bytes = {skip: TokenBytes(tokenizer, skip_special_tokens=skip) for skip in (True, False)}
         self._states: dict[str, _RequestState] = {}
+        self._parents: dict[str, ParentRequest] = {}
 
     def add_request(
         self,
@@ -97,56 +162,89 @@ class OutputProcessor:
         params: SamplingParams,
         *,
         final_only: bool = False,
+        parent: ParentRequest | None = None,
+        index: int = 0,
     ) -> None:
-        """Expect tokens of a request; ``final_only`` asks for one output, at its end."""
-        at_start = not any(self._token_bytes[token_id] for token_id in prompt_token_ids)
+        """Expect tokens of a request; ``final_only`` asks for one output, at its end. One of several completions of a
+        prompt has a ``parent`` and its ``index``, and the outputs are the parent's.
+        """
+        if parent is not None:
+            self._parents[parent.request_id] = parent
+        text = self._make_text(prompt_token_ids, params) if params.detokenize else None
         self._states[request_id] = _RequestState(
-            request_id,
-            prompt,
-            prompt_token_ids,
-            IncrementalDetokenizer(self._token_bytes, at_start=at_start),
-            StopStringFilter(params.stop) if params.stop else None,
-            final_only,
+            request_id, prompt, prompt_token_ids, text, self._make_logprobs(params), params, final_only, parent, index
         )
+
+    def child_ids(self, request_id: str) -> list[str]:
+        """Ids that the engine core knows the request by."""
+        parent = self._parents.get(request_id)
+        return [request_id] if parent is None else parent.child_ids
+
+    def is_in_flight(self, request_id: str) -> bool:
+        return request_id in self._states or request_id in self._parents
 
     def process_outputs(self, outputs: Iterable[EngineCoreOutput]) -> ProcessedOutputs:
         """Add one step's tokens; outputs of finished requests are the last ones."""
         processed = ProcessedOutputs([], [])
+        parents: dict[str, ParentRequest] = {}
         for output in outputs:
             state = self._states[output.request_id]
-            state.token_ids += output.new_token_ids
-            if state.final_only and state.stop_filter is None and output.finish_reason is None:
+            state.add(output)
+            if state.is_quiet and output.finish_reason is None:
                 continue
-            finish_reason, stop_reason = self._update_text(state, output)
+            finish_reason, stop_reason = state.update_text(output)
             if finish_reason is not None:
                 del self._states[output.request_id]
                 if output.finish_reason is None:
                     processed.stopped.append(output.request_id)
             elif state.final_only:
                 continue
-            processed.request_outputs.append(state.output(finish_reason, stop_reason))
+            request_output = state.output(state.completion(finish_reason, stop_reason))
+            if request_output is not None:
+                processed.request_outputs.append(request_output)
+            elif state.parent is not None and (state.parent.finished or not state.final_only):
+                parents[state.parent.request_id] = state.parent
+        if parents:
+            processed.request_outputs.extend(self._outputs_of(parents.values()))
         return processed
 
     def abort_requests(self, request_ids: Iterable[str]) -> list[RequestOutput]:
         """End requests from outside; returns their last outputs. Unknown ids are passed over."""
-        states = [self._states.pop(request_id) for request_id in request_ids if request_id in self._states]
-        for state in states:
-            state.detokenize(len(state.token_ids))
-            state.flush()
-        return [state.output("abort", None) for state in states]
+        outputs: list[RequestOutput] = []
+        parents: dict[str, ParentRequest] = {}
+        for request_id in request_ids:
+            for child_id in self.child_ids(request_id):
+                if (state := self._states.pop(child_id, None)) is None:
+                    continue
+                if state.text is not None:
+                    state.text.detokenize(state.token_ids, len(state.token_ids))
+                    state.text.flush()
+                output = state.output(state.completion("abort", None))
+                if output is not None:
+                    outputs.append(output)
+                elif state.parent is not None:
+                    parents[state.parent.request_id] = state.parent
+        return outputs + self._outputs_of(parents.values())
 
     def clear(self) -> None:
         """Forget all requests."""
         self._states.clear()
+        self._parents.clear()
 
-    @staticmethod
-    def _update_text(state: _RequestState, output: EngineCoreOutput) -> tuple[FinishReason | None, int | str | None]:
-        """Detokenize what is new; why the request ended, if it did: a stop string wins over every other reason."""
-        # A token that stops generation is no part of the text.
-        end = len(state.token_ids) - (output.finish_reason == "stop")
-        matched = state.detokenize(end)
-        if matched is None and output.finish_reason is not None:
-            matched = state.flush()
-        if matched is not None:
-            return "stop", matched
-        return output.finish_reason, output.stop_reason
+    def _make_text(self, prompt_token_ids: list[int], params: SamplingParams) -> _Text:
+        token_bytes = self._token_bytes[params.skip_special_tokens]
+        at_start = not any(token_bytes[token_id] for token_id in prompt_token_ids)
+        return _Text(IncrementalDetokenizer(token_bytes, at_start=at_start), params)
+
+    def _make_logprobs(self, params: SamplingParams) -> LogprobsProcessor | None:
+        wants_samples, wants_prompt = params.logprobs is not None, params.prompt_logprobs is not None
+        if not wants_samples and not wants_prompt:
+            return None
+        decode = self._token_bytes[False].text if params.detokenize else None
+        return LogprobsProcessor(wants_samples=wants_samples, wants_prompt=wants_prompt, decode=decode)
+
+    def _outputs_of(self, parents: Iterable[ParentRequest]) -> list[RequestOutput]:
+        for parent in parents:
+            if parent.finished:
+                del self._parents[parent.request_id]
+        return [parent.output() for parent in parents]

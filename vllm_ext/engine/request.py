@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from vllm_ext.contracts.outputs import FinishReason
+from vllm_ext.contracts.outputs import FinishReason, LogprobsLists
 from vllm_ext.contracts.sampling_params import SamplingParams
 
 
@@ -41,6 +41,10 @@ class EngineCoreOutput:
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     """The id in ``stop_token_ids`` that ended the request."""
+    new_logprobs: LogprobsLists | None = None
+    """Of ``new_token_ids``, and perhaps of more."""
+    new_prompt_logprobs: LogprobsLists | None = None
+    """Of all the prompt's tokens but the first; with the first new token."""
 
 
 class Request:

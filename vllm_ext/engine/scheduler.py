@@ -131,6 +131,8 @@ class Scheduler:
                 continue
             num_kept = self._append_tokens(request, new_token_ids)
             output = EngineCoreOutput(request_id, new_token_ids[:num_kept])
+            output.new_logprobs = model_output.logprobs.get(request_id)
+            output.new_prompt_logprobs = model_output.prompt_logprobs_dict.get(request_id)
             if request.status is not RequestStatus.RUNNING:
                 output.finish_reason = request.status.finish_reason
                 output.stop_reason = request.stop_reason

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
-from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.logits_processor import LogitsProcessor
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
+from vllm_ext.worker.sampling_batch import SamplingBatch
 
 IntArray = npt.NDArray[np.integer]
 
@@ -36,12 +39,20 @@ class StepInputs:
 
 
 class InputBatch:
-    """A row ("slot") for each known request: its tokens, how many were computed, and its cache blocks.
+    """A row ("slot") for each known request: its tokens, how many were computed, its cache blocks, and how its tokens
+    are chosen.
 
     Slots are not moved when others are freed: a step picks its rows by index.
     """
 
-    def __init__(self, max_num_reqs: int, max_model_len: int, blocks_per_req: list[int]) -> None:
+    def __init__(
+        self,
+        max_num_reqs: int,
+        max_model_len: int,
+        blocks_per_req: list[int],
+        processors: Sequence[LogitsProcessor],
+        device: torch.device,
+    ) -> None:
         self.max_num_reqs = max_num_reqs
         # Zeroed memory that is never touched is never backed by pages: the arrays cost what the requests use.
         # One more than max_model_len: the last token that is sampled is noted before the request ends.
@@ -51,7 +62,7 @@ class InputBatch:
         self.num_computed = np.zeros(max_num_reqs, dtype=np.int64)
         self.block_tables = [np.zeros((max_num_reqs, width), dtype=np.int32) for width in blocks_per_req]
         self.num_blocks = [np.zeros(max_num_reqs, dtype=np.int64) for _ in blocks_per_req]
-        self.sampling_params: list[SamplingParams | None] = [None] * max_num_reqs
+        self.sampling = SamplingBatch(self.token_ids, self.num_tokens, self.num_prompt_tokens, processors, device)
         self.slot_of: dict[str, int] = {}
         self._free = list(range(max_num_reqs - 1, -1, -1))
 
@@ -87,7 +98,7 @@ class InputBatch:
         self.num_tokens[slot] = num_tokens
         self.num_prompt_tokens[slot] = num_tokens - new.num_output_tokens
         self.num_computed[slot] = new.num_computed_tokens
-        self.sampling_params[slot] = new.sampling_params
+        self.sampling.add(slot, new.sampling_params, new.prompt_token_ids[num_tokens - new.num_output_tokens :])
         for counts in self.num_blocks:
             counts[slot] = 0
         self._append_blocks(slot, new.block_ids)
@@ -96,13 +107,14 @@ class InputBatch:
         """Free a request's slot; ids that are not known are passed over."""
         slot = self.slot_of.pop(req_id, None)
         if slot is not None:
-            self.sampling_params[slot] = None
+            self.sampling.remove(slot)
             self._free.append(slot)
 
     def append_tokens(self, slots: IntArray, token_ids: IntArray) -> None:
         """Note one new token for each of ``slots``."""
         self.token_ids[slots, self.num_tokens[slots]] = token_ids
         self.num_tokens[slots] += 1
+        self.sampling.append_tokens(slots, token_ids)
 
     def make_step(self, num_scheduled_tokens: dict[str, int]) -> StepInputs:
         """Cut the step's tokens out of the rows."""

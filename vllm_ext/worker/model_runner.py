@@ -12,12 +12,14 @@ from torch import nn
 from vllm_ext.contracts.attention import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
 from vllm_ext.contracts.forward_context import set_forward_context
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheLayout, KVCacheSpec
-from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
+from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
+from vllm_ext.worker.logits_processors import IN_TREE
+from vllm_ext.worker.logprobs import PromptLogprobs
 from vllm_ext.worker.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class ModelRunner:
         self._groups: list[tuple[int, tuple[str, ...], AttentionMetadataBuilder]] = []
         self._num_blocks = 0
         self._new_batch([])
-        self._pending: tuple[StepInputs, torch.Tensor | None] | None = None
+        self._pending: tuple[StepInputs, torch.Tensor | None, dict[str, LogprobsLists]] | None = None
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         """What each layer of the model stores, by layer name."""
@@ -76,6 +78,7 @@ class ModelRunner:
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput | None:
         """First phase of a step: up to the logits, which :meth:`sample_tokens` then waits for."""
         self.batch.update(scheduler_output)
+        self._update_prompt_logprobs(scheduler_output)
         if not scheduler_output.num_scheduled_tokens:
             return EMPTY_MODEL_RUNNER_OUTPUT
         step = self.batch.make_step(scheduler_output.num_scheduled_tokens)
@@ -83,7 +86,8 @@ class ModelRunner:
             hidden_states = self._forward(
                 self._to_device(step.input_ids), self._to_device(step.positions), self._build_metadata(step)
             )
-            self._pending = step, self._compute_logits(step, hidden_states)
+            prompt_logprobs = self._prompt_logprobs.collect(step.req_ids, step.query_start_loc, hidden_states)
+            self._pending = step, self._compute_logits(step, hidden_states), prompt_logprobs
         return None
 
     def sample_tokens(self) -> ModelRunnerOutput:
@@ -94,18 +98,24 @@ class ModelRunner:
         """
         if self._pending is None:
             raise EngineError("sample_tokens() was called without an execute_model() that returned None before it")
-        (step, logits), self._pending = self._pending, None
+        (step, logits, prompt_logprobs), self._pending = self._pending, None
         sampled: list[list[int]] = [[] for _ in step.req_ids]
+        logprobs: dict[str, LogprobsLists] = {}
         if logits is not None:
-            slots = step.slots[step.sampling_reqs]
-            token_ids = self._sample(slots, logits)
+            slots, reqs = step.slots[step.sampling_reqs], step.sampling_reqs.tolist()
+            with self.platform.inference_mode():
+                output = self.sampler.sample(logits, self.batch.sampling.metadata(slots))
+            token_ids = output.token_ids.cpu().numpy()
             self.batch.append_tokens(slots, token_ids)
-            for req, token_id in zip(step.sampling_reqs.tolist(), token_ids.tolist(), strict=True):
+            for req, token_id in zip(reqs, token_ids.tolist(), strict=True):
                 sampled[req] = [token_id]
+            logprobs = {step.req_ids[reqs[row]]: lists for row, lists in output.logprobs.items()}
         return ModelRunnerOutput(
             req_ids=step.req_ids,
             req_id_to_index=dict(zip(step.req_ids, itertools.count())),
             sampled_token_ids=sampled,
+            logprobs=logprobs,
+            prompt_logprobs_dict=prompt_logprobs,
         )
 
     def profile_run(self) -> None:
@@ -143,7 +153,10 @@ class ModelRunner:
             self.vllm_config.scheduler_config.max_num_seqs,
             max_model_len,
             [-(-max_model_len // block_size) for block_size in block_sizes],
+            [processor_cls(self.vllm_config, self.device, False) for processor_cls in IN_TREE],
+            self.device,
         )
+        self._prompt_logprobs = PromptLogprobs(self.model.compute_logits)
 
     def _forward(
         self, input_ids: torch.Tensor, positions: torch.Tensor, metadata: dict[str, AttentionMetadata] | None
@@ -165,10 +178,13 @@ class ModelRunner:
             hidden_states = hidden_states.index_select(0, self._to_device(last))
         return self.model.compute_logits(hidden_states)
 
-    def _sample(self, slots: IntArray, logits: torch.Tensor) -> IntArray:
-        params = [self.batch.sampling_params[slot] for slot in slots]
-        output_lens = (self.batch.num_tokens[slots] - self.batch.num_prompt_tokens[slots]).tolist()
-        return self.sampler.sample(logits, params, output_lens).cpu().numpy()
+    def _update_prompt_logprobs(self, scheduler_output: SchedulerOutput) -> None:
+        for req_id in scheduler_output.finished_req_ids:
+            self._prompt_logprobs.remove(req_id)
+        for new in scheduler_output.scheduled_new_reqs:
+            # A preempted request that has output got them before.
+            if new.sampling_params.prompt_logprobs is not None and not new.num_output_tokens:
+                self._prompt_logprobs.add(new)
 
     def _build_metadata(self, step: StepInputs) -> dict[str, AttentionMetadata]:
         """The step's attention metadata by layer name; built once per group of layers."""

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import NamedTuple
 
+import numpy as np
 import torch
 
-from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.outputs import LogprobsLists
+from vllm_ext.worker import sampling_ops as ops
+from vllm_ext.worker.logprobs import ALL, gather_logprobs, take_row
+from vllm_ext.worker.sampling_metadata import Choice, Penalties, SamplingMetadata
 
-_WORD = 2**64
+
+class SamplerOutput(NamedTuple):
+    """A token for each row."""
+
+    token_ids: torch.Tensor
+    """int64 ``[rows]``, on the device of the logits."""
+    logprobs: dict[int, LogprobsLists]
+    """By row, where they were asked for."""
 
 
 class Sampler:
-    """Takes the most likely token where the temperature is 0, and draws one otherwise.
+    """Chooses tokens in vLLM's order: processors, penalties, then the likeliest token where the temperature is 0, or a
+    draw after temperature, ``min_p``, ``top_k`` and ``top_p``. Log probabilities are those of the logits as they come.
 
     Args:
         seed: of the random numbers of requests without a seed of their own.
@@ -20,63 +32,88 @@ class Sampler:
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
-        self._seeded = torch.Generator()
 
-    def sample(
-        self, logits: torch.Tensor, params: Sequence[SamplingParams], output_lens: Sequence[int]
-    ) -> torch.Tensor:
+    def sample(self, logits: torch.Tensor, metadata: SamplingMetadata | None = None) -> SamplerOutput:
         """Choose a token per row.
 
         Args:
-            logits: ``[rows, vocabulary]``.
-            params: by row.
-            output_lens: tokens generated before this one, by row. A request with a seed draws by seed and count, so
-                its tokens do not depend on its neighbours, nor on having been interrupted.
-
-        Returns: int64 ``[rows]``, on the logits' device.
+            logits: ``[rows, vocabulary]``; may be changed.
+            metadata: of the rows; ``None`` where all of them take the likeliest token and ask for nothing else.
         """
-        greedy = _most_likely(logits)
-        rows = [i for i, p in enumerate(params) if not p.is_greedy]
-        if not rows:
-            return greedy
-        index = torch.tensor(rows, device=logits.device)
-        temperature = torch.tensor([params[i].temperature for i in rows], device=logits.device).unsqueeze(1)
-        uniform = self._uniform([params[i].seed for i in rows], [output_lens[i] for i in rows]).to(logits.device)
-        drawn = _draw(logits.index_select(0, index).float() / temperature, uniform)
+        if metadata is None:
+            return SamplerOutput(ops.most_likely(logits), {})
+        scored = list(metadata.num_logprobs)
+        raw = logits[scored] if scored else None
+        logits = self.process_logits(logits.float(), metadata)
+        token_ids = ops.most_likely(logits)
+        if metadata.choice is not None:
+            self._choose(logits, metadata, metadata.choice, token_ids)
+        if raw is None:
+            return SamplerOutput(token_ids, {})
+        return SamplerOutput(token_ids, _logprobs(raw, token_ids[scored], metadata.num_logprobs))
+
+    def process_logits(self, logits: torch.Tensor, metadata: SamplingMetadata) -> torch.Tensor:
+        """The logits that the likeliest token is taken of: float32, changed in place."""
+        for processor in metadata.processors:
+            logits = processor.apply(logits)
+        if metadata.penalties is not None:
+            _penalize(logits, metadata.penalties)
+        return logits
+
+    def _choose(
+        self, logits: torch.Tensor, metadata: SamplingMetadata, choice: Choice, token_ids: torch.Tensor
+    ) -> None:
+        """Replace the likeliest token of the rows that draw one."""
+        rows = torch.from_numpy(choice.rows).to(logits.device)
+        temperature = torch.from_numpy(choice.temperature).to(logits.device).unsqueeze(1)
+        if metadata.argmax_invariant:
+            # They know the rows of the whole batch.
+            logits.index_copy_(0, rows, logits.index_select(0, rows).div_(temperature))
+            for processor in metadata.argmax_invariant:
+                logits = processor.apply(logits)
+            logits = logits.index_select(0, rows)
+        elif len(choice.rows) == metadata.num_rows:
+            logits = logits.div_(temperature)
+        else:
+            logits = logits.index_select(0, rows).div_(temperature)
+        _keep_top(logits, choice)
+        drawn = ops.draw(logits, torch.from_numpy(self._uniform(choice)).to(logits.device))
         # NaN and infinite logits are no probabilities: then the most likely token, which does exist.
-        greedy[index] = torch.where(drawn < logits.shape[1], drawn, greedy[index])
-        return greedy
+        token_ids[rows] = torch.where(drawn < logits.shape[1], drawn, token_ids[rows])
 
-    def _uniform(self, seeds: list[int | None], counts: list[int]) -> torch.Tensor:
-        """A number from [0, 1) per row, in host memory."""
-        numbers = torch.rand(len(seeds), dtype=torch.float64, generator=self._generator)
-        for row, (seed, count) in enumerate(zip(seeds, counts, strict=True)):
-            if seed is not None:
-                self._seeded.manual_seed(_mix(seed, count))
-                numbers[row] = torch.rand((), dtype=torch.float64, generator=self._seeded)
-        return numbers
-
-
-def _most_likely(logits: torch.Tensor) -> torch.Tensor:
-    """The first index of each row's largest value."""
-    if logits.is_cpu:
-        # In host memory numpy is ten times as fast.
-        return torch.from_numpy(logits.float().numpy().argmax(axis=-1))
-    return logits.argmax(dim=-1)
+    def _uniform(self, choice: Choice) -> np.ndarray:
+        """A number from [0, 1) per row: float64."""
+        if choice.is_seeded.all():
+            return ops.seeded_uniform(choice.seeds, choice.num_output_tokens)
+        unseeded = torch.rand(len(choice.rows), dtype=torch.float64, generator=self._generator).numpy()
+        if not choice.is_seeded.any():
+            return unseeded
+        return np.where(choice.is_seeded, ops.seeded_uniform(choice.seeds, choice.num_output_tokens), unseeded)
 
 
-def _draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The token at which the running sum of the probabilities passes ``uniform``, for each row."""
-    total = logits.softmax(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    # Below the last sum even after rounding, so that a token of probability 0 at the end is never taken.
-    last = total[:, -1:]
-    target = torch.minimum(uniform.unsqueeze(1) * last, torch.nextafter(last, torch.zeros_like(last)))
-    return torch.searchsorted(total, target, right=True).squeeze(1)
+def _penalize(logits: torch.Tensor, penalties: Penalties) -> None:
+    values = (penalties.token_ids, penalties.is_output, penalties.presence, penalties.frequency, penalties.repetition)
+    if len(penalties.rows) == logits.shape[0]:
+        ops.apply_penalties(logits, *values)
+    else:
+        logits.index_copy_(0, penalties.rows, ops.apply_penalties(logits.index_select(0, penalties.rows), *values))
 
 
-def _mix(seed: int, count: int) -> int:
-    """A 64-bit number that differs wildly for close arguments (the finaliser of splitmix64)."""
-    word = (seed + (count + 1) * 0x9E3779B97F4A7C15) % _WORD
-    word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % _WORD
-    word = (word ^ (word >> 27)) * 0x94D049BB133111EB % _WORD
-    return word ^ (word >> 31)
+def _keep_top(logits: torch.Tensor, choice: Choice) -> None:
+    """Apply top-k, then top-p, to the rows that have them, in place."""
+    for is_on, values, apply in (
+        (choice.top_k > 0, choice.top_k, ops.apply_top_k),
+        (choice.top_p < 1, choice.top_p, ops.apply_top_p),
+    ):
+        if is_on.all():
+            apply(logits, torch.from_numpy(values).to(logits.device).unsqueeze(1))
+        elif is_on.any():
+            rows = torch.from_numpy(np.flatnonzero(is_on)).to(logits.device)
+            limits = torch.from_numpy(values[is_on]).to(logits.device).unsqueeze(1)
+            logits.index_copy_(0, rows, apply(logits.index_select(0, rows), limits))
+
+
+def _logprobs(raw: torch.Tensor, token_ids: torch.Tensor, num_logprobs: dict[int, int]) -> dict[int, LogprobsLists]:
+    most = ALL if ALL in num_logprobs.values() else max(num_logprobs.values())
+    lists = gather_logprobs(raw, token_ids, most)
+    return {row: take_row(lists, i, count) for i, (row, count) in enumerate(num_logprobs.items())}

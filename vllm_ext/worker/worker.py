@@ -9,6 +9,7 @@ import torch
 
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheLayout, KVCacheSpec
 from vllm_ext.contracts.outputs import ModelRunnerOutput
+from vllm_ext.contracts.sampling_params import WORKER_PARAMS
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
@@ -44,6 +45,9 @@ class Worker(WorkerBase):
 
     def get_supported_kv_cache_layouts(self) -> list[KVCacheLayout] | None:
         return self.model_runner.get_supported_kv_cache_layouts()
+
+    def get_supported_sampling_params(self) -> frozenset[str]:
+        return WORKER_PARAMS
 
     def determine_available_memory(self) -> int:
         wanted = self.cache_config.kv_cache_memory_bytes

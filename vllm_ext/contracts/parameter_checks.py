@@ -1,0 +1,60 @@
+"""Checks of single parameters; each message names parameter, value and range."""
+
+from __future__ import annotations
+
+import math
+import sys
+from typing import Any
+
+from vllm_ext.errors import InvalidRequest
+
+
+def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> None:
+    """InvalidRequest unless ``value`` is a finite number in the range."""
+    if not _is_finite(value) or not low <= value <= high or (value == low and not low_included):
+        raise InvalidRequest(f"{name} is {value!r}; it takes a number, {_bounds(low, high, low_included)}")
+
+
+def check_integer(name: str, value: Any, *, low: int, high: float = math.inf) -> None:
+    """InvalidRequest unless ``value`` is an integer in the range."""
+    if not _is_integer(value) or not low <= value <= high:
+        raise InvalidRequest(f"{name} is {value!r}; it takes an integer, {_bounds(low, high)}")
+
+
+def check_bool(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise InvalidRequest(f"{name} is {value!r}; it takes true or false")
+
+
+def check_logit_bias(value: Any) -> None:
+    """InvalidRequest unless ``value`` maps token ids to finite numbers."""
+    fits = isinstance(value, dict) and all(_is_integer(token) and _is_finite(bias) for token, bias in value.items())
+    if not fits:
+        raise InvalidRequest(f"logit_bias is {value!r}; it takes a dictionary of token ids to finite numbers")
+
+
+def as_list(name: str, value: Any, item: type, expected: str) -> list[Any]:
+    """A list of different entries, in the order given; InvalidRequest where one is no ``item``."""
+    if value is None:
+        return []
+    if isinstance(value, item) and not isinstance(value, bool):
+        return [value]
+    if not isinstance(value, list | tuple | set) or not all(
+        isinstance(entry, item) and not isinstance(entry, bool) for entry in value
+    ):
+        raise InvalidRequest(f"{name} is {value!r}; it takes {expected}")
+    return list(dict.fromkeys(value))
+
+
+def _bounds(low: float, high: float, low_included: bool = True) -> str:
+    if high == math.inf:
+        return f"at least {low}" if low_included else f"above {low}"
+    return f"from {low} to {high}" if low_included else f"above {low} and at most {high}"
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -1,0 +1,82 @@
+"""How one step's rows differ from the last one's, in the words of the logits processor contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from vllm_ext.contracts.logits_processor import BatchUpdate, MoveDirectionality, MovedRequest
+from vllm_ext.contracts.sampling_params import SamplingParams
+
+StateT = TypeVar("StateT")
+
+Arrival = tuple[SamplingParams, list[int], list[int]]
+"""Parameters, prompt token ids, and the output token ids, a list that grows with the request."""
+
+
+def make_batch_update(old: Sequence[int], new: Sequence[int], arrival: Callable[[int], Arrival]) -> BatchUpdate | None:
+    """The update that leads from rows ``old`` to rows ``new``; ``None`` where they are the same.
+
+    Args:
+        old, new: which request has each row, as a number that no other request ever has.
+        arrival: what a logits processor is told of a request that was not in ``old``.
+    """
+    if list(old) == list(new):
+        return None
+    staying, known = set(new), set(old)
+    rows: list[int | None] = [request if request in staying else None for request in old]
+    removed = [row for row, request in enumerate(rows) if request is None]
+    rows += [None] * (len(new) - len(old))
+    # Arrivals take the free rows from the first on; what is left free lies behind, or is filled by moves.
+    free = (row for row, request in enumerate(rows) if request is None)
+    added = []
+    for request in new:
+        if request not in known:
+            row = next(free)
+            rows[row] = request
+            added.append((row, *arrival(request)))
+    return BatchUpdate(len(new), removed, added, _moves(rows, new))
+
+
+def _moves(rows: list[int | None], new: Sequence[int]) -> list[MovedRequest]:
+    """Moves that put each request where ``new`` has it."""
+    row_of = {request: row for row, request in enumerate(rows) if request is not None}
+    moved: list[MovedRequest] = []
+    for target, request in enumerate(new):
+        source, other = row_of[request], rows[target]
+        if source == target:
+            continue
+        rows[target], rows[source] = request, other
+        row_of[request] = target
+        if other is None:
+            moved.append((source, target, MoveDirectionality.UNIDIRECTIONAL))
+        else:
+            row_of[other] = source
+            moved.append((source, target, MoveDirectionality.SWAP))
+    return moved
+
+
+def follow_batch_update(
+    state: dict[int, StateT], update: BatchUpdate, state_of: Callable[[SamplingParams, list[int]], StateT | None]
+) -> bool:
+    """Bring ``state``, by row, up to date; True where it has changed.
+
+    Args:
+        state_of: the state of a request with these parameters and output token ids; ``None`` for none.
+    """
+    changed = False
+    for row in update.removed:
+        changed |= state.pop(row, None) is not None
+    for row, params, _, output_token_ids in update.added:
+        value = state_of(params, output_token_ids)
+        changed |= state.pop(row, None) is not None or value is not None
+        if value is not None:
+            state[row] = value
+    for source, target, direction in update.moved:
+        moving, replaced = state.pop(source, None), state.pop(target, None)
+        changed |= moving is not None or replaced is not None
+        if moving is not None:
+            state[target] = moving
+        if replaced is not None and direction is MoveDirectionality.SWAP:
+            state[source] = replaced
+    return changed
