@@ -13,7 +13,12 @@ from vllm_ext.registry.base import Registry
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 # Strings, so that neither torch nor a model is imported before it is needed.
-_IN_TREE: dict[str, Any] = {"LlamaForCausalLM": "vllm_ext.models.llama:LlamaForCausalLM"}
+_IN_TREE: dict[str, Any] = {
+    "LlamaForCausalLM": "vllm_ext.models.llama:LlamaForCausalLM",
+    "MistralForCausalLM": "vllm_ext.models.mistral:MistralForCausalLM",
+    "Qwen2ForCausalLM": "vllm_ext.models.qwen2:Qwen2ForCausalLM",
+    "Qwen3ForCausalLM": "vllm_ext.models.qwen3:Qwen3ForCausalLM",
+}
 
 
 class _ModelRegistry:
