@@ -11,8 +11,8 @@ import torch
 import transformers
 from support.vocabularies import byte_level_tokenizer, write_tokenizer
 
-VOCAB_SIZE = 420
-_SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
+VOCAB_SIZE, NUM_LAYERS = 420, 3
+_SIZES = {"vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": NUM_LAYERS}
 _HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256}
 _QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 7, "max_window_layers": 1}
 
@@ -33,6 +33,22 @@ NATIVE: dict[str, dict[str, Any]] = {
     },
 }
 """Configurations that have a model class of ours."""
+
+ADAPTED: dict[str, dict[str, Any]] = {
+    "gemma3, window in two layers": {
+        "model_type": "gemma3_text",
+        "head_dim": 16,
+        "sliding_window": 9,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
+    "gpt2": {"model_type": "gpt2", "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 256},
+    "opt": {"model_type": "opt", "ffn_dim": 96, "word_embed_proj_dim": 64},
+    "gemma2, soft caps": {"model_type": "gemma2", "head_dim": 16, "sliding_window": 9, "attn_logit_softcapping": 2.0},
+    "gpt_neox": {"model_type": "gpt_neox"},
+    "phi3, window": {"model_type": "phi3", "sliding_window": 12},
+    "mixtral, four experts": {"model_type": "mixtral", "num_local_experts": 4, "sliding_window": None},
+}
+"""Configurations that run through transformers."""
 
 
 def write_model(directory: Path, config: dict[str, Any], *, seed: int = 0, spread: float = 0.15) -> Path:
