@@ -34,6 +34,9 @@ class TransformersForCausalLM(nn.Module):
         ConfigError: it would have to be split over ranks.
     """
 
+    _body: Any
+    _head: Any
+
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         if get_tp_group().world_size > 1:

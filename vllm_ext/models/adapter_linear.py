@@ -12,6 +12,7 @@ from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 class PlatformLinear(nn.Linear):
     """What a plain ``nn.Linear`` becomes; its parameters stay as they are until the checkpoint is read."""
 
+    weight: nn.Parameter | None  # type: ignore[assignment]
     linear_method: LinearMethod
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
@@ -28,4 +29,4 @@ def use_platform_linear(model: nn.Module) -> None:
     for module in model.modules():
         if type(module) is nn.Linear:
             module.__class__ = PlatformLinear
-            module.linear_method = get_current_dispatcher().linear_method()
+            module.linear_method = get_current_dispatcher().linear_method()  # type: ignore[assignment]

@@ -15,6 +15,9 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 from vllm_ext.errors import CheckpointError, did_you_mean
 from vllm_ext.layers.linear import copy_checked
 
+_RELICS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq")
+"""Ends of the names of buffers that older versions stored, and newer ones compute."""
+
 
 class WeightNames:
     """Which parameter a tensor of a checkpoint belongs to.
@@ -50,9 +53,11 @@ class WeightNames:
         return {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
 
     def is_passed_over(self, name: str, computed: set[str]) -> bool:
-        """Whether the model does without the tensor: the architecture says so, or it computes it itself."""
+        """Whether the model does without the tensor: the architecture says so, or computes it."""
         spellings = {name, f"{self._body}.{name}", name.removeprefix(f"{self._body}.")}
-        return bool(spellings & computed) or any(re.search(pattern, name) for pattern in self._unexpected)
+        if name.endswith(_RELICS) or spellings & computed:
+            return True
+        return any(re.search(pattern, name) for pattern in self._unexpected)
 
 
 def load_by_name(model: nn.Module, names: WeightNames, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:

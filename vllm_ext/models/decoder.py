@@ -48,8 +48,10 @@ class DecoderAttention(nn.Module):
         )
         num_heads, num_kv_heads = self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads
         self.q_size, self.kv_size = num_heads * self.head_size, num_kv_heads * self.head_size
-        self.q_norm = RMSNorm(self.head_size, config.rms_norm_eps) if config.qk_norm else None
-        self.k_norm = RMSNorm(self.head_size, config.rms_norm_eps) if config.qk_norm else None
+        self.has_norms = config.qk_norm
+        if self.has_norms:
+            self.q_norm = RMSNorm(self.head_size, config.rms_norm_eps)
+            self.k_norm = RMSNorm(self.head_size, config.rms_norm_eps)
         self.rotary_emb = rotary_emb
         self.attn = Attention(
             num_heads,
@@ -63,7 +65,7 @@ class DecoderAttention(nn.Module):
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         qk, value = self.qkv_proj(hidden_states).split([self.q_size + self.kv_size, self.kv_size], dim=-1)
-        if self.q_norm is not None:
+        if self.has_norms:
             qk = self._normalise(qk)
         # Query and key heads lie side by side and are rotated alike: one call for both.
         qk, _ = self.rotary_emb(positions, qk)

@@ -14,6 +14,12 @@ class Qwen3ForCausalLM(DecoderForCausalLM):
     def read_config(cls, config: HFConfig) -> DecoderConfig:
         bias = bool(config.get("attention_bias", False))
         # What the format takes for granted where a key is absent.
-        defaults = {"num_kv_heads": 32, "head_size": 128}
-        windows = windows_by_layer_type(config)
-        return DecoderConfig.read(config, **defaults, windows=windows, qkv_bias=bias, o_bias=bias, qk_norm=True)
+        return DecoderConfig.read(
+            config,
+            num_kv_heads=32,
+            head_size=128,
+            windows=windows_by_layer_type(config),
+            qkv_bias=bias,
+            o_bias=bias,
+            qk_norm=True,
+        )

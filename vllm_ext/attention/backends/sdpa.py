@@ -78,7 +78,7 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         # The query heads of a KV head stand as if they were tokens: nothing is repeated for them.
         shape = (*keys.shape[:-2], -1, self.head_size)
         if self.logits_soft_cap is not None:
-            attended = self._attend_capped(query[group.tokens].view(shape), keys, values, mask)
+            attended = self._attend_capped(query[group.tokens].view(shape), keys, values, mask, self.logits_soft_cap)
         elif group.as_products:
             queries, transposed = (query[group.tokens] * self.scale).view(shape), keys.transpose(1, 2)
             scores = torch.bmm(queries, transposed) if mask is None else torch.baddbmm(mask, queries, transposed)
@@ -116,14 +116,15 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
             else:
                 # [1, KV heads, query heads of each, tokens, head size]
                 grouped = queries.unflatten(1, (self.num_kv_heads, -1))
-                attended = self._attend_capped(grouped, keys.unsqueeze(2), values.unsqueeze(2), mask).flatten(1, 2)
+                attended = self._attend_capped(
+                    grouped, keys.unsqueeze(2), values.unsqueeze(2), mask, self.logits_soft_cap
+                ).flatten(1, 2)
             output[tokens] = attended[0].transpose(0, 1)
 
     def _attend_capped(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, cap: float
     ) -> torch.Tensor:
         """Attention by plain products, as the fused kernel cannot cap its logits; these are float32."""
-        cap = self.logits_soft_cap
         scores = (queries.float() @ keys.float().transpose(-1, -2)).mul_(self.scale / cap).tanh_().mul_(cap)
         if mask is not None:
             scores += mask
