@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.core import EngineCore
+from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.output_processor import OutputProcessor
 from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
 from vllm_ext.engine.request import Request, RequestStatus
@@ -35,6 +37,8 @@ class LLMEngine:
         self.vllm_config = dispatcher.vllm_config
         self.tokenizer = load_tokenizer(Path(model_config.tokenizer))
         self._eos_token_ids = load_eos_token_ids(Path(model_config.model), model_config.hf_config)
+        self.default_sampling_params = load_default_sampling_params(Path(model_config.model), model_config.hf_config)
+        """What the model directory asks for; for requests without parameters."""
         self._vocab_size: int = model_config.hf_config.get("vocab_size") or self.tokenizer.get_vocab_size()
         self._aborted: list[RequestOutput] = []
         self._is_shut_down = False
@@ -53,7 +57,7 @@ class LLMEngine:
 
         Args:
             request_id: unique among the requests in flight.
-            params: ``SamplingParams()`` if omitted.
+            params: those of the model directory if omitted.
             final_only: give one output when the request ends, instead of one for each step.
 
         Raises:
@@ -61,7 +65,7 @@ class LLMEngine:
             EngineError: the engine is shut down.
         """
         self._check_running()
-        params = SamplingParams() if params is None else params
+        params = copy.copy(self.default_sampling_params) if params is None else params
         if not isinstance(params, SamplingParams):
             raise InvalidRequest(f"params is {params!r}; it takes SamplingParams")
         parsed = parse_prompt(prompt)
