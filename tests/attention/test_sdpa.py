@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,6 +32,8 @@ class Setup:
     block_size: int = 4
     dtype: torch.dtype = torch.float32
     seed: int = 0
+    window: int | None = None
+    soft_cap: float | None = None
     keys: list[torch.Tensor] = field(init=False)
     values: list[torch.Tensor] = field(init=False)
 
@@ -60,10 +63,18 @@ class Setup:
 
     def run(self) -> tuple[list[torch.Tensor], torch.Tensor]:
         """The backend's output by request, and the cache after it."""
-        spec = FullAttentionSpec(self.block_size, self.num_kv_heads, self.head_size, self.dtype)
+        spec = FullAttentionSpec(self.block_size, self.num_kv_heads, self.head_size, self.dtype, self.window)
         config = VllmConfig(ModelConfig("", HFConfig({}), self.dtype, 64, ""))
+        config.compilation_config.static_forward_context["layer"] = SimpleNamespace(logits_soft_cap=self.soft_cap)
         builder = SDPABackend.get_builder_cls()(spec, ["layer"], config, HOST)
-        impl = SDPABackend.get_impl_cls()(self.num_heads, self.head_size, self.scale, self.num_kv_heads)
+        impl = SDPABackend.get_impl_cls()(
+            self.num_heads,
+            self.head_size,
+            self.scale,
+            self.num_kv_heads,
+            sliding_window=self.window,
+            logits_soft_cap=self.soft_cap,
+        )
         cache = torch.zeros(self.num_blocks, self.num_kv_heads, self.block_size, 2 * self.head_size, dtype=self.dtype)
         for request, (before, _) in enumerate(self.requests):
             for position, slot in enumerate(self.slots(request, 0, before)):
@@ -109,10 +120,13 @@ class Setup:
             output = torch.empty(queries.shape, dtype=torch.float64)
             for token in range(count):
                 seen = before + token + 1
+                first = 0 if self.window is None else max(0, seen - self.window)
                 for head in range(self.num_heads):
                     kv_head = head * self.num_kv_heads // self.num_heads
-                    scores = keys[:seen, kv_head].double() @ queries[token, head].double() * self.scale
-                    output[token, head] = scores.softmax(0) @ values[:seen, kv_head].double()
+                    scores = keys[first:seen, kv_head].double() @ queries[token, head].double() * self.scale
+                    if self.soft_cap is not None:
+                        scores = self.soft_cap * (scores / self.soft_cap).tanh()
+                    output[token, head] = scores.softmax(0) @ values[first:seen, kv_head].double()
             outputs.append(output)
         return outputs
 
@@ -149,6 +163,50 @@ def test_every_block_size(block_size):
     assert_attends(Setup([(0, 9), (20, 1), (30, 3), (31, 1)], block_size=block_size))
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("window", [1, 3, 4, 5, 9, 100], ids=lambda window: f"window {window}")
+@pytest.mark.parametrize(
+    "requests",
+    [
+        pytest.param([(0, 7), (0, 1), (0, 12)], id="whole prompts"),
+        pytest.param([(6, 1), (6, 1), (6, 1)], id="decodes of one length"),
+        pytest.param([(3, 1), (37, 1), (8, 1)], id="decodes of several lengths"),
+        pytest.param([(9, 5), (1, 2), (16, 4)], id="chunks of prompts"),
+        pytest.param([(0, 5), (11, 1), (4, 16), (2, 1), (0, 1)], id="all in one step"),
+    ],
+)
+def test_a_token_sees_its_window_and_no_more(requests, window, dtype):
+    assert_attends(Setup(requests, window=window, dtype=dtype))
+
+
+def test_what_lies_before_the_window_is_not_even_gathered():
+    setup = Setup([(41, 1), (33, 5)], window=6)
+    spec = FullAttentionSpec(4, 2, 8, torch.float32, 6)
+    config = VllmConfig(ModelConfig("", HFConfig({}), torch.float32, 64, ""))
+
+    metadata = SDPABackend.get_builder_cls()(spec, [], config, HOST).build(0, setup.common_metadata())
+
+    # Tokens 36 to 41, and 28 to 37: blocks 9 and 10, and 7 to 9, of two heads each.
+    assert (len(metadata.decodes[0].rows), len(metadata.prefills[0].rows)) == (2 * 2, 3 * 2)
+    assert_attends(setup)
+
+
+@pytest.mark.parametrize("window", [None, 5])
+def test_a_window_is_computed_in_tiles_too(monkeypatch, window):
+    monkeypatch.setattr(sdpa_metadata, "_TILE", 4)
+
+    assert_attends(Setup([(5, 11), (0, 19), (8, 1)], window=window))
+
+
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("window", [None, 5])
+@pytest.mark.parametrize("heads", [(4, 4), (4, 2), (6, 1)], ids=["mha", "gqa", "mqa"])
+def test_logits_are_capped(heads, window, dtype):
+    requests = [(0, 5), (11, 1), (4, 6), (2, 1), (0, 1)]
+
+    assert_attends(Setup(requests, *heads, dtype=dtype, window=window, soft_cap=0.2))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     requests=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=8),
@@ -157,9 +215,14 @@ def test_every_block_size(block_size):
     head_size=st.sampled_from([4, 8, 20]),
     block_size=st.integers(1, 20),
     seed=st.integers(0, 2**31),
+    window=st.none() | st.integers(1, 50),
+    soft_cap=st.none() | st.floats(0.1, 10),
 )
-def test_random_mixtures(requests, kv_heads, group, head_size, block_size, seed):
-    assert_attends(Setup(requests, kv_heads * group, kv_heads, head_size, block_size, seed=seed))
+def test_random_mixtures(requests, kv_heads, group, head_size, block_size, seed, window, soft_cap):
+    setup = Setup(requests, kv_heads * group, kv_heads, head_size, block_size, seed=seed)
+    setup.window, setup.soft_cap = window, soft_cap
+
+    assert_attends(setup)
 
 
 def test_a_long_prefill_is_computed_in_tiles(monkeypatch):

@@ -297,7 +297,7 @@ def test_an_unsupported_architecture(run, model):
         ({"hidden_size": None}, "hidden_size is missing; it takes a whole number"),
         ({"vocab_size": "512"}, "vocab_size is '512'; it takes a whole number"),
         ({"rope_parameters": {"rope_type": "default", "rope_theta": "abc"}}, "rope_theta is 'abc'; it takes a number"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "the llama3 rope lacks factor, high_freq_factor, low_freq"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "low_freq_factor of the llama3 rope is missing"),
         ({"rope_parameters": [1]}, "rope parameters are [1]; they take an object"),
     ],
 )

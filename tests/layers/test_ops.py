@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 
 from vllm_ext.contracts.vllm_config import HFConfig
-from vllm_ext.errors import UnsupportedModel
 from vllm_ext.layers.activation import SiluAndMul
 from vllm_ext.layers.layernorm import RMSNorm
 from vllm_ext.layers.rotary_embedding import RotaryEmbedding, get_rope
@@ -122,11 +121,6 @@ def test_old_and_new_spellings_mean_the_same(engine, config):
     rotated, _ = rope(torch.tensor([13]), x.view(1, 8))
 
     torch.testing.assert_close(rotated.double(), rotate(x, torch.tensor([13]), 900.0)[0], atol=1e-5, rtol=0)
-
-
-def test_an_unknown_kind_of_scaling_is_refused(engine):
-    with pytest.raises(UnsupportedModel, match="rope type 'longrope' is not supported; supported: default, llama3"):
-        get_rope(HFConfig({"rope_scaling": {"rope_type": "longrope"}}), 8, 20)
 
 
 def test_positions_keep_their_precision_in_half_precision_models(engine):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 from safetensors.torch import save_file
 from support.device import driven_worker
+from support.families import copy_with_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from vllm_ext.errors import UnsupportedModel
@@ -129,8 +127,7 @@ def test_rotary_buffers_of_old_checkpoints_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, "rope type 'yarn' is not supported"),
-        ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope type 'linear'"),
+        ({"rope_parameters": {"rope_type": "longrope", "factor": 4.0}}, "rope type 'longrope' is not supported"),
         ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
     ],
 )
@@ -139,10 +136,3 @@ def test_what_is_not_implemented_is_refused(random_llama, tmp_path, changes, mes
 
     with pytest.raises(UnsupportedModel, match=message), driven_worker(model):
         pass
-
-
-def copy_with_config(model: Path, target: Path, changes: dict) -> Path:
-    config = json.loads((model / "config.json").read_text()) | changes
-    (target / "config.json").write_text(json.dumps(config))
-    (target / "model.safetensors").symlink_to(model / "model.safetensors")
-    return target

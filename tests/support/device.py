@@ -62,6 +62,7 @@ class DrivenWorker:
             spec = self.worker.get_kv_cache_spec()
             layout = common_layout([self.worker.get_supported_kv_cache_layouts()])
             groups = make_kv_cache_config(dispatcher.vllm_config, spec, layout, 1 << 30).kv_cache_groups
+            self.num_groups = len(groups)
             self.worker.initialize_from_config(KVCacheConfig(num_blocks, groups, layout))
             self.worker.initialize_cache(num_blocks, 0)
             self.worker.compile_or_warm_up_model()
@@ -91,10 +92,10 @@ class DrivenWorker:
         for req_id, count in num_tokens.items():
             added = self._grow(req_id, count)
             if req_id in new:
-                new[req_id].block_ids = (added,)
+                new[req_id].block_ids = (added,) * self.num_groups
             else:
                 cached.req_ids.append(req_id)
-                cached.new_block_ids.append((added,) if added else None)
+                cached.new_block_ids.append((added,) * self.num_groups if added else None)
                 cached.num_computed_tokens.append(self.computed[req_id])
             self.computed[req_id] += count
         finished, self._finished = self._finished, set()

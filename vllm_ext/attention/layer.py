@@ -23,6 +23,8 @@ class Attention(nn.Module):
         scale: factor on the products of query and key.
         num_kv_heads: KV heads on this rank; as many as query heads when omitted.
         prefix: name of the layer in the model; unique within it.
+        logits_soft_cap: ``cap``, where the products ``x`` of query and key become ``cap * tanh(x / cap)``.
+        per_layer_sliding_window: how many tokens a token sees, itself among them; all before it when omitted.
 
     Raises:
         ContractError: the model has two layers of this name.
@@ -30,12 +32,22 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self, num_heads: int, head_size: int, scale: float, num_kv_heads: int | None = None, prefix: str = ""
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        prefix: str = "",
+        *,
+        logits_soft_cap: float | None = None,
+        per_layer_sliding_window: int | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.head_size = head_size
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.sliding_window = per_layer_sliding_window
+        self.logits_soft_cap = logits_soft_cap
         self.layer_name = prefix
         vllm_config = get_current_vllm_config()
         self.kv_cache_dtype = vllm_config.model_config.dtype
@@ -44,10 +56,21 @@ class Attention(nn.Module):
             dtype=vllm_config.model_config.dtype,
             kv_cache_dtype="auto",
             block_size=vllm_config.cache_config.block_size,
+            has_sliding_window=per_layer_sliding_window is not None,
+            has_logits_soft_cap=logits_soft_cap is not None,
         )
         self.attn_backend = get_current_dispatcher().attention_factory(selector, num_heads)
         self.impl = self.attn_backend.get_impl_cls()(
-            num_heads, head_size, scale, self.num_kv_heads, None, None, "auto", None, AttentionType.DECODER, None
+            num_heads,
+            head_size,
+            scale,
+            self.num_kv_heads,
+            None,
+            per_layer_sliding_window,
+            "auto",
+            logits_soft_cap,
+            AttentionType.DECODER,
+            None,
         )
         self.kv_cache = torch.empty(0)
         layers = vllm_config.compilation_config.static_forward_context
@@ -85,6 +108,7 @@ class Attention(nn.Module):
             num_kv_heads=self.num_kv_heads,
             head_size=self.head_size,
             dtype=self.kv_cache_dtype,
+            sliding_window=self.sliding_window,
         )
 
     def bind_kv_cache(self, kv_cache: torch.Tensor) -> None:

@@ -169,13 +169,30 @@ class AttentionBackend(ABC):
         return attn_type is AttentionType.DECODER
 
     @classmethod
+    def supports_sliding_window(cls) -> bool:
+        """Whether it serves layers whose tokens see the newest ``sliding_window`` tokens only, themselves included."""
+        return False
+
+    @classmethod
+    def supports_logits_soft_cap(cls) -> bool:
+        """Whether it serves layers with ``logits_soft_cap``, ``cap * tanh(x / cap)``; an extension of the contract."""
+        return False
+
+    @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...] | None:
         """Layouts it can read, best first; ``None`` for any."""
         return None
 
     @classmethod
     def validate_configuration(
-        cls, *, head_size: int, dtype: torch.dtype, block_size: int, attn_type: AttentionType
+        cls,
+        *,
+        head_size: int,
+        dtype: torch.dtype,
+        block_size: int,
+        attn_type: AttentionType,
+        has_sliding_window: bool = False,
+        has_logits_soft_cap: bool = False,
     ) -> list[str]:
         """Reasons why it cannot serve such a layer; empty when it can."""
         reasons = []
@@ -188,4 +205,8 @@ class AttentionBackend(ABC):
             reasons.append(f"block size {block_size} is not supported")
         if not cls.supports_attn_type(attn_type):
             reasons.append(f"attention type {attn_type.value!r} is not supported")
+        if has_sliding_window and not cls.supports_sliding_window():
+            reasons.append("sliding windows are not supported")
+        if has_logits_soft_cap and not cls.supports_logits_soft_cap():
+            reasons.append("a soft cap on the logits is not supported")
         return reasons

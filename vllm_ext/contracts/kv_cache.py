@@ -49,11 +49,16 @@ class KVCacheSpec:
 
 @dataclass(frozen=True, slots=True)
 class FullAttentionSpec(KVCacheSpec):
-    """Keys and values of all previous tokens."""
+    """Keys and values of all previous tokens.
+
+    ``sliding_window``: only so many of them, the newest, are read; the others stay where they are, so that layers of
+    all kinds have the same blocks.
+    """
 
     num_kv_heads: int
     head_size: int
     dtype: torch.dtype
+    sliding_window: int | None = None
 
     @property
     def page_size_bytes(self) -> int:

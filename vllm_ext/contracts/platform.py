@@ -220,6 +220,8 @@ class AttentionSelectorConfig(NamedTuple):
     block_size: int
     attn_type: str = "decoder"
     has_sliding_window: bool = False
+    has_logits_soft_cap: bool = False
+    """An extension of vLLM's contract."""
 
 
 class UnspecifiedPlatform(Platform):

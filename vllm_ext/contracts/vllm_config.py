@@ -54,6 +54,18 @@ class HFConfig:
             )
         return value
 
+    @property
+    def rope_parameters(self) -> dict[str, Any]:
+        """How positions are rotated: the new key ``rope_parameters``, or the old ``rope_scaling``; maybe empty.
+
+        Raises:
+            CheckpointError: it is no object.
+        """
+        rope = self.get("rope_parameters") or self.get("rope_scaling") or {}
+        if not isinstance(rope, dict):
+            raise CheckpointError(f"{self.source or 'config.json'}: rope parameters are {rope!r}; they take an object")
+        return rope
+
     def to_dict(self) -> dict[str, Any]:
         return dict(self._values)
 

@@ -181,6 +181,8 @@ class Dispatcher:
             dtype=selector.dtype,
             block_size=selector.block_size,
             attn_type=AttentionType(selector.attn_type),
+            has_sliding_window=selector.has_sliding_window,
+            has_logits_soft_cap=selector.has_logits_soft_cap,
         )
         if reasons:
             raise ConfigError(

@@ -105,7 +105,7 @@ def resolve_max_model_len(engine: EngineSettings, hf_config: HFConfig, platform:
     Raises:
         ConfigError: the user's limit is above the model's.
     """
-    own = hf_config.positive_int("max_position_embeddings", engine.max_model_len or _DEFAULT_CONTEXT)
+    own = _own_max_model_len(hf_config) or engine.max_model_len or _DEFAULT_CONTEXT
     if engine.max_model_len is None:
         with platform_code(platform):
             return platform.check_max_model_len(own)
@@ -115,6 +115,30 @@ def resolve_max_model_len(engine: EngineSettings, hf_config: HFConfig, platform:
             f"({hf_config.source}); give at most {own}"
         )
     return engine.max_model_len
+
+
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+"""Names under which architectures keep the number of positions they were made for."""
+
+
+def _own_max_model_len(hf_config: HFConfig) -> int | None:
+    """Positions that the model was made for, stretched as its ``rope_parameters`` say; ``None`` where it names none.
+
+    As in vLLM, ``linear`` and ``dynamic`` stretch what is written down; ``yarn`` the length before it.
+    """
+    key = next((key for key in _LENGTH_KEYS if hf_config.get(key) is not None), None)
+    if key is None:
+        return None
+    own, rope = hf_config.positive_int(key), hf_config.rope_parameters
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
+    # What is wrong with a factor is the rotary embedding's to say; Gemma 3 writes down what is stretched already.
+    if not isinstance(factor, int | float) or str(hf_config.get("model_type", "")).startswith("gemma3"):
+        return own
+    if kind in ("linear", "dynamic"):
+        return max(own, int(own * factor))
+    if kind == "yarn":
+        return max(own, int((rope.get("original_max_position_embeddings") or own) * factor))
+    return own
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
@@ -86,7 +87,8 @@ class LLM:
         Args:
             prompts: a text, a list of token ids, ``{"prompt": text}``, ``{"prompt_token_ids": ids}``, or a list of
                 these; a flat list of integers is one prompt.
-            sampling_params: for all prompts, or a list with one for each; ``SamplingParams()`` if omitted.
+            sampling_params: for all prompts, or a list with one for each; those of
+                :meth:`get_default_sampling_params` if omitted.
             use_tqdm: show a progress bar that counts finished requests.
 
         Returns: one output for each prompt, in the order of the prompts.
@@ -125,6 +127,10 @@ class LLM:
         """
         return self._calls.run(self._make_call(prompts, sampling_params), final_only=False)
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model directory asks for (``generation_config.json``), to change and pass on as one likes."""
+        return copy.copy(self.llm_engine.default_sampling_params)
+
     @property
     def platform_name(self) -> str:
         """The chosen platform plugin, for messages."""
@@ -158,14 +164,15 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
     ) -> Call:
         each = split_prompts(prompts)
-        return self._calls.make_call(each, _params_for_each(sampling_params, len(each)))
+        default = self.get_default_sampling_params() if sampling_params is None else sampling_params
+        return self._calls.make_call(each, _params_for_each(default, len(each)))
 
 
 def _params_for_each(
-    sampling_params: SamplingParams | Sequence[SamplingParams] | None, num_prompts: int
+    sampling_params: SamplingParams | Sequence[SamplingParams], num_prompts: int
 ) -> list[SamplingParams]:
-    if sampling_params is None or isinstance(sampling_params, SamplingParams):
-        return [SamplingParams() if sampling_params is None else sampling_params] * num_prompts
+    if isinstance(sampling_params, SamplingParams):
+        return [sampling_params] * num_prompts
     if not isinstance(sampling_params, list | tuple):
         raise InvalidRequest(
             f"sampling_params is {sampling_params!r}; it takes SamplingParams, or a list with one for each prompt"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.core import EngineCore
+from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.engine.output_processor import OutputProcessor
 from vllm_ext.engine.parallel_sampling import ParentRequest
@@ -37,6 +39,8 @@ class LLMEngine:
         self.vllm_config = dispatcher.vllm_config
         self.tokenizer = load_tokenizer(Path(model_config.tokenizer))
         self._eos_token_ids = load_eos_token_ids(Path(model_config.model), model_config.hf_config)
+        self.default_sampling_params = load_default_sampling_params(Path(model_config.model), model_config.hf_config)
+        """What the model directory asks for; for requests without parameters."""
         self._vocab_size: int = model_config.hf_config.get("vocab_size") or self.tokenizer.get_vocab_size()
         self._aborted: list[RequestOutput] = []
         self._is_shut_down = False
@@ -62,7 +66,7 @@ class LLMEngine:
 
         Args:
             request_id: unique among the requests in flight.
-            params: ``SamplingParams()`` if omitted. With ``n`` above 1 the engine core has a request for each
+            params: those of the model directory if omitted. With ``n`` above 1 the engine core has a request for each
                 completion, and the outputs hold all of them.
             final_only: give one output when the request ends, instead of one for each step.
 
@@ -71,7 +75,8 @@ class LLMEngine:
             EngineError: the engine is shut down.
         """
         self._check_running()
-        params = self.input_processor.process_params(SamplingParams() if params is None else params)
+        params = copy.copy(self.default_sampling_params) if params is None else params
+        params = self.input_processor.process_params(params)
         parsed = parse_prompt(prompt)
         token_ids = self._token_ids(parsed)
         if params.n > 1:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import torch
 
 from vllm_ext.contracts.custom_op import CustomOp
 from vllm_ext.contracts.vllm_config import HFConfig, get_current_vllm_config
-from vllm_ext.errors import CheckpointError, UnsupportedModel
+from vllm_ext.layers.rope_scaling import Rope
 
 
 @CustomOp.register("rotary_embedding")
@@ -20,13 +17,16 @@ class RotaryEmbedding(CustomOp):
         head_size: size of a head; all of it is rotated.
         max_position: positions are below this.
         inv_freq: float32 ``[head_size / 2]``, angle per position.
+        attention_factor: multiplies the result, and so, by its square, the logits of attention.
     """
 
-    def __init__(self, head_size: int, max_position: int, inv_freq: torch.Tensor) -> None:
+    def __init__(
+        self, head_size: int, max_position: int, inv_freq: torch.Tensor, attention_factor: float = 1.0
+    ) -> None:
         super().__init__()
         self.head_size = head_size
         angles = torch.outer(torch.arange(max_position, dtype=torch.float32, device=inv_freq.device), inv_freq)
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos() * attention_factor, angles.sin() * attention_factor
         # cos and signed sin of both halves side by side: one lookup per call, and no negation.
         cache = torch.cat((cos, cos, -sin, sin), dim=-1)
         dtype = get_current_vllm_config().model_config.dtype
@@ -52,42 +52,11 @@ class RotaryEmbedding(CustomOp):
 
 
 def get_rope(hf_config: HFConfig, head_size: int, max_position: int) -> RotaryEmbedding:
-    """The rotary embedding of a model's configuration, old style (``rope_theta``, ``rope_scaling``) or new
-    (``rope_parameters``).
+    """The rotary embedding of a model's configuration, for positions below ``max_position``.
 
     Raises:
         CheckpointError: a parameter is missing or no number.
-        UnsupportedModel: a kind of scaling other than ``default`` and ``llama3``.
+        UnsupportedModel: a kind of scaling that is not known.
     """
-    rope = hf_config.get("rope_parameters") or hf_config.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise CheckpointError(f"{hf_config.source or 'config.json'}: rope parameters are {rope!r}; they take an object")
-    theta = rope.get("rope_theta", hf_config.get("rope_theta", 10000.0))
-    if not isinstance(theta, int | float) or theta <= 0:
-        raise CheckpointError(
-            f"{hf_config.source or 'config.json'}: rope_theta is {theta!r}; it takes a number above 0"
-        )
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind not in ("default", "llama3"):
-        raise UnsupportedModel(
-            f"{hf_config.source or 'config.json'}: rope type {kind!r} is not supported; supported: default, llama3"
-        )
-    inv_freq = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float32) / head_size)
-    if kind == "llama3":
-        if missing := [key for key in _LLAMA3_KEYS if not isinstance(rope.get(key), int | float)]:
-            raise CheckpointError(
-                f"{hf_config.source or 'config.json'}: the llama3 rope lacks {', '.join(missing)} (a number each)"
-            )
-        inv_freq = _scale_llama3(inv_freq, rope)
-    return RotaryEmbedding(head_size, max_position, inv_freq)
-
-
-_LLAMA3_KEYS = ("factor", "high_freq_factor", "low_freq_factor", "original_max_position_embeddings")
-
-
-def _scale_llama3(inv_freq: torch.Tensor, rope: dict[str, Any]) -> torch.Tensor:
-    """Slow angles are divided by ``factor``, fast ones kept, those between interpolated."""
-    low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-    turns = rope["original_max_position_embeddings"] * inv_freq / (2 * math.pi)
-    keep = ((turns - low) / (high - low)).clamp(0, 1)
-    return keep * inv_freq + (1 - keep) * inv_freq / rope["factor"]
+    inv_freq, attention_factor = Rope.read(hf_config, head_size, max_position).frequencies()
+    return RotaryEmbedding(head_size, max_position, inv_freq, attention_factor)

@@ -9,11 +9,17 @@ from typing import Any
 
 from vllm_ext.errors import RegistrationError, UnsupportedModel, did_you_mean, innermost_cause, listing
 from vllm_ext.registry.base import Registry
+from vllm_ext.registry.transformers_archs import ADAPTER, refusal_of
 
 _CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 # Strings, so that neither torch nor a model is imported before it is needed.
-_IN_TREE: dict[str, Any] = {"LlamaForCausalLM": "vllm_ext.models.llama:LlamaForCausalLM"}
+_IN_TREE: dict[str, Any] = {
+    "LlamaForCausalLM": "vllm_ext.models.llama:LlamaForCausalLM",
+    "MistralForCausalLM": "vllm_ext.models.mistral:MistralForCausalLM",
+    "Qwen2ForCausalLM": "vllm_ext.models.qwen2:Qwen2ForCausalLM",
+    "Qwen3ForCausalLM": "vllm_ext.models.qwen3:Qwen3ForCausalLM",
+}
 
 
 class _ModelRegistry:
@@ -53,19 +59,24 @@ class _ModelRegistry:
         return self._registry.names()
 
     def resolve_model_cls(self, architectures: list[str]) -> tuple[type, str]:
-        """The class for the first architecture that is registered, and that architecture.
+        """The class for the first architecture that is registered, and that architecture; where none is, the adapter
+        for those that transformers knows.
 
         Raises:
-            UnsupportedModel: none is registered, or its class cannot be imported; an import is tried again next time.
+            UnsupportedModel: nobody knows it, or its class cannot be imported; an import is tried again next time.
         """
         for arch in architectures:
             if (entry := self._registry.find(arch)) is not None:
                 return _import_model(arch, entry.value, entry.owner_text), arch
+        refusal = ""
+        for arch in architectures:
+            if (refusal := refusal_of(arch) or "") == "":
+                return _import_model(arch, ADAPTER, "vllm_ext itself"), arch
         wanted = ", ".join(map(repr, architectures)) or "none named"
         hint = did_you_mean(architectures[0], self.get_supported_archs()) if architectures else ""
         raise UnsupportedModel(
             f"no model is registered for the architecture of this model: {wanted}{hint}. "
-            f"Supported: {listing(self.get_supported_archs())}. "
+            f"Supported: {listing(self.get_supported_archs())}. {refusal and refusal + '. '}"
             "A general plugin can add one with ModelRegistry.register_model"
         )
 

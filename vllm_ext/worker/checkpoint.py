@@ -1,17 +1,18 @@
-"""The tensors of a Hugging Face model directory, read one by one out of mapped files."""
+"""The tensors of a Hugging Face model directory, given out one by one from mapped files."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from tqdm import tqdm
 
 from vllm_ext.errors import CheckpointError, listing
+from vllm_ext.worker.read_ahead import NUM_READERS, read_ahead
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
@@ -60,32 +61,33 @@ class Checkpoint:
         """Names of the tensors that :meth:`tensors` has given out."""
         return self._names
 
-    def tensors(self, *, progress: bool = False) -> Iterator[tuple[str, torch.Tensor]]:
-        """Each tensor with its name. A tensor is a view of the mapped file: copy what is to stay.
+    def tensors(
+        self, *, progress: bool = False, num_readers: int = NUM_READERS
+    ) -> Generator[tuple[str, torch.Tensor], None, None]:
+        """Each tensor with its name, in no particular order. A tensor is a view of the mapped file: copy what is to
+        stay.
+
+        Several files are read at the same time, a few tensors ahead of the one that is given out.
 
         Raises:
             CheckpointError: a file is damaged, or lacks a tensor that the index promises.
         """
         num_bytes = sum(path.stat().st_size for path in self.shards)
-        with tqdm(total=num_bytes, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar:
-            for path, wanted in self.shards.items():
-                for name, tensor in self._tensors_of(path, wanted):
-                    yield name, tensor
-                    bar.update(tensor.nbytes)
+        with (
+            tqdm(total=num_bytes, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar,
+            closing(read_ahead(self.shards, num_readers)) as read,
+        ):
+            for path, name, tensor in read:
+                self.at_work = f"{path}: tensor {name!r}" if name else str(path)
+                if isinstance(tensor, Exception):
+                    raise CheckpointError(
+                        f"cannot be read as safetensors: {tensor}; download the file again"
+                    ) from tensor
+                self._names.add(name)
+                yield name, tensor
+                bar.update(tensor.nbytes)
             # What is left are headers, and tensors that the index does not list.
             bar.update(num_bytes - bar.n)
-
-    def _tensors_of(self, path: Path, wanted: list[str] | None) -> Iterator[tuple[str, torch.Tensor]]:
-        self.at_work = str(path)
-        try:
-            with safe_open(path, framework="pt") as file:
-                for name in file.keys() if wanted is None else wanted:
-                    self.at_work = f"{path}: tensor {name!r}"
-                    tensor = file.get_tensor(name)
-                    self._names.add(name)
-                    yield name, tensor
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"cannot be read as safetensors: {error}; download the file again") from error
 
 
 def _read_index(path: Path) -> dict[Path, list[str] | None]:

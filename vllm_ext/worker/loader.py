@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -82,9 +82,10 @@ def _build_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def _load_weights(model: Any, checkpoint: Checkpoint, *, progress: bool) -> None:
-    with torch.no_grad():
+    # Closed at once where a tensor does not fit: files are being read ahead.
+    with torch.no_grad(), closing(checkpoint.tensors(progress=progress)) as tensors:
         try:
-            filled = model.load_weights(checkpoint.tensors(progress=progress))
+            filled = model.load_weights(tensors)
         except CheckpointError as error:
             raise CheckpointError(f"{checkpoint.at_work}: {error}") from error
     names = {name for name, _ in model.named_parameters()}

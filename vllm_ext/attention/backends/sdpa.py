@@ -26,6 +26,14 @@ class SDPABackend(AttentionBackend):
         return SDPAMetadataBuilder
 
     @classmethod
+    def supports_sliding_window(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_logits_soft_cap(cls) -> bool:
+        return True
+
+    @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
         # A head's tokens of a block lie together, so that a gather of rows gives each head its context in one piece.
         return (KVCacheLayout.LBHNC,)
@@ -69,7 +77,9 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         keys, values, mask = group.keys, group.values, group.mask
         # The query heads of a KV head stand as if they were tokens: nothing is repeated for them.
         shape = (*keys.shape[:-2], -1, self.head_size)
-        if group.as_products:
+        if self.logits_soft_cap is not None:
+            attended = self._attend_capped(query[group.tokens].view(shape), keys, values, mask, self.logits_soft_cap)
+        elif group.as_products:
             queries, transposed = (query[group.tokens] * self.scale).view(shape), keys.transpose(1, 2)
             scores = torch.bmm(queries, transposed) if mask is None else torch.baddbmm(mask, queries, transposed)
             attended = torch.bmm(scores.softmax(dim=-1), values)
@@ -94,12 +104,28 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         """Several query tokens of one request behind tokens that the cache has."""
         torch.index_select(cache_rows, 0, prefill.rows, out=prefill.workspace)
         for tokens, seen, mask in prefill.tiles:
-            attended = F.scaled_dot_product_attention(
+            queries, keys, values = (
                 query[tokens].transpose(0, 1).unsqueeze(0),
-                prefill.keys[:, :, :seen],
-                prefill.values[:, :, :seen],
-                attn_mask=mask,
-                scale=self.scale,
-                enable_gqa=True,
+                prefill.keys[:, :, seen],
+                prefill.values[:, :, seen],
             )
+            if self.logits_soft_cap is None:
+                attended = F.scaled_dot_product_attention(
+                    queries, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=True
+                )
+            else:
+                # [1, KV heads, query heads of each, tokens, head size]
+                grouped = queries.unflatten(1, (self.num_kv_heads, -1))
+                attended = self._attend_capped(
+                    grouped, keys.unsqueeze(2), values.unsqueeze(2), mask, self.logits_soft_cap
+                ).flatten(1, 2)
             output[tokens] = attended[0].transpose(0, 1)
+
+    def _attend_capped(
+        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, cap: float
+    ) -> torch.Tensor:
+        """Attention by plain products, as the fused kernel cannot cap its logits; these are float32."""
+        scores = (queries.float() @ keys.float().transpose(-1, -2)).mul_(self.scale / cap).tanh_().mul_(cap)
+        if mask is not None:
+            scores += mask
+        return scores.softmax(dim=-1).to(values.dtype) @ values

@@ -29,7 +29,7 @@ class DecodeGroup:
 
     ``tokens`` are their places in the batch, ``rows`` their cache rows (see :meth:`SDPAMetadataBuilder.cache_rows`),
     to be gathered into ``workspace``. ``keys`` and ``values`` are views of that: ``[reqs, kv_heads, seq_len,
-    head_size]``. ``mask`` is additive ``[reqs, 1, 1, seq_len]``, or ``None`` where all have ``seq_len`` tokens.
+    head_size]``. ``mask`` is additive ``[reqs, 1, 1, seq_len]``, or ``None`` where all see ``seq_len`` tokens.
 
     ``as_products`` asks for plain products instead of the fused kernel; requests and KV heads are one dimension then.
     """
@@ -47,9 +47,9 @@ class DecodeGroup:
 class Prefill:
     """A request with several query tokens, at ``tokens`` of the batch.
 
-    Without ``tiles`` nothing was computed before, and the cache rows are not needed. Otherwise they split the tokens:
-    which, how much of the context the last of them sees, and the additive mask ``[tokens, seen]``. Rows, keys and
-    values are as in :class:`DecodeGroup`.
+    Without ``tiles`` nothing was computed before, every token sees all before it, and the cache rows are not needed.
+    Otherwise they split the tokens: which, what they see of the keys, and the additive mask ``[tokens, seen]``. Rows,
+    keys and values are as in :class:`DecodeGroup`.
     """
 
     tokens: slice
@@ -57,7 +57,7 @@ class Prefill:
     workspace: torch.Tensor
     keys: torch.Tensor
     values: torch.Tensor
-    tiles: list[tuple[slice, int, torch.Tensor]]
+    tiles: list[tuple[slice, slice, torch.Tensor]]
 
 
 @dataclass(slots=True)
@@ -77,6 +77,10 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.spec = cast(FullAttentionSpec, kv_cache_spec)
+        self._window = self.spec.sliding_window
+        layers = vllm_config.compilation_config.static_forward_context
+        # The fused kernel knows no soft cap; it takes a mask, and so tiles that bound the mask.
+        self._needs_tiles = any(layers[name].logits_soft_cap for name in layer_names if name in layers)
         self._heads = torch.arange(self.spec.num_kv_heads, device=device)
         self._workspace = torch.empty(0, dtype=self.spec.dtype, device=device)
         self._causal = torch.empty((0, 0), dtype=self.spec.dtype, device=device)
@@ -89,9 +93,13 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         seq_lens = common.seq_lens_cpu.tolist()
         counts = [end - start for start, end in pairwise(starts)]
         decoding = [req for req, count in enumerate(counts) if count == 1]
+        sizes = seq_lens
+        if self._window is not None:
+            # In the worst case the window begins with the last token of a block.
+            sizes = [min(seq_len, self._window + self.spec.block_size - 1) for seq_len in seq_lens]
         return SDPAMetadata(
             slot_rows=self._slot_rows(common.slot_mapping),
-            decodes=[self._decode_group(common, starts, seq_lens, reqs) for reqs in self._groups(decoding, seq_lens)],
+            decodes=[self._decode_group(common, starts, seq_lens, reqs) for reqs in self._groups(decoding, sizes)],
             prefills=[
                 self._prefill(common, req, starts[req], count, seq_lens[req])
                 for req, count in enumerate(counts)
@@ -119,22 +127,25 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
     def _num_blocks(self, seq_len: int) -> int:
         return -(-seq_len // self.spec.block_size)
 
-    def _groups(self, reqs: list[int], seq_lens: list[int]) -> Iterator[list[int]]:
-        """Split requests so that a group's blocks, padded to its longest, fit into the workspace's limit."""
+    def _groups(self, reqs: list[int], sizes: list[int]) -> Iterator[list[int]]:
+        """Split requests so that a group's blocks, padded to its longest, fit into the workspace's limit.
+
+        ``sizes`` are tokens to gather at most, by request.
+        """
         if not reqs:
             return
         limit = max(1, _GROUP_BYTES // self.spec.page_size_bytes)
-        lens = [seq_lens[req] for req in reqs]
+        lens = [sizes[req] for req in reqs]
         if max(lens) * len(lens) > 2 * sum(lens):
             # Most of the computation would be padding: those of similar length together.
-            reqs = sorted(reqs, key=seq_lens.__getitem__, reverse=True)
+            reqs = sorted(reqs, key=sizes.__getitem__, reverse=True)
         group: list[int] = []
         width = 0
         for req in reqs:
-            wider = max(width, self._num_blocks(seq_lens[req]))
-            if group and ((len(group) + 1) * wider > limit or wider > 2 * self._num_blocks(seq_lens[req])):
+            wider = max(width, self._num_blocks(sizes[req]))
+            if group and ((len(group) + 1) * wider > limit or wider > 2 * self._num_blocks(sizes[req])):
                 yield group
-                group, wider = [], self._num_blocks(seq_lens[req])
+                group, wider = [], self._num_blocks(sizes[req])
             group.append(req)
             width = wider
         yield group
@@ -142,14 +153,10 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
     def _decode_group(
         self, common: CommonAttentionMetadata, starts: list[int], seq_lens: list[int], reqs: list[int]
     ) -> DecodeGroup:
-        longest = max(seq_lens[req] for req in reqs)
         members = self._indices(reqs)
-        blocks = common.block_table_tensor[members, : self._num_blocks(longest)]
-        mask = None
-        if any(seq_lens[req] != longest for req in reqs):
-            hidden = torch.arange(longest, device=self.device) >= common.seq_lens[members].unsqueeze(1)
-            mask = torch.zeros(hidden.shape, dtype=self.spec.dtype, device=self.device)
-            mask = mask.masked_fill_(hidden, -torch.inf).view(len(reqs), 1, 1, longest)
+        blocks, lens, skipped = self._seen(common, members, [seq_lens[req] for req in reqs])
+        longest = max(lens)
+        mask = self._decode_mask(lens, skipped, longest)
         rows = self.cache_rows(blocks)
         workspace = self._room_for(rows)
         keys, values = self._views(workspace, len(reqs), longest)
@@ -161,18 +168,55 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         tokens = self._indices([starts[req] for req in reqs])
         return DecodeGroup(tokens, rows, workspace, keys, values, mask, as_products)
 
+    def _seen(
+        self, common: CommonAttentionMetadata, members: slice | torch.Tensor, seq_lens: list[int]
+    ) -> tuple[torch.Tensor, list[int], list[int]]:
+        """What the last token of each request sees.
+
+        Returns: blocks ``[reqs, width]``, tokens in them by request, and how many of the first of these it does not
+            see.
+        """
+        window, block_size = self._window, self.spec.block_size
+        table = common.block_table_tensor[members]
+        if window is None or max(seq_lens) <= window:
+            return table[:, : self._num_blocks(max(seq_lens))], seq_lens, [0] * len(seq_lens)
+        skipped = [max(0, seq_len - window) for seq_len in seq_lens]
+        first = [skip // block_size for skip in skipped]
+        lens = [seq_len - block * block_size for seq_len, block in zip(seq_lens, first, strict=True)]
+        columns = torch.tensor(first, device=self.device).unsqueeze(1) + torch.arange(
+            self._num_blocks(max(lens)), device=self.device
+        )
+        # The padding of a shorter request: any block will do.
+        blocks = table.gather(1, columns.clamp_(max=table.shape[1] - 1))
+        return blocks, lens, [skip % block_size for skip in skipped]
+
+    def _decode_mask(self, lens: list[int], skipped: list[int], longest: int) -> torch.Tensor | None:
+        """Additive ``[reqs, 1, 1, longest]``: a request sees its tokens but the first ``skipped``."""
+        if min(lens) == longest and not any(skipped):
+            return None
+        ends, begins = torch.tensor([lens, skipped], device=self.device).unsqueeze(-1)
+        places = torch.arange(longest, device=self.device)
+        mask = torch.zeros((len(lens), longest), dtype=self.spec.dtype, device=self.device)
+        return mask.masked_fill_((places >= ends) | (places < begins), -torch.inf).view(-1, 1, 1, longest)
+
     def _prefill(self, common: CommonAttentionMetadata, req: int, start: int, num_tokens: int, seq_len: int) -> Prefill:
         tokens = slice(start, start + num_tokens)
-        if num_tokens == seq_len:
+        window = self._window or seq_len
+        if num_tokens == seq_len <= window and not self._needs_tiles:
             return Prefill(tokens, self._heads, self._workspace, self._workspace, self._workspace, [])
+        first_block = max(0, seq_len - num_tokens + 1 - window) // self.spec.block_size
+        gathered_len = seq_len - first_block * self.spec.block_size
         tiles = []
         for first in range(0, num_tokens, _TILE):
             count = min(_TILE, num_tokens - first)
-            seen = seq_len - num_tokens + first + count
-            tiles.append((slice(start + first, start + first + count), seen, self._causal_mask(count, seen)))
-        rows = self.cache_rows(common.block_table_tensor[req : req + 1, : self._num_blocks(seq_len)])
+            end = gathered_len - num_tokens + first + count
+            seen = slice(max(0, end - count + 1 - window), end)
+            mask = self._causal_mask(count, end - seen.start)
+            tiles.append((slice(start + first, start + first + count), seen, mask))
+        table = common.block_table_tensor[req : req + 1, first_block : self._num_blocks(seq_len)]
+        rows = self.cache_rows(table)
         workspace = self._room_for(rows)
-        return Prefill(tokens, rows, workspace, *self._views(workspace, 1, seq_len), tiles)
+        return Prefill(tokens, rows, workspace, *self._views(workspace, 1, gathered_len), tiles)
 
     def _indices(self, numbers: list[int]) -> slice | torch.Tensor:
         """An index for ``numbers``; a slice, which copies nothing, where they are consecutive."""
@@ -182,11 +226,16 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         return torch.tensor(numbers, device=self.device)
 
     def _causal_mask(self, count: int, seen: int) -> torch.Tensor:
-        """``[count, seen]``: the last token sees all, each before it one less. A view of one matrix for all sizes."""
+        """``[count, seen]``: the last token sees up to the last, each before it one less, none beyond the window.
+
+        A view of one matrix for all sizes.
+        """
         if seen > self._causal.shape[1]:
             width = max(seen, 2 * self._causal.shape[1])
             full = torch.full((_TILE, width), -torch.inf, dtype=self.spec.dtype, device=self.device)
             self._causal = full.triu_(width - _TILE + 1)
+            if self._window is not None:
+                self._causal += full.new_full(full.shape, -torch.inf).tril_(width - _TILE - self._window)
         return self._causal[_TILE - count :, self._causal.shape[1] - seen :]
 
     def _views(self, workspace: torch.Tensor, num_reqs: int, seq_len: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -31,6 +31,10 @@ class MyDummyAttention(AttentionBackend):
         return MyDummyAttentionMetadataBuilder
 
     @classmethod
+    def supports_sliding_window(cls) -> bool:
+        return True
+
+    @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
         return (KVCacheLayout.BLHNC,)
 
@@ -84,7 +88,7 @@ class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        for option in ("alibi_slopes", "sliding_window", "logits_soft_cap", "kv_sharing_target_layer_name"):
+        for option in ("alibi_slopes", "logits_soft_cap", "kv_sharing_target_layer_name"):
             if getattr(self, option) is not None:
                 raise ValueError(f"attention backend DUMMY_ATTN does not compute {option}")
 
@@ -118,10 +122,12 @@ class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
         content = content.repeat_interleave(self.num_heads // self.num_kv_heads, dim=0)
         keys, values = content.split(self.head_size, dim=-1)
         scores = query.transpose(0, 1) @ keys.transpose(1, 2) * self.scale
-        # The query tokens are the last of the sequence; none may look at tokens after itself.
+        # The query tokens are the last of the sequence; none may look at tokens after itself, or before its window.
         query_positions = torch.arange(seq_len - num_queries, seq_len, device=query.device)
         key_positions = torch.arange(seq_len, device=query.device)
-        is_later = key_positions > query_positions[:, None]
-        scores = scores.masked_fill(is_later, float("-inf"))
+        is_hidden = key_positions > query_positions[:, None]
+        if self.sliding_window is not None:
+            is_hidden |= key_positions <= query_positions[:, None] - self.sliding_window
+        scores = scores.masked_fill(is_hidden, float("-inf"))
         weights = scores.softmax(dim=-1, dtype=torch.float32).to(values.dtype)
         return (weights @ values).transpose(0, 1)

@@ -11,7 +11,13 @@ from torch import nn
 from vllm_ext import SamplingParams, WorkerBase
 from vllm_ext.contracts.attention import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
 from vllm_ext.contracts.forward_context import set_forward_context
-from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCacheLayout, KVCacheSpec
+from vllm_ext.contracts.kv_cache import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheLayout,
+    KVCacheSpec,
+)
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.contracts.worker import CompilationTimes
@@ -66,7 +72,7 @@ class MyDummyWorker(WorkerBase):
         self.block_size = self.cache_config.block_size
         self.tp_group: GroupCoordinator | None = None
         self.model: nn.Module | None = None
-        self.group: KVCacheGroup | None = None
+        self.groups: list[KVCacheGroup] = []
 
     # Start-up, in the order of the calls -----------------------------------------------------------------------------
 
@@ -99,9 +105,10 @@ class MyDummyWorker(WorkerBase):
         return int(platform.get_device_total_memory() - platform.get_current_memory_usage()) // 2
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
-        if len(kv_cache_config.kv_cache_groups) != 1:
-            raise ValueError("MyDummyWorker serves models whose layers all have the same kind of KV cache")
-        (group,) = kv_cache_config.kv_cache_groups
+        # More than one where layers differ, for example in their sliding window.
+        self.groups = [self._initialize_group(kv_cache_config, group) for group in kv_cache_config.kv_cache_groups]
+
+    def _initialize_group(self, kv_cache_config: KVCacheConfig, group: KVCacheGroupSpec) -> KVCacheGroup:
         spec = group.kv_cache_spec
         if not isinstance(spec, FullAttentionSpec):
             raise ValueError(f"MyDummyWorker cannot store what {type(spec).__name__} describes")
@@ -119,7 +126,7 @@ class MyDummyWorker(WorkerBase):
             layers[name].bind_kv_cache(kv_cache.select(layout.layer_dim, number))
         names = list(group.layer_names)
         builder_cls = layers[names[0]].attn_backend.get_builder_cls()
-        self.group = KVCacheGroup(names, builder_cls(spec, names, self.vllm_config, self.device))
+        return KVCacheGroup(names, builder_cls(spec, names, self.vllm_config, self.device))
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
         self._profile(1)
@@ -149,7 +156,7 @@ class MyDummyWorker(WorkerBase):
 
     def shutdown(self) -> None:
         self.requests.clear()
-        self.group = None
+        self.groups.clear()
         self.model = None
         # The layers hold the KV cache.
         self.compilation_config.static_forward_context.clear()
@@ -168,7 +175,8 @@ class MyDummyWorker(WorkerBase):
         self._continue_requests(scheduler_output.scheduled_cached_reqs)
 
     def _add_request(self, new: NewRequestData) -> None:
-        (block_ids,) = new.block_ids
+        # One list for each group of layers; the engine gives all groups the same blocks.
+        block_ids = new.block_ids[0]
         self.requests[new.req_id] = RequestState(
             token_ids=list(new.prompt_token_ids),
             num_output_tokens=new.num_output_tokens,
@@ -200,8 +208,9 @@ class MyDummyWorker(WorkerBase):
         input_ids = [token for span in spans for token in span.request.token_ids[span.first : span.last]]
         positions = [position for span in spans for position in range(span.first, span.last)]
         common = self._common_metadata(spans)
-        metadata = self.group.builder.build(0, common)
-        by_layer: dict[str, AttentionMetadata] = dict.fromkeys(self.group.layer_names, metadata)
+        by_layer: dict[str, AttentionMetadata] = {}
+        for group in self.groups:
+            by_layer |= dict.fromkeys(group.layer_names, group.builder.build(0, common))
         additional = self.current_platform.set_additional_forward_context(
             attn_metadata=by_layer, vllm_config=self.vllm_config, num_tokens=len(input_ids)
         )

@@ -1,0 +1,166 @@
+"""The decoder that Llama and its relatives share: rotary positions, grouped-query attention, gated feed-forward.
+
+A family is a subclass of :class:`DecoderForCausalLM` that reads its :class:`DecoderConfig`; parameters have the names
+of its checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from vllm_ext.attention.layer import Attention
+from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
+from vllm_ext.layers.activation import SiluAndMul
+from vllm_ext.layers.layernorm import RMSNorm
+from vllm_ext.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
+from vllm_ext.layers.rotary_embedding import RotaryEmbedding, get_rope
+from vllm_ext.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm_ext.models.decoder_config import DecoderConfig
+from vllm_ext.models.weights import load_stacked_weights
+
+
+class DecoderMLP(nn.Module):
+    """Gate and up projection in one product, SiLU, down projection."""
+
+    def __init__(self, config: DecoderConfig) -> None:
+        super().__init__()
+        hidden, intermediate, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_up_proj = MergedColumnParallelLinear(hidden, [intermediate] * 2, bias)
+        self.act_fn = SiluAndMul()
+        self.down_proj = RowParallelLinear(intermediate, hidden, bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(self.act_fn(self.gate_up_proj(x)))
+
+
+class DecoderAttention(nn.Module):
+    """Query, key and value in one product, norms where the family has them, rotation, attention, output projection."""
+
+    def __init__(self, config: DecoderConfig, rotary_emb: RotaryEmbedding, window: int | None, prefix: str) -> None:
+        super().__init__()
+        hidden, self.head_size = config.hidden_size, config.head_size
+        self.qkv_proj = QKVParallelLinear(
+            hidden, self.head_size, config.num_heads, config.num_kv_heads, config.qkv_bias
+        )
+        num_heads, num_kv_heads = self.qkv_proj.num_heads, self.qkv_proj.num_kv_heads
+        self.q_size, self.kv_size = num_heads * self.head_size, num_kv_heads * self.head_size
+        self.has_norms = config.qk_norm
+        if self.has_norms:
+            self.q_norm = RMSNorm(self.head_size, config.rms_norm_eps)
+            self.k_norm = RMSNorm(self.head_size, config.rms_norm_eps)
+        self.rotary_emb = rotary_emb
+        self.attn = Attention(
+            num_heads,
+            self.head_size,
+            self.head_size**-0.5,
+            num_kv_heads,
+            per_layer_sliding_window=window,
+            prefix=f"{prefix}.attn",
+        )
+        self.o_proj = RowParallelLinear(config.num_heads * self.head_size, hidden, config.o_bias)
+
+    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+        qk, value = self.qkv_proj(hidden_states).split([self.q_size + self.kv_size, self.kv_size], dim=-1)
+        if self.has_norms:
+            qk = self._normalise(qk)
+        # Query and key heads lie side by side and are rotated alike: one call for both.
+        qk, _ = self.rotary_emb(positions, qk)
+        query, key = qk.split([self.q_size, self.kv_size], dim=-1)
+        return self.o_proj(self.attn(query, key, value))
+
+    def _normalise(self, qk: torch.Tensor) -> torch.Tensor:
+        """Each head by itself."""
+        query, key = qk.unflatten(-1, (-1, self.head_size)).split(
+            [self.q_size // self.head_size, self.kv_size // self.head_size], dim=1
+        )
+        return torch.cat((self.q_norm(query), self.k_norm(key)), dim=1).flatten(1)
+
+
+class DecoderLayer(nn.Module):
+    """Attention and feed-forward, each behind a norm; the residual is added within the norms."""
+
+    def __init__(self, config: DecoderConfig, rotary_emb: RotaryEmbedding, window: int | None, prefix: str) -> None:
+        super().__init__()
+        self.self_attn = DecoderAttention(config, rotary_emb, window, f"{prefix}.self_attn")
+        self.mlp = DecoderMLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(
+        self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if residual is None:
+            residual, hidden_states = hidden_states, self.input_layernorm(hidden_states)
+        else:
+            hidden_states, residual = self.input_layernorm(hidden_states, residual)
+        hidden_states = self.self_attn(positions, hidden_states)
+        hidden_states, residual = self.post_attention_layernorm(hidden_states, residual)
+        return self.mlp(hidden_states), residual
+
+
+class DecoderModel(nn.Module):
+    """Embedding, layers and final norm."""
+
+    def __init__(self, config: DecoderConfig, rotary_emb: RotaryEmbedding, prefix: str) -> None:
+        super().__init__()
+        self.embed_tokens = VocabParallelEmbedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, rotary_emb, window, f"{prefix}.layers.{i}") for i, window in enumerate(config.windows)
+        )
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        hidden_states, residual = self.embed_tokens(input_ids), None
+        for layer in self.layers:
+            hidden_states, residual = layer(positions, hidden_states, residual)
+        hidden_states, _ = self.norm(hidden_states, residual)
+        return hidden_states
+
+
+class DecoderForCausalLM(nn.Module):
+    """The model contract for checkpoints of Hugging Face; a family says how its ``config.json`` is read."""
+
+    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+
+    @classmethod
+    def read_config(cls, config: HFConfig) -> DecoderConfig:
+        """The decoder that ``config`` describes."""
+        raise NotImplementedError(f"{cls.__name__} does not say how its config.json is read")
+
+    def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
+        super().__init__()
+        hf_config, max_model_len = vllm_config.model_config.hf_config, vllm_config.model_config.max_model_len
+        config = self.read_config(hf_config)
+        rotary_emb = get_rope(hf_config, config.head_size, max_model_len)
+        self.tied = config.tie_word_embeddings
+        self.model = DecoderModel(config, rotary_emb, f"{prefix}.model" if prefix else "model")
+        self.lm_head = ParallelLMHead(config.vocab_size, config.hidden_size)
+        if self.tied:
+            self.lm_head.tie_weights(self.model.embed_tokens)
+
+    def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
+        return self.model.embed_tokens(input_ids)
+
+    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        return self.model(input_ids, positions)
+
+    def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.lm_head(hidden_states)
+
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+        stacked = {
+            "q_proj": ("qkv_proj", "q"),
+            "k_proj": ("qkv_proj", "k"),
+            "v_proj": ("qkv_proj", "v"),
+            "gate_proj": ("gate_up_proj", 0),
+            "up_proj": ("gate_up_proj", 1),
+        }
+        ignored = ["rotary_emb.inv_freq", *(["lm_head.weight"] if self.tied else [])]
+        return load_stacked_weights(self, weights, stacked, ignored)
