@@ -1,3 +1,17 @@
-from setuptools import setup
+from setuptools import Extension, setup
 
-setup()
+# Kernels for processors. Where they cannot be compiled, the package installs without them and torch computes.
+setup(
+    ext_modules=[
+        Extension(
+            "vllm_ext._C",
+            ["vllm_ext/csrc/kernels.c", "vllm_ext/csrc/module.c"],
+            depends=["vllm_ext/csrc/kernels.h"],
+            # Not linked with -ffast-math: that would change the floating-point mode of the whole process.
+            extra_compile_args=["-O3", "-ffast-math", "-fopenmp"],
+            extra_link_args=["-fopenmp"],
+            libraries=["m"],
+            optional=True,
+        )
+    ]
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
+from support.device import BACKEND_OF_CPU
 from support.plugins import write_distribution
 
 PLATFORM_CLASS = """
@@ -38,7 +39,7 @@ def test_every_slot_has_what_was_chosen_and_who_chose_it(vllm_ext):
     assert steps(done, "worker") == [
         ("vllm_ext.worker.worker.Worker", "chosen", "platform 'cpu' chose it", "platform:cpu")
     ]
-    assert steps(done, "attention")[0][0] == "vllm_ext.attention.backends.sdpa.SDPABackend"
+    assert steps(done, "attention")[0][0] == f"{BACKEND_OF_CPU.__module__}.{BACKEND_OF_CPU.__qualname__}"
     assert steps(done, "communicator")[0][1] == "chosen"
     assert "rms_norm" in str(steps(done, "ops"))
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from support.device import BACKEND_OF_CPU
 
 from vllm_ext import DeviceCommunicatorBase, PlatformEnum, WorkerBase
 from vllm_ext.attention.backends.sdpa import SDPABackend
@@ -91,7 +92,7 @@ def test_a_class_path_that_leads_nowhere_is_reported_with_who_named_it(named, me
 
 
 def test_the_attention_backend_is_the_platforms():
-    assert make().attention_factory(LAYER, 8) is SDPABackend
+    assert make().attention_factory(LAYER, 8) is BACKEND_OF_CPU
 
 
 def test_a_backend_that_cannot_serve_the_layer_is_refused_with_every_reason():
@@ -112,7 +113,7 @@ def test_a_platform_without_an_attention_backend_is_named():
 
 
 def test_a_name_that_the_platform_does_not_have_is_refused_by_it():
-    with pytest.raises(ConfigError, match="'FLASH', which platform 'cpu' does not have; it has: SDPA"):
+    with pytest.raises(ConfigError, match="'FLASH', which platform 'cpu' does not have; it has: CPU_ATTN, SDPA"):
         make(CpuPlatform, attention__backend="FLASH").attention_factory(LAYER, 8)
 
 

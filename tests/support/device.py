@@ -10,7 +10,11 @@ from typing import Any
 
 import torch
 
+from vllm_ext import _custom_ops
+from vllm_ext.attention.backends.cpu_attn import CPUAttentionBackend
+from vllm_ext.attention.backends.sdpa import SDPABackend
 from vllm_ext.config import Override, load_config
+from vllm_ext.contracts.attention import AttentionBackend
 from vllm_ext.contracts.kv_cache import KVCacheConfig
 from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
@@ -19,6 +23,8 @@ from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.engine.kv_cache_config import common_layout, make_kv_cache_config
 
+BACKEND_OF_CPU: type[AttentionBackend] = CPUAttentionBackend if _custom_ops.why_missing() is None else SDPABackend
+"""What the in-tree platform chooses in float32: the compiled kernels, where this environment has them."""
 GREEDY = SamplingParams(temperature=0.0, max_tokens=None)
 
 

@@ -69,6 +69,11 @@ class CustomOp(nn.Module):
     def forward_oot(self, *args: Any, **kwargs: Any) -> Any:
         return self.forward_native(*args, **kwargs)
 
+    @classmethod
+    def can_run(cls, method: str) -> bool:
+        """Whether ``method``, such as ``forward_cpu``, can compute in the engine being built; asked at construction."""
+        return True
+
     def _choose_forward(self) -> Callable[..., Any]:
         name = getattr(type(self), "name", type(self).__name__)
         bound: Callable[..., Any] = getattr(self, choose_forward(type(self), name))
@@ -114,13 +119,15 @@ def find_replacement(op_cls: type) -> type | None:
     return CUSTOM_OPS.find_oot(op_cls, device.distribution, device.foreign_distributions)
 
 
-def choose_forward(op_cls: type, name: str) -> str:
+def choose_forward(op_cls: type[CustomOp], name: str) -> str:
     """The method of ``op_cls`` that computes op ``name`` in the engine being built."""
     if not is_enabled(name, get_current_vllm_config().compilation_config.custom_ops):
         return "forward_native"
     method = _FORWARD_BY_PLATFORM.get(current_platform.get()._enum, "forward_native")
     # A method that only delegates is skipped, so that the native op costs one call and not two.
-    return "forward_native" if getattr(op_cls, method) is getattr(CustomOp, method) else method
+    if getattr(op_cls, method) is getattr(CustomOp, method) or not op_cls.can_run(method):
+        return "forward_native"
+    return method
 
 
 def is_enabled(name: str, custom_ops: Sequence[str]) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
+from vllm_ext.layers.kernels import kernels_are_usable
 
 
 @CustomOp.register("silu_and_mul")
@@ -15,3 +17,13 @@ class SiluAndMul(CustomOp):
     def forward_native(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
+
+    @classmethod
+    def can_run(cls, method: str) -> bool:
+        return method != "forward_cpu" or kernels_are_usable()
+
+    def forward_cpu(self, x: torch.Tensor) -> torch.Tensor:
+        """One pass over ``x`` in a compiled kernel; as :meth:`forward_native`."""
+        if x.dtype is not torch.float32:
+            return self.forward_native(x)
+        return _custom_ops.silu_and_mul(x.contiguous())

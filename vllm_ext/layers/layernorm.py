@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
+from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
+from vllm_ext.layers.kernels import kernels_are_usable
 from vllm_ext.layers.linear import copy_checked, new_parameter
 
 
@@ -32,6 +34,19 @@ class RMSNorm(CustomOp):
             return self._normalise(x)
         residual.add_(x)
         return self._normalise(residual), residual
+
+    @classmethod
+    def can_run(cls, method: str) -> bool:
+        return method != "forward_cpu" or kernels_are_usable()
+
+    def forward_cpu(
+        self, x: torch.Tensor, residual: torch.Tensor | None = None
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """One pass over ``x`` in a compiled kernel; as :meth:`forward_native`."""
+        if x.dtype is not torch.float32 or not (residual is None or residual.is_contiguous()):
+            return self.forward_native(x, residual)
+        normalised = _custom_ops.rms_norm(x.contiguous(), self.weight, self.variance_epsilon, residual)
+        return normalised if residual is None else (normalised, residual)
 
     def _normalise(self, x: torch.Tensor) -> torch.Tensor:
         # By way of the norm, which is one kernel: fewer passes over x than squares and their mean.

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
 from vllm_ext.contracts.vllm_config import HFConfig, get_current_vllm_config
+from vllm_ext.layers.kernels import kernels_are_usable
 from vllm_ext.layers.rope_scaling import Rope
 
 
@@ -44,6 +46,20 @@ class RotaryEmbedding(CustomOp):
         cos, sin = self.cos_sin_cache.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
         rotated_key = None if key is None else self._rotate(key, cos, sin)
         return self._rotate(query, cos, sin), rotated_key
+
+    @classmethod
+    def can_run(cls, method: str) -> bool:
+        return method != "forward_cpu" or kernels_are_usable()
+
+    def forward_cpu(
+        self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """One pass over each tensor in a compiled kernel; as :meth:`forward_native`."""
+        if query.dtype is not torch.float32:
+            return self.forward_native(positions, query, key)
+        rotate = _custom_ops.rotary_embedding
+        rotated_key = None if key is None else rotate(positions, key, self.cos_sin_cache, self.head_size)
+        return rotate(positions, query, self.cos_sin_cache, self.head_size), rotated_key
 
     def _rotate(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
         heads = x.view(x.shape[0], -1, self.head_size)

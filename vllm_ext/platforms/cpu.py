@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from vllm_ext import _custom_ops
 from vllm_ext.contracts.platform import AttentionSelectorConfig, Platform, PlatformEnum
-from vllm_ext.errors import ConfigError
+from vllm_ext.errors import ConfigError, listing
 from vllm_ext.platforms.host_memory import num_usable_cpus, read_host_memory
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.vllm_config import VllmConfig
+
+
+_BACKENDS = {
+    "CPU_ATTN": "vllm_ext.attention.backends.cpu_attn.CPUAttentionBackend",
+    "SDPA": "vllm_ext.attention.backends.sdpa.SDPABackend",
+}
 
 
 class CpuPlatform(Platform):
@@ -63,12 +70,14 @@ class CpuPlatform(Platform):
     def get_attn_backend_cls(
         cls, selected_backend: str | None, attn_selector_config: AttentionSelectorConfig, num_heads: int | None = None
     ) -> str:
-        if selected_backend not in (None, "SDPA"):
+        if selected_backend is None:
+            selected_backend = "CPU_ATTN" if _custom_ops.are_usable(attn_selector_config.dtype) else "SDPA"
+        if selected_backend not in _BACKENDS:
             raise ConfigError(
-                f"attention.backend is {selected_backend!r}, which platform 'cpu' does not have; it has: SDPA. "
-                "A backend of your own is named by its class path"
+                f"attention.backend is {selected_backend!r}, which platform 'cpu' does not have; it has: "
+                f"{listing(_BACKENDS)}. A backend of your own is named by its class path"
             )
-        return "vllm_ext.attention.backends.sdpa.SDPABackend"
+        return _BACKENDS[selected_backend]
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:

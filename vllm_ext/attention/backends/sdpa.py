@@ -56,20 +56,35 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
     ) -> torch.Tensor:
         if attn_metadata is None:
             return output
-        content = torch.cat((key, value), dim=-1).view(-1, 2 * self.head_size)
-        # The padding of a gather reads blocks of other requests with weight 0: nothing there may be NaN or infinite.
-        content.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-        kv_cache.view(-1, 2 * self.head_size).index_copy_(0, attn_metadata.slot_rows, content)
+        self._store(key, value, kv_cache, attn_metadata)
         # A row for each block and KV head.
         cache_rows = kv_cache.view(-1, kv_cache.shape[2] * kv_cache.shape[3])
-        for group in attn_metadata.decodes:
-            self._decode(group, query, cache_rows, output)
+        self._decode_all(query, kv_cache, cache_rows, attn_metadata, output)
         for prefill in attn_metadata.prefills:
             if prefill.tiles:
                 self._prefill_with_context(prefill, query, cache_rows, output)
             else:
                 self._prefill(prefill.tokens, query, key, value, output)
         return output
+
+    def _store(self, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, metadata: SDPAMetadata) -> None:
+        """Put the step's keys and values into the cache."""
+        content = torch.cat((key, value), dim=-1).view(-1, 2 * self.head_size)
+        # The padding of a gather reads blocks of other requests with weight 0: nothing there may be NaN or infinite.
+        content.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
+        kv_cache.view(-1, 2 * self.head_size).index_copy_(0, metadata.slot_rows, content)
+
+    def _decode_all(
+        self,
+        query: torch.Tensor,
+        kv_cache: torch.Tensor,
+        cache_rows: torch.Tensor,
+        metadata: SDPAMetadata,
+        output: torch.Tensor,
+    ) -> None:
+        """Requests with one query token each."""
+        for group in metadata.decodes:
+            self._decode(group, query, cache_rows, output)
 
     def _decode(self, group: DecodeGroup, query: torch.Tensor, cache_rows: torch.Tensor, output: torch.Tensor) -> None:
         """One query token each of several requests, over their gathered blocks."""

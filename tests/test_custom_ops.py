@@ -1,0 +1,168 @@
+"""The compiled kernels against torch in float64."""
+
+from __future__ import annotations
+
+import math
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vllm_ext import _custom_ops
+
+needs_kernels = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason=str(_custom_ops.why_missing()))
+pytestmark = needs_kernels
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+ROWS_AND_SIZES = [(1, 64), (3, 48), (16, 512), (100, 333)]
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("rows", "size"), ROWS_AND_SIZES)
+class TestRowByRow:
+    def test_rms_norm(self, rows, size):
+        x, weight = randn(rows, size), randn(size, seed=1)
+
+        normed = _custom_ops.rms_norm(x, weight, 1e-3, None)
+
+        torch.testing.assert_close(normed.double(), F.rms_norm(x.double(), (size,), weight.double(), 1e-3), **CLOSE)
+
+    def test_rms_norm_adds_to_the_residual_first(self, rows, size):
+        x, residual, weight = randn(rows, size), randn(rows, size, seed=2), randn(size, seed=1)
+        total = x + residual
+
+        normed = _custom_ops.rms_norm(x, weight, 1e-3, residual)
+
+        assert torch.equal(residual, total)
+        torch.testing.assert_close(normed.double(), F.rms_norm(total.double(), (size,), weight.double(), 1e-3), **CLOSE)
+
+    def test_silu_and_mul(self, rows, size):
+        x = randn(rows, 2 * size) * 5
+        gate, up = x.double().chunk(2, dim=-1)
+
+        torch.testing.assert_close(_custom_ops.silu_and_mul(x).double(), F.silu(gate) * up, **CLOSE)
+
+
+@pytest.mark.parametrize("head_size", [8, 64, 80])
+@pytest.mark.parametrize("tokens", [1, 200])
+def test_rotary_embedding_turns_each_pair_by_its_angle(head_size, tokens):
+    half = head_size // 2
+    positions = torch.arange(tokens).flip(0) * 3
+    angles = torch.outer(torch.arange(700.0), 10000.0 ** -(torch.arange(half) / half))
+    cache = torch.cat((angles.cos(), angles.cos(), -angles.sin(), angles.sin()), dim=-1)
+    x = randn(tokens, 5 * head_size)[:, : 3 * head_size]
+
+    rotated = _custom_ops.rotary_embedding(positions, x, cache, head_size).view(tokens, 3, head_size)
+
+    pairs = torch.complex(*x.double().reshape(tokens, 3, 2, half).unbind(2))
+    expected = pairs * torch.polar(torch.ones_like(angles[positions]).double(), angles[positions].double()).unsqueeze(1)
+    torch.testing.assert_close(rotated.double(), torch.cat((expected.real, expected.imag), dim=-1), **CLOSE)
+
+
+class Cache:
+    """Requests of ``lens`` tokens in scattered blocks, stored by the kernel."""
+
+    def __init__(self, lens: list[int], kv_heads: int, head_size: int, block_size: int, seed: int) -> None:
+        self.lens, self.kv_heads, self.head_size = lens, kv_heads, head_size
+        widths = [-(-length // block_size) for length in lens]
+        blocks = random.Random(seed).sample(range(sum(widths) + 2), sum(widths))
+        self.table = torch.zeros(len(lens), max(widths) + 1, dtype=torch.int32)
+        for row, width in enumerate(widths):
+            self.table[row, :width] = torch.tensor([blocks.pop() for _ in range(width)])
+        self.cache = torch.full((sum(widths) + 2, kv_heads, block_size, 2 * head_size), torch.nan)
+        self.keys = [randn(length, kv_heads, head_size, seed=seed + row) for row, length in enumerate(lens)]
+        self.values = [randn(length, kv_heads, head_size, seed=~(seed + row)) for row, length in enumerate(lens)]
+        for row, length in enumerate(lens):
+            places = torch.arange(length)
+            slots = self.table[row, places // block_size].long() * block_size + places % block_size
+            _custom_ops.reshape_and_cache(self.keys[row], self.values[row], self.cache, slots)
+
+    def decode(self, query: torch.Tensor, **options: float) -> torch.Tensor:
+        """Request ``i``'s token stands at ``len(lens) - 1 - i`` of the batch."""
+        output = torch.full(query.shape, torch.nan)
+        rows = torch.arange(len(self.lens))
+        lens = torch.tensor(self.lens, dtype=torch.int32)
+        _custom_ops.paged_attention_decode(
+            output, query, self.cache, self.table, lens, rows.flip(0), rows, max(self.lens), 0.3, **options
+        )
+        return output.flip(0)
+
+    def expected(self, query: torch.Tensor, window: int = 0, cap: float = 0.0) -> torch.Tensor:
+        """Attention written out in float64."""
+        results = []
+        for q, keys, values in zip(query.flip(0).double(), self.keys, self.values, strict=True):
+            first = max(0, len(keys) - window) if window else 0
+            group = q.shape[0] // self.kv_heads
+            k = keys[first:].double().repeat_interleave(group, dim=1)
+            v = values[first:].double().repeat_interleave(group, dim=1)
+            scores = torch.einsum("hd,thd->ht", q, k) * 0.3
+            scores = cap * torch.tanh(scores / cap) if cap else scores
+            results.append(torch.einsum("ht,thd->hd", scores.softmax(-1), v))
+        return torch.stack(results)
+
+
+@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@given(
+    st.lists(st.integers(1, 70), min_size=1, max_size=5),
+    st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
+    st.sampled_from([8, 64, 80, 128]),
+    st.sampled_from([1, 4, 16]),
+    st.sampled_from([0, 1, 5, 33]),
+    st.sampled_from([0.0, 0.7]),
+    st.integers(0, 2**16),
+)
+def test_decoding_attends_to_what_was_stored(lens, heads, head_size, block_size, window, cap, seed):
+    """Nothing else: what was never stored is NaN here."""
+    num_heads, kv_heads = heads
+    cache = Cache(lens, kv_heads, head_size, block_size, seed)
+    query = randn(len(lens), num_heads * head_size + 3, seed=seed)[:, : num_heads * head_size]
+    query = query.unflatten(1, (num_heads, head_size))
+
+    attended = cache.decode(query, sliding_window=window, logits_soft_cap=cap)
+
+    torch.testing.assert_close(attended.double(), cache.expected(query, window, cap), rtol=1e-4, atol=1e-4)
+
+
+def test_a_long_context():
+    cache = Cache([3000, 1], 2, 64, 16, seed=1)
+    query = randn(2, 4, 64)
+
+    torch.testing.assert_close(cache.decode(query).double(), cache.expected(query), rtol=1e-4, atol=1e-4)
+
+
+def test_the_floating_point_mode_of_the_process_stays_as_it_is():
+    """A library built for speed alone may turn off small numbers everywhere."""
+    program = "import torch; from vllm_ext import _custom_ops; print((torch.tensor([1e-40]) * 1).item() > 0)"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "True\n"
+
+
+def test_more_than_one_openmp_library_is_a_reason_not_to_use_them(monkeypatch):
+    monkeypatch.setattr(_custom_ops, "_loaded_openmp", lambda: {"libgomp.so.1", "libiomp5.so"})
+    _custom_ops.why_missing.cache_clear()
+
+    assert _custom_ops.why_missing() == "two OpenMP libraries are loaded: libgomp.so.1, libiomp5.so"
+    _custom_ops.why_missing.cache_clear()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_another_dtype_is_refused(dtype):
+    with pytest.raises(TypeError, match=f"the kernels take float32 in host memory, given {dtype} on cpu"):
+        _custom_ops.silu_and_mul(torch.ones(1, 2, dtype=dtype))
+
+
+def test_wrong_arguments_are_an_error():
+    with pytest.raises(TypeError, match="rms_norm takes 8 arguments, given 2"):
+        _custom_ops._C.rms_norm(1, 2)
+    with pytest.raises(TypeError):
+        _custom_ops._C.silu_and_mul("x", 1, 1, 1, 1)
+    assert not math.isnan(_custom_ops.silu_and_mul(torch.ones(1, 2)).item())

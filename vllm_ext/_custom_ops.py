@@ -1,0 +1,194 @@
+"""The compiled kernels as functions on tensors: float32, on processors.
+
+They are there where the package was installed with a C compiler, and where torch's own OpenMP serves them too: a second
+one would have threads of its own, and the two would take the processors from each other.
+"""
+
+from __future__ import annotations
+
+import importlib
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+# Before the kernels, so that they find its OpenMP loaded.
+import torch
+
+try:
+    _C: Any = importlib.import_module("vllm_ext._C")
+except ImportError:
+    _C = None
+
+_OPENMP = re.compile(r"/(lib[gi]?omp\d?[.-]\S*)$", re.MULTILINE)
+
+
+@cache
+def why_missing() -> str | None:
+    """Why there are no kernels here, in words; ``None`` where there are."""
+    if _C is None:
+        return "the package was installed without a C compiler"
+    if len(found := _loaded_openmp()) > 1:
+        return f"two OpenMP libraries are loaded: {', '.join(sorted(found))}"
+    return None
+
+
+def are_usable(dtype: torch.dtype) -> bool:
+    """Whether the kernels can compute in ``dtype``."""
+    return dtype is torch.float32 and why_missing() is None
+
+
+def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None) -> torch.Tensor:
+    """``x / sqrt(mean(x**2) + epsilon) * weight`` over the last dimension, as a new tensor.
+
+    Args:
+        x: float32 ``[..., size]``, contiguous. weight: ``[size]``.
+        residual: like ``x``; ``x`` is added to it in place, and the sum normalised.
+    """
+    _check(x, weight, x if residual is None else residual)
+    out = torch.empty_like(x)
+    size = x.shape[-1]
+    address = 0 if residual is None else residual.data_ptr()
+    _C.rms_norm(
+        out.data_ptr(),
+        x.data_ptr(),
+        address,
+        weight.data_ptr(),
+        x.numel() // size,
+        size,
+        epsilon,
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
+    """``silu(gate) * up`` of float32 ``[..., 2 * size]``, contiguous, gate first."""
+    _check(x)
+    size = x.shape[-1] // 2
+    out = x.new_empty((*x.shape[:-1], size))
+    _C.silu_and_mul(out.data_ptr(), x.data_ptr(), out.numel() // size, size, torch.get_num_threads())
+    return out
+
+
+def rotary_embedding(
+    positions: torch.Tensor, x: torch.Tensor, cos_sin_cache: torch.Tensor, head_size: int
+) -> torch.Tensor:
+    """Rotated heads, as a new tensor ``[tokens, heads * head_size]``.
+
+    Args:
+        positions: int64 ``[tokens]``.
+        x: float32 ``[tokens, heads * head_size]``, dense in the last dimension.
+        cos_sin_cache: float32 ``[positions, 2 * head_size]``: cosines of both halves, then the signed sines.
+    """
+    _check(x, cos_sin_cache, indices=positions)
+    tokens, width = x.shape
+    out = x.new_empty((tokens, width))
+    _C.rotary_embedding(
+        out.data_ptr(),
+        x.data_ptr(),
+        positions.data_ptr(),
+        cos_sin_cache.data_ptr(),
+        tokens,
+        width // head_size,
+        head_size,
+        x.stride(0),
+        torch.get_num_threads(),
+    )
+    return out
+
+
+def reshape_and_cache(
+    key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, slot_mapping: torch.Tensor
+) -> None:
+    """Put keys and values into a layer's cache.
+
+    Args:
+        key, value: float32 ``[tokens, kv_heads, head_size]``, dense in the last two dimensions.
+        kv_cache: float32 ``[blocks, kv_heads, block_size, 2 * head_size]``, contiguous; written in place.
+        slot_mapping: int64 ``[tokens]``, ``block * block_size + offset``.
+    """
+    _check(key, value, kv_cache, indices=slot_mapping)
+    _, kv_heads, block_size, content = kv_cache.shape
+    _C.store_kv(
+        kv_cache.data_ptr(),
+        kv_heads,
+        block_size,
+        content // 2,
+        key.data_ptr(),
+        value.data_ptr(),
+        slot_mapping.data_ptr(),
+        key.shape[0],
+        key.stride(0),
+        value.stride(0),
+        torch.get_num_threads(),
+    )
+
+
+def paged_attention_decode(
+    output: torch.Tensor,
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    tokens: torch.Tensor,
+    rows: torch.Tensor,
+    max_seq_len: int,
+    scale: float,
+    sliding_window: int = 0,
+    logits_soft_cap: float = 0.0,
+) -> None:
+    """Attention of one query token each of several requests over their cached tokens, into ``output``.
+
+    Args:
+        output: float32 ``[tokens, heads, head_size]``, contiguous; only the rows in ``tokens`` are written.
+        query: like ``output``, dense in the last two dimensions.
+        kv_cache: float32 ``[blocks, kv_heads, block_size, 2 * head_size]``, contiguous.
+        block_table: int32 ``[reqs, blocks]``, dense in the last dimension. seq_lens: int32 ``[reqs]``, at least 1.
+        tokens, rows: int64, contiguous and alike: query token ``tokens[i]`` belongs to request ``rows[i]``.
+        max_seq_len: no request has more tokens.
+        sliding_window: number of tokens that are seen, the query's own among them; 0 for all.
+        logits_soft_cap: ``c`` in ``c * tanh(score / c)``; 0 for none.
+    """
+    _check(output, query, kv_cache, indices=tokens)
+    _, kv_heads, block_size, content = kv_cache.shape
+    _C.paged_decode(
+        output.data_ptr(),
+        query.data_ptr(),
+        kv_cache.data_ptr(),
+        kv_heads,
+        block_size,
+        content // 2,
+        block_table.data_ptr(),
+        seq_lens.data_ptr(),
+        tokens.data_ptr(),
+        rows.data_ptr(),
+        tokens.shape[0],
+        query.shape[1] // kv_heads,
+        block_table.stride(0),
+        query.stride(0),
+        output.stride(0),
+        max_seq_len,
+        sliding_window,
+        scale,
+        logits_soft_cap,
+        torch.get_num_threads(),
+    )
+
+
+def _check(*tensors: torch.Tensor, indices: torch.Tensor | None = None) -> None:
+    """TypeError for what the kernels would misread as float32, or as int64, in host memory."""
+    for tensor in tensors:
+        if tensor.dtype is not torch.float32 or not tensor.is_cpu:
+            raise TypeError(f"the kernels take float32 in host memory, given {tensor.dtype} on {tensor.device}")
+    if indices is not None and (indices.dtype is not torch.int64 or not indices.is_cpu):
+        raise TypeError(f"the kernels take indices as int64 in host memory, given {indices.dtype} on {indices.device}")
+
+
+def _loaded_openmp() -> set[str]:
+    """OpenMP libraries of this process; empty on systems that do not list them in /proc."""
+    try:
+        maps = Path("/proc/self/maps").read_text()
+    except OSError:
+        return set()
+    return set(_OPENMP.findall(maps))

@@ -1,0 +1,41 @@
+/* Kernels for processors, float32. All tensors are dense in their last dimension; strides count numbers, not bytes. */
+#ifndef VLLM_EXT_KERNELS_H
+#define VLLM_EXT_KERNELS_H
+
+#include <stdint.h>
+
+/* out = x / sqrt(mean(x^2) + eps) * weight, by row; with a residual, x is added to it first and it takes x's place. */
+void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, float eps,
+              int threads);
+
+/* out[rows, size] = silu(x[:, :size]) * x[:, size:]. */
+void silu_and_mul(float *out, const float *x, int64_t rows, int64_t size, int threads);
+
+/* Rotates heads of `size` numbers: cache has by position the cosines of both halves, then the signed sines. */
+void rotary_embedding(float *out, const float *x, const int64_t *positions, const float *cache, int64_t rows,
+                      int64_t heads, int64_t size, int64_t x_stride, int threads);
+
+/* A layer's cache: [blocks, kv_heads, block_size, 2 * size], key before value. */
+typedef struct {
+    float *data;
+    int64_t kv_heads, block_size, size;
+} kv_cache;
+
+/* Puts keys and values [tokens, kv_heads, size] where `slots` say: block * block_size + offset. */
+void store_kv(kv_cache cache, const float *key, const float *value, const int64_t *slots, int64_t tokens,
+              int64_t key_stride, int64_t value_stride, int threads);
+
+/* One query token each of `count` requests: number i is token tokens[i] of the batch and row rows[i] of tables and
+   lens. `group` query heads share a KV head. A window above 0 hides what is that many tokens back, or more; a cap
+   above 0 bounds the scores softly. */
+typedef struct {
+    const int32_t *tables, *lens;
+    const int64_t *tokens, *rows;
+    int64_t count, group, table_stride, query_stride, out_stride, max_len, window;
+    float scale, cap;
+} decode_batch;
+
+/* Returns 0, or -1 where there is no memory for the scores. */
+int paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch, int threads);
+
+#endif
