@@ -27,6 +27,7 @@ class _RequestState:
     __slots__ = (
         "detokenizer",
         "final_only",
+        "num_cached_tokens",
         "num_detokenized",
         "prompt",
         "prompt_token_ids",
@@ -54,6 +55,7 @@ class _RequestState:
         self.token_ids: list[int] = []
         self.text = ""
         self.num_detokenized = 0
+        self.num_cached_tokens = 0
 
     def detokenize(self, end: int) -> str | None:
         """Bring the text up to the first ``end`` tokens; returns the stop string if one is complete."""
@@ -71,7 +73,12 @@ class _RequestState:
     def output(self, finish_reason: FinishReason | None, stop_reason: int | str | None) -> RequestOutput:
         completion = CompletionOutput(0, self.text, self.token_ids.copy(), finish_reason, stop_reason)
         return RequestOutput(
-            self.request_id, self.prompt, self.prompt_token_ids, [completion], finished=finish_reason is not None
+            self.request_id,
+            self.prompt,
+            self.prompt_token_ids,
+            [completion],
+            finished=finish_reason is not None,
+            num_cached_tokens=self.num_cached_tokens,
         )
 
     def _add(self, delta: str) -> str | None:
@@ -113,7 +120,11 @@ class OutputProcessor:
         """Add one step's tokens; outputs of finished requests are the last ones."""
         processed = ProcessedOutputs([], [])
         for output in outputs:
-            state = self._states[output.request_id]
+            state = self._states.get(output.request_id)
+            if state is None:
+                # It ended here, by a stop string or an abort, while the core was still making this token.
+                continue
+            state.num_cached_tokens = output.num_cached_tokens
             state.token_ids += output.new_token_ids
             if state.final_only and state.stop_filter is None and output.finish_reason is None:
                 continue
