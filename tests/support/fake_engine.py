@@ -1,8 +1,9 @@
 """A worker without a model, and what an engine on it needs.
 
 Its next token is a pure function of the tokens so far. It keeps the books of its KV cache: a token may only be
-computed into a block that nobody had before this step, and every token of the request so far has to be where its blocks say, with
-all that came before it, whoever wrote it. As in a layer, all of a step is stored before anything is read.
+computed into a block that nobody else had before this step, and every token of the request so far has to be where its
+blocks say, with all that came before it, whoever wrote it. As in a layer, all of a step is stored before anything
+is read.
 """
 
 from __future__ import annotations

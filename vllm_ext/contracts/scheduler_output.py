@@ -18,8 +18,8 @@ class NewRequestData:
     block_ids: tuple[list[int], ...]
     """KV cache blocks by KV cache group, in sequence order."""
     num_computed_tokens: int
-    """How many of ``prompt_token_ids`` need not be computed: the first of ``block_ids`` hold them, and may be shared with
-    other requests, also with one whose tokens this very step computes. Always less than there are tokens."""
+    """How many of ``prompt_token_ids`` need not be computed: the first of ``block_ids`` hold them, and may be shared
+    with other requests, also with one whose tokens this very step computes. Always less than there are tokens."""
     num_output_tokens: int = 0
     """How many of ``prompt_token_ids`` were generated (only after a preemption)."""
 

@@ -163,6 +163,7 @@ class BlockPool:
         misplaced = evictable ^ {block_id for block_id in hashed if self.blocks[block_id].ref_cnt == 0}
         if astray or lost or misplaced:
             raise EngineError(
-                f"prefix cache accounting is broken: found by a hash that is not theirs: {astray}; with a hash by which "
-                f"they are not found: {sorted(lost)}; free and in the wrong list for their content: {sorted(misplaced)}"
+                f"prefix cache accounting is broken: found by a hash that is not theirs: {astray}; with a hash by "
+                f"which they are not found: {sorted(lost)}; free, and in the wrong list for their content: "
+                f"{sorted(misplaced)}"
             )

@@ -32,6 +32,6 @@ class RequestLimits:
             )
         if num_prompt_tokens > self.cache_capacity:
             raise InvalidRequest(
-                f"the prompt has {num_prompt_tokens} tokens, and the whole KV cache holds {self.cache_capacity}; give a "
-                "shorter prompt, or more memory with engine.kv_cache_memory"
+                f"the prompt has {num_prompt_tokens} tokens, and the whole KV cache holds {self.cache_capacity}; give "
+                "a shorter prompt, or more memory with engine.kv_cache_memory"
             )

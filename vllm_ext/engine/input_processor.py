@@ -1,0 +1,62 @@
+"""From what a user gives to what the engine core takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.engine.core_messages import EngineCoreRequest
+from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
+from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer
+from vllm_ext.errors import InvalidRequest
+
+
+class InputProcessor:
+    """Tokenizes prompts and checks what can be checked without the engine core.
+
+    Raises:
+        TokenizerError, CheckpointError: the tokenizer, or the end-of-sequence tokens, cannot be read.
+    """
+
+    def __init__(self, vllm_config: VllmConfig) -> None:
+        model_config = vllm_config.model_config
+        self.tokenizer = load_tokenizer(Path(model_config.tokenizer))
+        self._eos_token_ids = load_eos_token_ids(Path(model_config.model), model_config.hf_config)
+        self._vocab_size: int = model_config.hf_config.get("vocab_size") or self.tokenizer.get_vocab_size()
+
+    def process_inputs(
+        self, request_id: str, prompt: PromptType, params: SamplingParams | None, priority: int
+    ) -> tuple[str | None, EngineCoreRequest]:
+        """The prompt's text, where it has one, and the request. May be called from any thread.
+
+        Raises:
+            InvalidRequest: the prompt, ``params`` or ``priority`` is not acceptable; the text says what is.
+        """
+        params = SamplingParams() if params is None else params
+        if not isinstance(params, SamplingParams):
+            raise InvalidRequest(f"params is {params!r}; it takes SamplingParams")
+        if not isinstance(priority, int) or isinstance(priority, bool):
+            raise InvalidRequest(f"priority is {priority!r}; it takes an integer, and lower ones come first")
+        parsed = parse_prompt(prompt)
+        token_ids = self._token_ids(parsed)
+        return parsed.text, EngineCoreRequest(request_id, token_ids, params, self._eos_token_ids, priority)
+
+    def _token_ids(self, prompt: ParsedPrompt) -> list[int]:
+        """Token ids of the prompt, checked against the vocabulary."""
+        token_ids = prompt.token_ids
+        if token_ids is None:
+            try:
+                token_ids = self.tokenizer.encode(prompt.text, add_special_tokens=True).ids
+            except TypeError as error:  # how the library answers to half of a surrogate pair
+                raise InvalidRequest("the prompt's text cannot be tokenized: it is not valid Unicode") from error
+            except Exception as error:  # the library raises bare Exception
+                raise InvalidRequest(f"the prompt's text cannot be tokenized: {error}") from error
+        if not token_ids:
+            raise InvalidRequest("the prompt is empty: the engine needs at least one token to go on from")
+        for token_id in (min(token_ids), max(token_ids)):
+            if not 0 <= token_id < self._vocab_size:
+                raise InvalidRequest(
+                    f"token id {token_id} is outside the model's vocabulary; ids go from 0 to {self._vocab_size - 1}"
+                )
+        return token_ids
