@@ -95,7 +95,6 @@ def run(main: Callable[[], object]) -> None:
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         await asyncio.wait_for(main(), 30)
-        gc.collect()
         await asyncio.sleep(0.02)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
