@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import random
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from support.fake_engine import FakeDispatcher, FakeWorker, continuation, make_vllm_config
 
 from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.async_llm import AsyncLLM
+from vllm_ext.engine.core_messages import (
+    AbortRequests,
+    EngineCoreDead,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FromCore,
+    RequestRefused,
+    RequestsFailed,
+    Shutdown,
+    ToCore,
+    UtilityCall,
+    UtilityResult,
+)
 from vllm_ext.engine.output_collector import RequestOutputCollector, merge_outputs
+from vllm_ext.engine.request import EngineCoreOutput
 from vllm_ext.errors import EngineError, InvalidRequest
 
 
@@ -614,6 +631,89 @@ def test_a_stop_string_ends_a_request_in_the_core_too(make_engine):
         await check_books(engine)
 
     run(main)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_any_mix_of_readers_leaves_nothing_behind(make_engine, seed):
+    """Fast, slow, cancelled, aborted and leaving readers, refused requests and failing steps, all at once."""
+    draw = random.Random(seed)
+    engine = make_engine(
+        num_blocks=draw.choice([12, 40]),
+        max_model_len=48,
+        max_num_seqs=draw.choice([2, 8]),
+        max_num_batched_tokens=draw.choice([5, 64]),
+        enable_prefix_caching=draw.random() < 0.7,
+        policy="priority",
+    )
+    kinds = Counter()
+
+    async def read(name: str, kind: str, prompt: list[int]) -> None:
+        last = None
+        try:
+            async for output in engine.generate(prompt, greedy(20), name, priority=draw.randrange(3)):
+                last = output.outputs[0]
+                assert last.token_ids == continuation(prompt, len(last.token_ids))
+                if kind == "slow":
+                    await asyncio.sleep(0.003)
+                elif kind == "leaves" and len(last.token_ids) > 5:
+                    return
+            kinds[last.finish_reason] += 1
+            assert last.finish_reason == "abort" or len(last.token_ids) == 20
+        except InvalidRequest:
+            assert kind == "too long"
+        except EngineError as error:
+            kinds["failed" if "planned" in str(error) else str(error)] += 1
+
+    def fail() -> None:
+        engine.worker.before_step = lambda: None
+        raise ValueError("planned")
+
+    async def main() -> None:
+        tasks = []
+        for number in range(60):
+            kind = draw.choice(["fast", "slow", "cancelled", "aborted", "leaves", "too long"])
+            prompt = [1 + number % 3] * (60 if kind == "too long" else draw.randrange(1, 24))
+            task = asyncio.create_task(read(str(number), kind, prompt))
+            tasks.append((kind, str(number), task))
+            await asyncio.sleep(draw.choice([0, 0, 0.001]))
+            other_kind, name, other = draw.choice(tasks)
+            if other_kind == "cancelled":
+                other.cancel()
+            elif other_kind == "aborted":
+                await engine.abort(name)
+            if number == 40:
+                engine.worker.before_step = fail
+        await asyncio.gather(*(task for _, _, task in tasks), return_exceptions=True)
+        for kind, _, task in tasks:
+            if task.cancelled():
+                assert kind == "cancelled"
+            else:
+                task.result()
+        assert set(kinds) <= {"length", "abort", "failed"}
+        assert kinds["length"] > 0
+        assert kinds["failed"] > 0
+        gc.collect()
+        await asyncio.sleep(0.02)
+        await check_books(engine)
+
+    run(main)
+
+
+def test_messages_can_cross_the_border_of_a_process():
+    request = EngineCoreRequest("a", [1, 2], greedy(3, stop=["x"], stop_token_ids=[7]), frozenset({0}), priority=-1)
+    to_core = [request, AbortRequests(["a"], "stop"), UtilityCall(1, "get_stats", {"a": 1}), Shutdown()]
+    output = EngineCoreOutput("a", [5], "stop", 7, num_cached_tokens=16)
+    from_core = [
+        EngineCoreOutputs([output]),
+        RequestRefused("a", "too long"),
+        RequestsFailed(["a"], "broken"),
+        UtilityResult(1, value=True),
+        EngineCoreDead("broken"),
+    ]
+
+    for messages, kind in ((to_core, ToCore), (from_core, FromCore)):
+        for message in messages:
+            assert msgspec.msgpack.decode(msgspec.msgpack.encode(message), type=kind) == message
 
 
 def make_output(*counts: int | None, finished: bool = False) -> RequestOutput:

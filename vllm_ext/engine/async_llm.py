@@ -7,16 +7,18 @@ import weakref
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from vllm_ext.config import Config
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.arguments import dispatcher_for, make_dispatcher
 from vllm_ext.engine.async_requests import AsyncRequests
+from vllm_ext.engine.core_calls import PendingCalls
 from vllm_ext.engine.core_client import ThreadCoreClient
 from vllm_ext.engine.core_mailbox import Mailbox
 from vllm_ext.engine.core_messages import (
@@ -150,8 +152,7 @@ class AsyncLLM:
 
     async def get_stats(self) -> SchedulerStats:
         """Load, preemptions and use of the KV cache, between two steps."""
-        stats: SchedulerStats = await self._call("get_stats")
-        return stats
+        return msgspec.convert(await self._call("get_stats"), SchedulerStats)
 
     @property
     def is_running(self) -> bool:
@@ -188,8 +189,7 @@ class AsyncLLM:
         self.input_processor = InputProcessor(dispatcher.vllm_config)
         self.tokenizer = self.input_processor.tokenizer
         self._requests = AsyncRequests(self.tokenizer)
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._next_call = count()
+        self._calls = PendingCalls()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: EngineError | None = None
         # Neither of the threads holds on to this object, so that it can be collected while they live.
@@ -219,13 +219,9 @@ class AsyncLLM:
     async def _call(self, method: UtilityMethod, **kwargs: Any) -> Any:
         """Call a method of the core between two steps."""
         self._bind_to_loop()
-        call_id = next(self._next_call)
-        future = self._calls[call_id] = asyncio.get_running_loop().create_future()
-        try:
+        with self._calls.open() as (call_id, answer):
             self._client.send(UtilityCall(call_id, method, kwargs))
-            return await future
-        finally:
-            del self._calls[call_id]
+            return await answer
 
     def _abort(self, internal_ids: list[str]) -> None:
         if internal_ids:
@@ -241,28 +237,16 @@ class AsyncLLM:
         elif isinstance(message, RequestsFailed):
             self._requests.fail(message.request_ids, EngineError(message.reason, request_ids=message.request_ids))
         elif isinstance(message, UtilityResult):
-            self._answer(message)
+            self._calls.answer(message)
         elif isinstance(message, EngineCoreDead):
             self._end(EngineError(f"the engine core stopped, so this engine is of no use any more: {message.reason}"))
-
-    def _answer(self, result: UtilityResult) -> None:
-        future = self._calls.get(result.call_id)
-        # Whoever asked may have gone.
-        if future is None or future.done():
-            return
-        if result.failure is None:
-            future.set_result(result.value)
-        else:
-            future.set_exception(EngineError(result.failure))
 
     def _end(self, error: EngineError) -> None:
         """Take no more requests, and tell ``error`` to everybody who waits; the first reason stays."""
         if self._ended is None:
             self._ended = error
         self._requests.fail_all(self._ended)
-        for future in self._calls.values():
-            if not future.done():
-                future.set_exception(copy(self._ended))
+        self._calls.fail_all(self._ended)
 
     def _end_from_any_thread(self, error: EngineError) -> None:
         try:

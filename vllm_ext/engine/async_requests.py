@@ -64,16 +64,16 @@ class AsyncRequests:
         """Hand the tokens of a step to their readers; returns requests that ended here and go on in the core."""
         try:
             processed = self._output_processor.process_outputs(outputs)
+            for output in processed.request_outputs:
+                collector = self._collectors[output.request_id]
+                if output.finished:
+                    self._forget(output.request_id)
+                collector.put(output)
         except Exception as error:  # noqa: BLE001 - it ends the requests of this step, and their readers get it
             ids = [output.request_id for output in outputs if output.request_id in self._collectors]
             reason = f"the outputs of a step cannot be read: {innermost_cause(error)}"
             self.fail(ids, EngineError(reason, request_ids=ids))
             return ids
-        for output in processed.request_outputs:
-            collector = self._collectors[output.request_id]
-            if output.finished:
-                self._forget(output.request_id)
-            collector.put(output)
         return processed.stopped
 
     def abort(self, request_ids: Iterable[str]) -> list[str]:

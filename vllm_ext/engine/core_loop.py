@@ -9,6 +9,8 @@ import logging
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 
+import msgspec
+
 from vllm_ext.engine.core import EngineCore
 from vllm_ext.engine.core_messages import (
     AbortRequests,
@@ -78,7 +80,8 @@ class EngineCoreLoop:
 
     def _call(self, message: UtilityCall) -> UtilityResult:
         try:
-            return UtilityResult(message.call_id, getattr(self._core, message.method)(**message.kwargs))
+            value = getattr(self._core, message.method)(**message.kwargs)
+            return UtilityResult(message.call_id, msgspec.to_builtins(value))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the answer
             return UtilityResult(message.call_id, failure=innermost_cause(error))
 

@@ -69,7 +69,7 @@ class RequestsFailed(msgspec.Struct, tag=True):
 
 
 class UtilityResult(msgspec.Struct, tag=True):
-    """From the core: what a method returned, or why it failed."""
+    """From the core: what a method returned, as plain data, or why it failed."""
 
     call_id: int
     value: Any = None

@@ -56,6 +56,11 @@ class KVCacheManager:
         """Tokens that the whole cache holds."""
         return self.block_pool.num_blocks * self.block_size
 
+    @property
+    def usage(self) -> float:
+        """The share of blocks that requests own, from 0 to 1."""
+        return 1 - self.block_pool.num_free_blocks / self.block_pool.num_blocks
+
     def get_computed_blocks(self, request: Request) -> list[KVCacheBlock]:
         """Blocks that hold the first tokens of ``request``, which owns none yet; nothing is taken.
 

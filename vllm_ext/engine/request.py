@@ -117,22 +117,25 @@ class Request:
     def num_output_tokens(self) -> int:
         return len(self.all_token_ids) - self.num_prompt_tokens
 
-    def append_token(self, token_id: int, max_total_tokens: int) -> bool:
-        """Add a generated token; True if it ended the request, whose status then says how.
+    def append_tokens(self, token_ids: list[int], max_total_tokens: int) -> list[int]:
+        """Add generated tokens up to the one that ends the request, whose status then says how; returns those added.
 
         ``max_total_tokens`` limits prompt and output together.
         """
-        self.all_token_ids.append(token_id)
-        if token_id in self._eos_token_ids:
-            self.status = RequestStatus.FINISHED_STOPPED
-        elif token_id in self._stop_token_ids:
-            self.status = RequestStatus.FINISHED_STOPPED
-            self.stop_reason = token_id
-        elif (num_tokens := len(self.all_token_ids)) >= max_total_tokens or num_tokens == self._max_num_tokens:
-            self.status = RequestStatus.FINISHED_LENGTH_CAPPED
-        else:
-            return False
-        return True
+        for position, token_id in enumerate(token_ids, 1):
+            self.all_token_ids.append(token_id)
+            num_tokens = len(self.all_token_ids)
+            if token_id in self._eos_token_ids:
+                self.status = RequestStatus.FINISHED_STOPPED
+            elif token_id in self._stop_token_ids:
+                self.status = RequestStatus.FINISHED_STOPPED
+                self.stop_reason = token_id
+            elif num_tokens >= max_total_tokens or num_tokens == self._max_num_tokens:
+                self.status = RequestStatus.FINISHED_LENGTH_CAPPED
+            else:
+                continue
+            return token_ids[:position]
+        return token_ids
 
     def __repr__(self) -> str:
         return (
