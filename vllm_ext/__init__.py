@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.stat_logger import StatLoggerBase
     from vllm_ext.contracts.worker import WorkerBase
     from vllm_ext.dispatch.bootstrap import load_general_plugins, load_plugins_by_group
+    from vllm_ext.engine.async_llm import AsyncLLM
     from vllm_ext.engine.llm import LLM
     from vllm_ext.engine.llm_engine import LLMEngine
     from vllm_ext.errors import Unavailable
     from vllm_ext.registry.models import ModelRegistry
 
 _MODULE_OF = {
+    "AsyncLLM": "engine.async_llm",
     "AttentionBackend": "contracts.attention",
     "AttentionImpl": "contracts.attention",
     "AttentionMetadata": "contracts.attention",
@@ -63,6 +65,7 @@ _MODULE_OF = {
 
 __all__ = [
     "LLM",
+    "AsyncLLM",
     "AttentionBackend",
     "AttentionImpl",
     "AttentionMetadata",

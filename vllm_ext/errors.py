@@ -134,7 +134,11 @@ class InvalidRequest(VllmExtError, ValueError):
 
 
 class EngineError(VllmExtError, RuntimeError):
-    """The engine cannot start, or a step failed."""
+    """The engine cannot start, or a step failed; ``request_ids`` are those of the requests that the step ended."""
+
+    def __init__(self, message: str, *, request_ids: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.request_ids = tuple(request_ids)
 
 
 def listing(names: Iterable[str]) -> str:

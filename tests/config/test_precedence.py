@@ -30,6 +30,8 @@ VALUES = {
     "custom_ops": NAMES,
     "engine.model": ("from_file", "from_env", "from_cli"),
     "engine.dtype": ("float32", "bfloat16", "float16"),
+    "engine.enable_prefix_caching": ("false", "true", "false"),
+    "engine.scheduling_policy": ("priority", "fcfs", "priority"),
     "engine.executor": ("from_file", "from_env", "from_cli"),
     **{
         f"engine.{name}": ("11", "12", "13")
@@ -61,6 +63,8 @@ def value_of(config, key: str) -> str:
     value = config.settings
     for part in key.split("."):
         value = value.get(part, {}) if isinstance(value, dict) else getattr(value, part)
+    if isinstance(value, bool):
+        return str(value).lower()
     return ",".join(value) if isinstance(value, list) else str(value)
 
 

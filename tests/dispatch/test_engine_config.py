@@ -71,7 +71,15 @@ def test_a_length_limit_above_the_models_positions_is_refused():
 
 def test_settings_reach_the_sub_configs_under_vllms_names():
     settings = Settings(
-        engine=EngineSettings(block_size=32, max_num_seqs=3, max_num_batched_tokens=7, kv_cache_memory=1 << 20, seed=5),
+        engine=EngineSettings(
+            block_size=32,
+            max_num_seqs=3,
+            max_num_batched_tokens=7,
+            kv_cache_memory=1 << 20,
+            enable_prefix_caching=False,
+            scheduling_policy="priority",
+            seed=5,
+        ),
         custom_ops=["-rms_norm"],
     )
 
@@ -79,5 +87,6 @@ def test_settings_reach_the_sub_configs_under_vllms_names():
 
     assert (config.cache_config.block_size, config.cache_config.kv_cache_memory_bytes) == (32, 1 << 20)
     assert (config.scheduler_config.max_num_seqs, config.scheduler_config.max_num_batched_tokens) == (3, 7)
+    assert (config.cache_config.enable_prefix_caching, config.scheduler_config.policy) == (False, "priority")
     assert (config.model_config.seed, config.compilation_config.custom_ops) == (5, ["-rms_norm"])
     assert config.parallel_config.worker_cls == "auto"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +13,11 @@ from support.reference import assert_equal_tokens, greedy_reference
 from support.vocabularies import byte_level_tokenizer, write_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from vllm_ext.contracts.outputs import CompletionOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.dispatch.hf_config import DEMO_MODEL
+from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.llm import LLM
 
 VOCAB_SIZE = 420
@@ -99,16 +104,155 @@ def test_requests_that_join_and_leave_at_different_steps_get_the_same_tokens(che
     assert_equal_tokens([ended[str(i)] for i in range(len(prompts))], references)
 
 
-def test_chunks_and_preemptions_do_not_change_the_tokens(checkpoint, make_cpu_llm):
+class Watch:
+    """What happened in an engine while it served requests."""
+
+    def __init__(self, llm: LLM) -> None:
+        self.scheduler = llm.llm_engine.engine_core.scheduler
+        self.steps: list[SchedulerOutput] = []
+        schedule = self.scheduler.schedule
+
+        def watched() -> SchedulerOutput:
+            self.steps.append(schedule())
+            return self.steps[-1]
+
+        self.scheduler.schedule = watched
+
+    @property
+    def num_chunked(self) -> int:
+        """Admissions of requests whose tokens were not all computed in the step of their admission."""
+        return sum(
+            data.num_computed_tokens + step.num_scheduled_tokens[data.req_id] < len(data.prompt_token_ids)
+            for step in self.steps
+            for data in step.scheduled_new_reqs
+        )
+
+    @property
+    def num_cached(self) -> int:
+        """Tokens that were found in the cache, at all admissions."""
+        return sum(data.num_computed_tokens for step in self.steps for data in step.scheduled_new_reqs)
+
+
+def blocks_of_memory(num_blocks: int) -> int:
+    """Bytes for so many blocks of "one kv head": layers, key and value, tokens, heads, head size, float32."""
+    return num_blocks * 2 * 2 * 16 * 1 * 16 * 4
+
+
+@pytest.mark.parametrize("enable_prefix_caching", [True, False])
+def test_chunks_and_preemptions_do_not_change_the_tokens(checkpoint, make_cpu_llm, enable_prefix_caching):
     model, prompts = checkpoint("one kv head"), make_prompts(12)
-    bytes_per_block = 2 * 2 * 16 * 1 * 16 * 4  # layers, key and value, tokens, heads, head size, float32
-    llm = make_cpu_llm(model, max_num_batched_tokens=11, kv_cache_memory=9 * bytes_per_block)
+    llm = make_cpu_llm(
+        model,
+        max_num_batched_tokens=11,
+        kv_cache_memory=blocks_of_memory(9),
+        enable_prefix_caching=enable_prefix_caching,
+    )
+    watch = Watch(llm)
 
     token_ids = generated(llm, prompts, 30)
 
-    scheduler = llm.llm_engine.engine_core.scheduler
-    assert scheduler.kv_cache_manager.block_pool.num_blocks == 9
-    assert scheduler.num_preemptions > 0
+    assert watch.scheduler.kv_cache_manager.block_pool.num_blocks == 9
+    assert watch.scheduler.num_preemptions > 0
+    assert watch.num_chunked > 0
+    assert (watch.num_cached > 0) == enable_prefix_caching, "what a preempted request had computed was found again"
+    assert_equal_tokens(token_ids, greedy_reference(model, prompts, 30))
+
+
+@pytest.mark.parametrize("max_num_batched_tokens", [2048, 13])
+def test_prompts_that_begin_alike_get_the_same_tokens(checkpoint, make_cpu_llm, max_num_batched_tokens):
+    """In one step, in chunks, and after the first of them has ended; also one that is wholly in the cache."""
+    model = checkpoint("grouped heads, tied")
+    start, *rest = make_prompts(14)[-1:] + make_prompts(9)
+    assert len(start) == 64
+    prompts = [start, *(start[: 16 * (1 + i % 4)] + prompt for i, prompt in enumerate(rest)), start, start[:48]]
+    llm = make_cpu_llm(model, max_num_batched_tokens=max_num_batched_tokens)
+    watch = Watch(llm)
+
+    first = llm.generate(prompts, greedy(12))
+    again = llm.generate(prompts, greedy(12))
+
+    references = greedy_reference(model, prompts, 12)
+    for outputs in (first, again):
+        assert_equal_tokens([output.outputs[0].token_ids for output in outputs], references)
+    assert [output.num_cached_tokens for output in again] == [(len(prompt) - 1) // 16 * 16 for prompt in prompts]
+    assert sum(output.num_cached_tokens for output in first) > 0
+    assert (watch.num_chunked > 0) == (max_num_batched_tokens == 13)
+
+
+def test_a_conversation_that_goes_on_finds_what_was_generated(checkpoint, make_cpu_llm):
+    model = checkpoint("grouped heads, tied")
+    (prompt,) = make_prompts(1)
+    llm = make_cpu_llm(model)
+    for turn in range(4):
+        (output,) = llm.generate([prompt], greedy(20))
+
+        assert_equal_tokens([output.outputs[0].token_ids], greedy_reference(model, [prompt], 20))
+        # All but the last token before this turn's were computed.
+        assert output.num_cached_tokens == (0 if turn == 0 else (len(prompt) - 4) // 16 * 16)
+        prompt = prompt + output.outputs[0].token_ids + [7, 8, 9]
+
+
+def test_neighbours_that_are_cancelled_do_not_change_the_tokens(checkpoint, make_cpu_llm):
+    model, prompts = checkpoint("one kv head"), make_prompts(12)
+    llm = make_cpu_llm(model, max_num_batched_tokens=19, kv_cache_memory=blocks_of_memory(11))
+    engine = llm.llm_engine
+    for i, prompt in enumerate(prompts):
+        engine.add_request(str(i), prompt, greedy(30), final_only=True)
+    doomed = ["1", "4", "5", "8", "10"]
+    ended: dict[str, CompletionOutput] = {}
+    states = set()
+    for step in itertools.count():
+        if step % 3 == 2 and doomed:
+            request = engine.engine_core.scheduler.requests.get(doomed[0])
+            states.add(request.status.name if request else "ended")
+            engine.abort_request(doomed.pop(0))
+        ended |= {output.request_id: output.outputs[0] for output in engine.step()}
+        engine.engine_core.check_integrity()
+        if not engine.has_unfinished_requests():
+            break
+
+    assert engine.get_stats().num_preemptions > 0
+    assert states >= {"RUNNING", "WAITING"}
+    kept = [i for i in range(len(prompts)) if ended[str(i)].finish_reason == "length"]
+    assert len(kept) == len(prompts) - 5
+    references = greedy_reference(model, [prompts[i] for i in kept], 30)
+    assert_equal_tokens([ended[str(i)].token_ids for i in kept], references)
+
+
+@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+def test_concurrent_streams_get_the_tokens_of_transformers(checkpoint, policy):
+    model, prompts = checkpoint("one kv head"), make_prompts(12)
+    prompts += [[*prompt, 5] for prompt in prompts[5:]]
+
+    async def serve(engine: AsyncLLM, i: int) -> list[int]:
+        await asyncio.sleep(0.01 * (i % 5))
+        stream = engine.generate(prompts[i], greedy(30), priority=-i if policy == "priority" else 0)
+        async for output in stream:
+            if i == 3 and len(output.outputs[0].token_ids) > 4:
+                await stream.aclose()
+        return output.outputs[0].token_ids
+
+    async def main() -> list[list[int]]:
+        engine = AsyncLLM(
+            model,
+            dtype="float32",
+            platform="cpu",
+            max_num_batched_tokens=19,
+            kv_cache_memory=blocks_of_memory(11),
+            scheduling_policy=policy,
+        )
+        async with engine:
+            token_ids = await asyncio.gather(*(serve(engine, i) for i in range(len(prompts))))
+            stats = await engine.get_stats()
+            assert stats.num_preemptions > 0
+            assert stats.prefix_cache_hits > 0
+            assert (stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage) == (0, 0, 0)
+        return token_ids
+
+    token_ids = asyncio.run(main())
+
+    assert len(token_ids.pop(3)) < 30
+    del prompts[3]
     assert_equal_tokens(token_ids, greedy_reference(model, prompts, 30))
 
 

@@ -12,9 +12,9 @@ from vllm_ext.engine.request import Request
 from vllm_ext.errors import EngineError
 
 
-def make_manager(num_blocks: int = 4, num_groups: int = 1) -> KVCacheManager:
+def make_manager(num_blocks: int = 4, num_groups: int = 1, *, enable_caching: bool = True) -> KVCacheManager:
     groups = (KVCacheGroupSpec(("layer",), KVCacheSpec(4)),) * num_groups
-    return KVCacheManager(KVCacheConfig(num_blocks, groups), block_size=4)
+    return KVCacheManager(KVCacheConfig(num_blocks, groups), block_size=4, enable_caching=enable_caching)
 
 
 def make_request(num_tokens: int, request_id: str = "a") -> Request:
@@ -47,8 +47,8 @@ def test_a_chunk_can_be_refused_because_the_whole_sequence_would_not_fit():
     assert manager.allocate_slots(request, 4) == [0]
 
 
-def test_blocks_freed_last_are_used_again_first():
-    manager = make_manager(num_blocks=4)
+def test_blocks_freed_last_are_used_again_first_without_prefix_caching():
+    manager = make_manager(num_blocks=4, enable_caching=False)
     first = make_request(8, "a")
     manager.allocate_slots(first, 8)
     manager.free(first)

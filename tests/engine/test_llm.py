@@ -134,6 +134,44 @@ def test_a_stream_checks_its_arguments_at_once(make_llm):
         make_llm().stream(5)
 
 
+def test_lower_priorities_come_first_and_outputs_keep_the_order_of_the_prompts(make_llm):
+    llm = make_llm(policy="priority", max_num_seqs=1)
+    outputs = llm.generate([[1], [2], [3]], greedy(2), priority=[5, -1, 0])
+
+    started = [name for step in worker_of(llm).steps for name in step.new]
+    assert [output.outputs[0].token_ids for output in outputs] == [continuation([i], 2) for i in (1, 2, 3)]
+    assert started == [outputs[1].request_id, outputs[2].request_id, outputs[0].request_id]
+
+
+@pytest.mark.parametrize(
+    ("priority", "complaint"),
+    [
+        ([1], "1 priorities for 2 prompts"),
+        ("high", "prompt 0: priority is 'high'; it takes an integer"),
+        ([0, True], "prompt 1: priority is True; it takes an integer"),
+    ],
+)
+def test_priorities_have_to_fit_the_prompts(make_llm, priority, complaint):
+    with pytest.raises(InvalidRequest, match=complaint):
+        make_llm(policy="priority").generate([[1], [2]], greedy(), priority=priority)
+
+
+def test_what_was_in_the_prefix_cache_is_told_and_can_be_forgotten(make_llm):
+    llm = make_llm()
+    prompt = list(range(1, 12))
+
+    assert [llm.generate(prompt, greedy())[0].num_cached_tokens for _ in range(2)] == [0, 8]
+    assert llm.reset_prefix_cache()
+    assert llm.generate(prompt, greedy())[0].num_cached_tokens == 0
+    stream = llm.stream(prompt, greedy(20))
+    next(stream)
+    assert not llm.reset_prefix_cache()
+    assert llm.reset_prefix_cache(reset_running_requests=True)
+    *_, last = stream
+    assert last.outputs[0].token_ids == continuation(prompt, 20)
+    assert llm.llm_engine.get_stats().num_preemptions == 1
+
+
 def interrupt_in_step(number: int, error: type[BaseException]):
     """Raises in the worker's step ``number``, once."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import json
 from collections import Counter
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from support.reference import assert_equal_tokens, greedy_reference
 
-from vllm_ext import LLM, SamplingParams
+from vllm_ext import LLM, AsyncLLM, SamplingParams
 from vllm_ext.errors import InvalidRequest, PluginNotFound, VllmExtError
 
 DEMO_MODEL = Path(__file__).parent.parent.parent / "vllm_ext" / "assets" / "demo_model"
@@ -165,6 +166,57 @@ def test_preempted_requests_give_the_same_tokens(project, random_llama):
 
         assert llm.llm_engine.engine_core.scheduler.num_preemptions > 0
     assert_equal_tokens(token_ids, references)
+
+
+def test_prompts_that_begin_alike_share_blocks_and_give_the_same_tokens(project, random_llama):
+    prompts = [PROMPTS[2], PROMPTS[2], PROMPTS[2][:12], [*PROMPTS[2][:9], 77, 78]]
+    references = greedy_reference(random_llama, prompts, NUM_TOKENS)
+    params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
+
+    with start(random_llama, block_size=4, max_num_batched_tokens=11) as llm:
+        for expected in (None, [16, 16, 8, 8]):
+            outputs = llm.generate(prompts, params)
+            assert_equal_tokens([output.outputs[0].token_ids for output in outputs], references)
+            cached = [output.num_cached_tokens for output in outputs]
+            assert cached == expected or (expected is None and sum(cached) > 0)
+
+
+def test_a_platform_can_turn_prefix_caching_off(project, random_llama):
+    path = project / "my_dummy_platform.py"
+    hook = "        # May run more than once"
+    assert path.read_text().count(hook) == 1
+    off = "        vllm_config.cache_config.enable_prefix_caching = False\n"
+    path.write_text(path.read_text().replace(hook, off + hook))
+    params = SamplingParams(temperature=0, max_tokens=2, ignore_eos=True)
+
+    with start(random_llama, block_size=4) as llm:
+        cached = [llm.generate(PROMPTS[2], params)[0].num_cached_tokens for _ in range(2)]
+        (change,) = [change for change in llm.dispatcher.changes if "prefix" in change.path]
+
+    assert cached == [0, 0]
+    assert (change.before, change.after, change.origin) == (True, False, "platform:dummy")
+
+
+def test_concurrent_streams_give_the_same_tokens(project, random_llama):
+    references = greedy_reference(random_llama, PROMPTS, NUM_TOKENS)
+    params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
+    block_bytes = 4 * 2 * 2 * 16 * 4 * 3  # as above
+
+    async def serve(engine: AsyncLLM, prompt: list[int]) -> list[int]:
+        *_, last = [output async for output in engine.generate(prompt, params)]
+        return last.outputs[0].token_ids
+
+    async def main() -> list[list[int]]:
+        engine = AsyncLLM(
+            random_llama, platform="dummy", block_size=4, kv_cache_memory=10 * block_bytes, max_num_batched_tokens=5
+        )
+        async with engine:
+            token_ids = await asyncio.gather(*(serve(engine, prompt) for prompt in PROMPTS * 2))
+            assert (await engine.get_stats()).num_preemptions > 0
+            await engine.check_health()
+        return token_ids
+
+    assert_equal_tokens(asyncio.run(main()), references * 2)
 
 
 def test_a_seed_decides_the_tokens_whatever_else_runs(project, random_llama):

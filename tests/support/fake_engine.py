@@ -1,12 +1,15 @@
 """A worker without a model, and what an engine on it needs.
 
 Its next token is a pure function of the tokens so far. It keeps the books of its KV cache: a token may only be
-computed into a slot that the request owns, and every earlier token of the request has to be where it was written.
+computed into a block that nobody else had before this step, and every token of the request so far has to be where its
+blocks say, with all that came before it, whoever wrote it. As in a layer, all of a step is stored before anything
+is read.
 """
 
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +27,7 @@ from vllm_ext.contracts.vllm_config import (
     HFConfig,
     ModelConfig,
     SchedulerConfig,
+    SchedulingPolicy,
     VllmConfig,
     set_current_vllm_config,
 )
@@ -63,6 +67,14 @@ class _Known:
     token_ids: list[int]
     block_ids: list[int]
     num_computed_tokens: int
+    contents: list[int] = field(default_factory=list)
+    """By position: a number for the token there and all before it."""
+
+    def contents_up_to(self, end: int) -> list[int]:
+        for position in range(len(self.contents), end):
+            before = self.contents[-1] if self.contents else 0
+            self.contents.append(hash((before, position, self.token_ids[position])))
+        return self.contents
 
 
 @dataclass
@@ -72,6 +84,8 @@ class Step:
     num_scheduled_tokens: dict[str, int]
     new: dict[str, int]
     """Requests seen for the first time, or again, and how many of their tokens are said to be generated."""
+    cached: dict[str, int]
+    """The same requests, and how many of their tokens are said to be in the cache."""
     finished: set[str]
 
 
@@ -86,7 +100,7 @@ class FakeWorker(WorkerBase):
         self.next_token: NextToken = checksum_token
         self.available_memory = 1 << 30
         self.before_step: Callable[[], None] = lambda: None
-        self._cache: dict[tuple[int, int], tuple[str, int, int]] = {}
+        self._cache: dict[tuple[int, int], int] = {}
 
     def init_device(self) -> None:
         self.calls.append("init_device")
@@ -122,11 +136,13 @@ class FakeWorker(WorkerBase):
         assert scheduler_output.total_num_scheduled_tokens == sum(scheduled.values())
         assert scheduler_output.total_num_scheduled_tokens <= self.scheduler_config.max_num_batched_tokens
         assert len(scheduled) <= self.scheduler_config.max_num_seqs
-        self._check_ownership()
+        self._check_blocks()
         if not scheduled:
             return EMPTY_MODEL_RUNNER_OUTPUT
         req_ids = list(scheduled)
-        sampled = [self._compute(req_id, num_tokens) for req_id, num_tokens in scheduled.items()]
+        for req_id, num_tokens in scheduled.items():
+            self._store(req_id, num_tokens)
+        sampled = [self._attend(req_id) for req_id in scheduled]
         return ModelRunnerOutput(req_ids, {req_id: i for i, req_id in enumerate(req_ids)}, sampled)
 
     def shutdown(self) -> None:
@@ -134,7 +150,8 @@ class FakeWorker(WorkerBase):
 
     def _remember(self, output: SchedulerOutput) -> None:
         new = {data.req_id: data.num_output_tokens for data in output.scheduled_new_reqs}
-        self.steps.append(Step(dict(output.num_scheduled_tokens), new, set(output.finished_req_ids)))
+        in_cache = {data.req_id: data.num_computed_tokens for data in output.scheduled_new_reqs}
+        self.steps.append(Step(dict(output.num_scheduled_tokens), new, in_cache, set(output.finished_req_ids)))
         for req_id in output.finished_req_ids:
             self.requests.pop(req_id, None)
         for data in output.scheduled_new_reqs:
@@ -150,21 +167,34 @@ class FakeWorker(WorkerBase):
             assert known.num_computed_tokens == num_computed
         assert {*new, *cached.req_ids} == set(output.num_scheduled_tokens)
 
-    def _check_ownership(self) -> None:
-        owned = [block for known in self.requests.values() for block in known.block_ids]
-        assert len(owned) == len(set(owned)), "a block belongs to two requests"
-        assert all(0 <= block < self.kv_cache_config.num_blocks for block in owned)
+    def _check_blocks(self) -> None:
+        for known in self.requests.values():
+            assert len(known.block_ids) == len(set(known.block_ids)), "a request has a block twice"
+            assert all(0 <= block < self.kv_cache_config.num_blocks for block in known.block_ids)
+        old = [known for req_id, known in self.requests.items() if req_id not in self.steps[-1].new]
+        self._num_old_owners = Counter(block for known in old for block in known.block_ids)
+        self._written: set[tuple[int, int]] = set()
 
-    def _compute(self, req_id: str, num_tokens: int) -> list[int]:
+    def _store(self, req_id: str, num_tokens: int) -> None:
         known = self.requests[req_id]
-        end = known.num_computed_tokens + num_tokens
+        start, end = known.num_computed_tokens, known.num_computed_tokens + num_tokens
         assert num_tokens > 0
         assert end <= len(known.token_ids), "a token is computed before it is known"
-        for position in range(known.num_computed_tokens, end):
-            self._cache[self._slot(known, position)] = (req_id, position, known.token_ids[position])
-        for position in range(end):
-            assert self._cache[self._slot(known, position)] == (req_id, position, known.token_ids[position])
+        contents = known.contents_up_to(end)
+        for position in range(start, end):
+            slot = self._slot(known, position)
+            is_new = req_id in self.steps[-1].new
+            assert self._num_old_owners[slot[0]] == (not is_new), "a token is written into a block of another request"
+            assert slot not in self._written, "two tokens of a step are written into one place"
+            self._written.add(slot)
+            self._cache[slot] = contents[position]
         known.num_computed_tokens = end
+
+    def _attend(self, req_id: str) -> list[int]:
+        known = self.requests[req_id]
+        end = known.num_computed_tokens
+        for position, content in enumerate(known.contents_up_to(end)[:end]):
+            assert self._cache[self._slot(known, position)] == content, "the cache holds something else"
         if end < len(known.token_ids):
             return []
         known.token_ids.append(self.next_token(known.token_ids))
@@ -209,6 +239,8 @@ def make_vllm_config(
     num_blocks: int | None = None,
     max_num_seqs: int = 8,
     max_num_batched_tokens: int = 64,
+    enable_prefix_caching: bool = True,
+    policy: SchedulingPolicy = "fcfs",
     **hf_values: object,
 ) -> VllmConfig:
     """A configuration for the fake worker; ``num_blocks`` sets the memory of the cache to that many blocks."""
@@ -221,6 +253,8 @@ def make_vllm_config(
             max_model_len=max_model_len,
             tokenizer=str(model),
         ),
-        cache_config=CacheConfig(block_size=block_size, kv_cache_memory_bytes=memory),
-        scheduler_config=SchedulerConfig(max_num_seqs, max_num_batched_tokens),
+        cache_config=CacheConfig(
+            block_size=block_size, kv_cache_memory_bytes=memory, enable_prefix_caching=enable_prefix_caching
+        ),
+        scheduler_config=SchedulerConfig(max_num_seqs, max_num_batched_tokens, policy),
     )

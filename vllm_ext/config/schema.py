@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Meta, field
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+SchedulingPolicy = Literal["fcfs", "priority"]
 PositiveInt = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
@@ -92,6 +93,13 @@ class EngineSettings(_Section, frozen=True):
     kv_cache_memory: Annotated[
         PositiveInt | None, Meta(description="bytes for the KV cache; null for what fits and can be used")
     ] = None
+    enable_prefix_caching: Annotated[
+        bool, Meta(description="keep what the KV cache holds, for prompts that begin alike")
+    ] = True
+    scheduling_policy: Annotated[
+        SchedulingPolicy,
+        Meta(description="fcfs (first come, first served) or priority (lower values first, then first come)"),
+    ] = "fcfs"
     executor: Annotated[str, Meta(description="executor plugin that runs the workers")] = "uniproc"
     tensor_parallel_size: Annotated[PositiveInt, Meta(description="workers that share each layer")] = 1
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the engine's random numbers")] = 0

@@ -121,6 +121,8 @@ class AttentionImpl(ABC, Generic[M]):
     ) -> torch.Tensor:
         """Store key and value in the cache, attend, write into ``output`` and return it.
 
+        Everything is stored before anything is attended to: a request may share blocks with another one of the step.
+
         Args:
             query: ``[tokens, heads, head_size]``.
             key, value: ``[tokens, kv_heads, head_size]``.

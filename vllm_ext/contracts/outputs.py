@@ -94,3 +94,5 @@ class RequestOutput:
     prompt_logprobs: PromptLogprobs | None = None
     outputs: list[CompletionOutput] = field(default_factory=list)
     finished: bool = False
+    num_cached_tokens: int = 0
+    """Tokens of the prompt that were in the prefix cache, and so were not computed for this request."""

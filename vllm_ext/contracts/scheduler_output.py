@@ -18,6 +18,8 @@ class NewRequestData:
     block_ids: tuple[list[int], ...]
     """KV cache blocks by KV cache group, in sequence order."""
     num_computed_tokens: int
+    """How many of ``prompt_token_ids`` need not be computed: the first of ``block_ids`` hold them, and may be shared
+    with other requests, also with one whose tokens this very step computes. Always less than there are tokens."""
     num_output_tokens: int = 0
     """How many of ``prompt_token_ids`` were generated (only after a preemption)."""
 
@@ -42,4 +44,5 @@ class SchedulerOutput:
     """Tokens to compute by request id; a decode step has 1, a chunk of a prompt has more."""
     total_num_scheduled_tokens: int
     finished_req_ids: set[str] = field(default_factory=set)
-    """Requests that ended (or were preempted) since the last step; their state can be dropped."""
+    """Requests that ended (or were preempted) since the last step; their state can be dropped, which has to come first:
+    one that was preempted may be among ``scheduled_new_reqs`` again."""

@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from vllm_ext.errors import CheckpointError
 
 if TYPE_CHECKING:
     import torch
+
+SchedulingPolicy = Literal["fcfs", "priority"]
 
 
 class HFConfig:
@@ -88,12 +90,16 @@ class ModelConfig:
 
 @dataclass
 class CacheConfig:
-    """The KV cache. ``block_size`` in tokens, ``kv_cache_memory_bytes`` the user's limit, if any."""
+    """The KV cache. ``block_size`` in tokens, ``kv_cache_memory_bytes`` the user's limit, if any.
+
+    A platform whose worker cannot start in the middle of a prompt sets ``enable_prefix_caching`` to False.
+    """
 
     block_size: int = 16
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks: int | None = None
     """Number of blocks, once :meth:`WorkerBase.determine_available_memory` was asked (vLLM's name, any device)."""
+    enable_prefix_caching: bool = True
 
 
 @dataclass
@@ -112,10 +118,11 @@ class ParallelConfig:
 
 @dataclass
 class SchedulerConfig:
-    """Limits of one step: number of requests, and of tokens over all of them."""
+    """Limits of one step: number of requests, and of tokens over all of them. ``policy``: who comes first."""
 
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 2048
+    policy: SchedulingPolicy = "fcfs"
 
 
 @dataclass

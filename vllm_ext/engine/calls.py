@@ -21,6 +21,7 @@ class Call:
     prompts: list[Any]
     params: list[SamplingParams]
     request_ids: list[str]
+    priorities: list[int]
     outputs: deque[RequestOutput] = field(default_factory=deque)
     error: BaseException | None = None
     """What broke off a step that another call made; it ended the requests of this call too."""
@@ -35,9 +36,9 @@ class Calls:
         self._call_of: dict[str, Call] = {}
         """Calls by the ids of their requests in flight."""
 
-    def make_call(self, prompts: list[Any], params: list[SamplingParams]) -> Call:
+    def make_call(self, prompts: list[Any], params: list[SamplingParams], priorities: list[int]) -> Call:
         """A call for as many ``prompts`` as ``params``; request ids ascend with the order of the prompts."""
-        return Call(prompts, params, [str(next(self._next_id)) for _ in prompts])
+        return Call(prompts, params, [str(next(self._next_id)) for _ in prompts], priorities)
 
     def run(self, call: Call, *, final_only: bool) -> Generator[RequestOutput, None, None]:
         """The outputs of ``call`` as they come. Whatever ends the generator ends the call's requests.
@@ -63,7 +64,9 @@ class Calls:
     def _add_requests(self, call: Call, final_only: bool) -> None:
         for index, (request_id, prompt) in enumerate(zip(call.request_ids, call.prompts, strict=True)):
             try:
-                self._engine.add_request(request_id, prompt, call.params[index], final_only=final_only)
+                self._engine.add_request(
+                    request_id, prompt, call.params[index], priority=call.priorities[index], final_only=final_only
+                )
             except InvalidRequest as error:
                 raise InvalidRequest(f"prompt {index}: {error}") from error
             self._call_of[request_id] = call

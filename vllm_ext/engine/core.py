@@ -12,6 +12,7 @@ from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
 from vllm_ext.engine.scheduler import Scheduler
+from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, VllmExtError, innermost_cause
 
 if TYPE_CHECKING:
@@ -76,8 +77,25 @@ class EngineCore:
             if not isinstance(error, Exception | SystemExit):
                 raise
             raise EngineError(
-                f"a step failed, which ended the {len(ended)} requests in flight: {innermost_cause(error)}"
+                f"a step failed, which ended the {len(ended)} requests in flight: {innermost_cause(error)}",
+                request_ids=ended,
             ) from error
+
+    def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
+        """Forget what the KV cache holds for prompts to come; see :meth:`Scheduler.reset_prefix_cache`."""
+        return self.scheduler.reset_prefix_cache(reset_running_requests=reset_running_requests)
+
+    def check_health(self) -> None:
+        """Raise whatever a worker has to complain about."""
+        self.executor.check_health()
+
+    def get_stats(self) -> SchedulerStats:
+        """Load and cache between two steps."""
+        return self.scheduler.make_stats()
+
+    def check_integrity(self) -> None:
+        """EngineError where the books of requests and cache blocks do not agree."""
+        self.scheduler.check_integrity()
 
     def shutdown(self) -> None:
         """Stop the workers; may be called twice."""

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from vllm_ext.config import Config, Override, load_config
+from vllm_ext.config import Config
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.engine.arguments import dispatcher_for, make_dispatcher, params_for_each, priorities_for_each
 from vllm_ext.engine.calls import Call, Calls
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.engine.prompts import PromptType, split_prompts
-from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:
     import torch
@@ -52,21 +50,23 @@ class LLM:
         progress: bool | None = None,
         **engine_settings: Any,
     ) -> None:
-        settings = [Override(key, value, "LLM(overrides=...)") for key, value in (overrides or {}).items()]
-        if model is not None:
-            engine_settings["model"] = str(model)
-        if dtype is not None:
-            engine_settings["dtype"] = str(dtype).removeprefix("torch.")
-        settings += [Override(f"engine.{name}", value, f"LLM({name}=...)") for name, value in engine_settings.items()]
-        if platform is not None:
-            settings.append(Override("platform.driver", platform, "LLM(platform=...)"))
-        config = load_config(config_files, settings)
-        self._start(bootstrap(config).dispatcher(progress=_show_progress(progress)))
+        self._start(
+            make_dispatcher(
+                "LLM",
+                model,
+                engine_settings,
+                dtype=dtype,
+                platform=platform,
+                config_files=config_files,
+                overrides=overrides,
+                progress=progress,
+            )
+        )
 
     @classmethod
     def from_config(cls, config: Config, *, progress: bool | None = None) -> Self:
         """An LLM for settings that are loaded already."""
-        return cls.from_dispatcher(bootstrap(config).dispatcher(progress=_show_progress(progress)))
+        return cls.from_dispatcher(dispatcher_for(config, progress))
 
     @classmethod
     def from_dispatcher(cls, dispatcher: Dispatcher) -> Self:
@@ -81,6 +81,7 @@ class LLM:
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = False,
+        priority: int | Sequence[int] = 0,
     ) -> list[RequestOutput]:
         """Complete one prompt or many.
 
@@ -90,6 +91,8 @@ class LLM:
             sampling_params: for all prompts, or a list with one for each; those of
                 :meth:`get_default_sampling_params` if omitted.
             use_tqdm: show a progress bar that counts finished requests.
+            priority: for all prompts, or a list with one for each; lower ones come first. It takes the setting
+                ``engine.scheduling_policy: priority``.
 
         Returns: one output for each prompt, in the order of the prompts.
 
@@ -97,7 +100,7 @@ class LLM:
             InvalidRequest: a prompt cannot be served; none of them is started.
             EngineError: a step failed.
         """
-        call = self._make_call(prompts, sampling_params)
+        call = self._make_call(prompts, sampling_params, priority)
         finished: dict[str, RequestOutput] = {}
         with (
             closing(self._calls.run(call, final_only=True)) as outputs,
@@ -113,6 +116,8 @@ class LLM:
         self,
         prompts: PromptType | Sequence[PromptType],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        priority: int | Sequence[int] = 0,
     ) -> Iterator[RequestOutput]:
         """Complete one prompt or many, step by step.
 
@@ -125,7 +130,17 @@ class LLM:
             InvalidRequest: a prompt's form or the number of ``sampling_params`` is wrong (at once), or a prompt cannot
                 be served (from the iterator).
         """
-        return self._calls.run(self._make_call(prompts, sampling_params), final_only=False)
+        return self._calls.run(self._make_call(prompts, sampling_params, priority), final_only=False)
+
+    def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
+        """Forget what the KV cache holds for prompts to come.
+
+        Args:
+            reset_running_requests: let streams that are not finished be computed again, instead of answering False.
+
+        Returns: False, and nothing is changed, while streams use cache blocks.
+        """
+        return self.llm_engine.reset_prefix_cache(reset_running_requests=reset_running_requests)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model directory asks for (``generation_config.json``), to change and pass on as one likes."""
@@ -162,30 +177,12 @@ class LLM:
         self,
         prompts: PromptType | Sequence[PromptType],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: int | Sequence[int],
     ) -> Call:
         each = split_prompts(prompts)
         default = self.get_default_sampling_params() if sampling_params is None else sampling_params
-        return self._calls.make_call(each, _params_for_each(default, len(each)))
-
-
-def _params_for_each(
-    sampling_params: SamplingParams | Sequence[SamplingParams], num_prompts: int
-) -> list[SamplingParams]:
-    if isinstance(sampling_params, SamplingParams):
-        return [sampling_params] * num_prompts
-    if not isinstance(sampling_params, list | tuple):
-        raise InvalidRequest(
-            f"sampling_params is {sampling_params!r}; it takes SamplingParams, or a list with one for each prompt"
-        )
-    params = list(sampling_params)
-    for index, entry in enumerate(params):
-        if not isinstance(entry, SamplingParams):
-            raise InvalidRequest(f"sampling_params[{index}] is {entry!r}; it takes SamplingParams")
-    if len(params) != num_prompts:
-        raise InvalidRequest(
-            f"{len(params)} sampling_params for {num_prompts} prompts; give one for all, or a list with one for each"
-        )
-    return params
+        params = params_for_each(default, len(each))
+        return self._calls.make_call(each, params, priorities_for_each(priority, len(each)))
 
 
 def _progress_bar(wanted: bool, total: int) -> Any:
@@ -195,7 +192,3 @@ def _progress_bar(wanted: bool, total: int) -> Any:
     from tqdm import tqdm
 
     return tqdm(total=total, desc="Processed prompts")
-
-
-def _show_progress(wanted: bool | None) -> bool:
-    return sys.stderr.isatty() if wanted is None else wanted

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.core import EngineCore
-from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.engine.output_processor import OutputProcessor
-from vllm_ext.engine.parallel_sampling import ParentRequest
-from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
-from vllm_ext.engine.request import Request, RequestStatus
-from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer
+from vllm_ext.engine.parallel_sampling import split_completions
+from vllm_ext.engine.prompts import PromptType
+from vllm_ext.engine.request import RequestStatus
+from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -35,24 +32,15 @@ class LLMEngine:
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        model_config = dispatcher.vllm_config.model_config
         self.vllm_config = dispatcher.vllm_config
-        self.tokenizer = load_tokenizer(Path(model_config.tokenizer))
-        self._eos_token_ids = load_eos_token_ids(Path(model_config.model), model_config.hf_config)
-        self.default_sampling_params = load_default_sampling_params(Path(model_config.model), model_config.hf_config)
-        """What the model directory asks for; for requests without parameters."""
-        self._vocab_size: int = model_config.hf_config.get("vocab_size") or self.tokenizer.get_vocab_size()
+        self.input_processor = InputProcessor(dispatcher.vllm_config)
+        self.tokenizer = self.input_processor.tokenizer
+        self.default_sampling_params = self.input_processor.default_sampling_params
         self._aborted: list[RequestOutput] = []
         self._is_shut_down = False
         self.output_processor = OutputProcessor(self.tokenizer)
         self.engine_core = EngineCore(dispatcher)
-        self.input_processor = InputProcessor(
-            self.tokenizer,
-            self._eos_token_ids,
-            self._vocab_size,
-            self.engine_core.executor.get_supported_sampling_params(),
-            self.vllm_config.parallel_config.worker_cls,
-        )
+        self.input_processor.set_supported(self.engine_core.executor.get_supported_sampling_params())
 
     def add_request(
         self,
@@ -60,6 +48,7 @@ class LLMEngine:
         prompt: PromptType,
         params: SamplingParams | None = None,
         *,
+        priority: int = 0,
         final_only: bool = False,
     ) -> None:
         """Queue a request.
@@ -68,6 +57,7 @@ class LLMEngine:
             request_id: unique among the requests in flight.
             params: those of the model directory if omitted. With ``n`` above 1 the engine core has a request for each
                 completion, and the outputs hold all of them.
+            priority: lower values come first, where ``engine.scheduling_policy`` is ``priority``; else it has to be 0.
             final_only: give one output when the request ends, instead of one for each step.
 
         Raises:
@@ -75,17 +65,15 @@ class LLMEngine:
             EngineError: the engine is shut down.
         """
         self._check_running()
-        params = copy.copy(self.default_sampling_params) if params is None else params
-        params = self.input_processor.process_params(params)
-        parsed = parse_prompt(prompt)
-        token_ids = self._token_ids(parsed)
-        if params.n > 1:
-            self._add_completions(ParentRequest(request_id, parsed.text, token_ids, params), token_ids, final_only)
-            return
-        if self.output_processor.is_in_flight(request_id):
-            raise _id_in_use(request_id)
-        self.engine_core.add_request(Request(request_id, token_ids, params, self._eos_token_ids))
-        self.output_processor.add_request(request_id, parsed.text, token_ids, params, final_only=final_only)
+        text, request = self.input_processor.process_inputs(request_id, prompt, params, priority)
+        parent, children = split_completions(text, request)
+        for taken in (request_id, *(child.request_id for child in children)):
+            if self.output_processor.is_in_flight(taken):
+                raise InvalidRequest(f"a request with the id {taken!r} is in flight; ids have to be unique")
+        for child in children:
+            # What is wrong with one of several completions is wrong with the first.
+            self.engine_core.add_request(child.as_request())
+        self.output_processor.add_completions(text, children, parent, final_only=final_only)
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """End requests. The next step gives their last outputs, with ``finish_reason`` ``abort``; ids that are not in
@@ -120,6 +108,24 @@ class LLMEngine:
         """Whether :meth:`step` has something to do; the last step may be one that gives no output."""
         return bool(self._aborted) or self.engine_core.has_requests()
 
+    def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
+        """Forget what the KV cache holds for prompts to come.
+
+        Args:
+            reset_running_requests: preempt all running requests first; they are computed again.
+
+        Returns: False, and nothing is changed, while requests use cache blocks.
+
+        Raises:
+            EngineError: the engine is shut down.
+        """
+        self._check_running()
+        return self.engine_core.reset_prefix_cache(reset_running_requests=reset_running_requests)
+
+    def get_stats(self) -> SchedulerStats:
+        """Load, preemptions and use of the KV cache, between two steps."""
+        return self.engine_core.get_stats()
+
     def shutdown(self) -> None:
         """Stop the workers; may be called twice."""
         self._is_shut_down = True
@@ -136,38 +142,3 @@ class LLMEngine:
     def _check_running(self) -> None:
         if self._is_shut_down:
             raise EngineError("this engine is shut down; make a new one")
-
-    def _add_completions(self, parent: ParentRequest, token_ids: list[int], final_only: bool) -> None:
-        """A request for each completion, or none at all."""
-        for request_id in (parent.request_id, *parent.child_ids):
-            if self.output_processor.is_in_flight(request_id):
-                raise _id_in_use(request_id)
-        for index, (child_id, params) in enumerate(parent.children()):
-            # What is wrong with one is wrong with the first.
-            self.engine_core.add_request(Request(child_id, token_ids, params, self._eos_token_ids))
-            self.output_processor.add_request(
-                child_id, None, token_ids, params, final_only=final_only, parent=parent, index=index
-            )
-
-    def _token_ids(self, prompt: ParsedPrompt) -> list[int]:
-        """Token ids of the prompt, checked against the vocabulary."""
-        token_ids = prompt.token_ids
-        if token_ids is None:
-            try:
-                token_ids = self.tokenizer.encode(prompt.text, add_special_tokens=True).ids
-            except TypeError as error:  # how the library answers to half of a surrogate pair
-                raise InvalidRequest("the prompt's text cannot be tokenized: it is not valid Unicode") from error
-            except Exception as error:  # the library raises bare Exception
-                raise InvalidRequest(f"the prompt's text cannot be tokenized: {error}") from error
-        if not token_ids:
-            raise InvalidRequest("the prompt is empty: the engine needs at least one token to go on from")
-        for token_id in (min(token_ids), max(token_ids)):
-            if not 0 <= token_id < self._vocab_size:
-                raise InvalidRequest(
-                    f"token id {token_id} is outside the model's vocabulary; ids go from 0 to {self._vocab_size - 1}"
-                )
-        return token_ids
-
-
-def _id_in_use(request_id: str) -> InvalidRequest:
-    return InvalidRequest(f"a request with the id {request_id!r} is in flight; ids have to be unique")

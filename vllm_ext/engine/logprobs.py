@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from vllm_ext.contracts.outputs import Logprob, LogprobsLists, LogprobsOnePosition, PromptLogprobs, SampleLogprobs
+from vllm_ext.contracts.outputs import Logprob, LogprobsOnePosition, PromptLogprobs, SampleLogprobs
+from vllm_ext.engine.request import TokenLogprobs
 
 Decode = Callable[[int], str]
 """A token id to its text."""
@@ -24,18 +25,20 @@ class LogprobsProcessor:
         self.cumulative_logprob: float | None = 0.0 if wants_samples else None
         self.prompt_logprobs: PromptLogprobs | None = [None] if wants_prompt else None
 
-    def add(self, samples: LogprobsLists | None, num_tokens: int, prompt: LogprobsLists | None) -> None:
+    def add(self, samples: TokenLogprobs | None, num_tokens: int, prompt: TokenLogprobs | None) -> None:
         """Take in those of ``num_tokens`` new tokens, and those of the prompt."""
         if samples is not None and self.logprobs is not None:
             self.logprobs += _positions(samples, num_tokens, self._decode)
-            self.cumulative_logprob = (self.cumulative_logprob or 0.0) + float(samples.logprobs[:num_tokens, 0].sum())
+            self.cumulative_logprob = (self.cumulative_logprob or 0.0) + sum(
+                row[0] for row in samples.logprobs[:num_tokens]
+            )
         if prompt is not None and self.prompt_logprobs is not None:
             self.prompt_logprobs += _positions(prompt, len(prompt.logprobs), self._decode)
 
 
-def _positions(lists: LogprobsLists, count: int, decode: Decode | None) -> list[LogprobsOnePosition]:
-    token_ids, logprobs, ranks = (column[:count].tolist() for column in lists)
-    return [_one_position(*column, decode) for column in zip(token_ids, logprobs, ranks, strict=True)]
+def _positions(tokens: TokenLogprobs, count: int, decode: Decode | None) -> list[LogprobsOnePosition]:
+    rows = zip(tokens.token_ids[:count], tokens.logprobs[:count], tokens.ranks[:count], strict=True)
+    return [_one_position(*row, decode) for row in rows]
 
 
 def _one_position(token_ids: list[int], logprobs: list[float], rank: int, decode: Decode | None) -> LogprobsOnePosition:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
 from vllm_ext.contracts.outputs import CompletionOutput, FinishReason, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.detokenizer import IncrementalDetokenizer, TokenBytes
 from vllm_ext.engine.logprobs import LogprobsProcessor
 from vllm_ext.engine.parallel_sampling import ParentRequest
@@ -71,8 +72,8 @@ class _RequestState:
     """The output of one request, which may be one of several completions, so far."""
 
     __slots__ = (
-        *("final_only", "index", "keeps_stop_token", "logprobs", "parent", "prompt", "prompt_token_ids"),
-        *("request_id", "text", "token_ids"),
+        *("final_only", "index", "keeps_stop_token", "logprobs", "num_cached_tokens", "parent", "prompt"),
+        *("prompt_token_ids", "request_id", "text", "token_ids"),
     )
 
     def __init__(
@@ -97,6 +98,7 @@ class _RequestState:
         self.parent = parent
         self.index = index
         self.token_ids: list[int] = []
+        self.num_cached_tokens = 0
 
     @property
     def is_quiet(self) -> bool:
@@ -106,6 +108,7 @@ class _RequestState:
     def add(self, output: EngineCoreOutput) -> None:
         """Note what is new."""
         self.token_ids += output.new_token_ids
+        self.num_cached_tokens = output.num_cached_tokens
         if self.logprobs is not None:
             self.logprobs.add(output.new_logprobs, len(output.new_token_ids), output.new_prompt_logprobs)
 
@@ -134,7 +137,7 @@ class _RequestState:
         """What the user gets now; ``None`` where the parent will give it, once for all completions."""
         prompt_logprobs = self.logprobs.prompt_logprobs if self.logprobs is not None else None
         if self.parent is not None:
-            self.parent.update(completion, prompt_logprobs)
+            self.parent.update(completion, prompt_logprobs, self.num_cached_tokens)
             return None
         return RequestOutput(
             self.request_id,
@@ -143,6 +146,7 @@ class _RequestState:
             prompt_logprobs,
             [completion],
             finished=completion.finished,
+            num_cached_tokens=self.num_cached_tokens,
         )
 
 
@@ -175,6 +179,26 @@ class OutputProcessor:
             request_id, prompt, prompt_token_ids, text, self._make_logprobs(params), params, final_only, parent, index
         )
 
+    def add_completions(
+        self,
+        prompt: str | None,
+        requests: Sequence[EngineCoreRequest],
+        parent: ParentRequest | None,
+        *,
+        final_only: bool = False,
+    ) -> None:
+        """Expect tokens of the requests that :func:`split_completions` made of one."""
+        for index, request in enumerate(requests):
+            self.add_request(
+                request.request_id,
+                prompt,
+                request.prompt_token_ids,
+                request.sampling_params,
+                final_only=final_only,
+                parent=parent,
+                index=index,
+            )
+
     def child_ids(self, request_id: str) -> list[str]:
         """Ids that the engine core knows the request by."""
         parent = self._parents.get(request_id)
@@ -188,7 +212,10 @@ class OutputProcessor:
         processed = ProcessedOutputs([], [])
         parents: dict[str, ParentRequest] = {}
         for output in outputs:
-            state = self._states[output.request_id]
+            state = self._states.get(output.request_id)
+            if state is None:
+                # It ended here, by a stop string or an abort, while the core was still making this token.
+                continue
             state.add(output)
             if state.is_quiet and output.finish_reason is None:
                 continue

@@ -8,6 +8,7 @@ import msgspec
 
 from vllm_ext.contracts.outputs import CompletionOutput, PromptLogprobs, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.core_messages import EngineCoreRequest
 
 
 class ParentRequest:
@@ -21,6 +22,7 @@ class ParentRequest:
         self._prompt_token_ids = prompt_token_ids
         self._params = params
         self._prompt_logprobs: PromptLogprobs | None = None
+        self._num_cached_tokens = 0
         self._completions = [_nothing_yet(index, params) for index in range(params.n)]
 
     @property
@@ -48,11 +50,14 @@ class ParentRequest:
                 ),
             )
 
-    def update(self, completion: CompletionOutput, prompt_logprobs: PromptLogprobs | None) -> None:
-        """Note a completion's new state."""
+    def update(
+        self, completion: CompletionOutput, prompt_logprobs: PromptLogprobs | None, num_cached_tokens: int
+    ) -> None:
+        """Note a completion's new state; what is said of the prompt is what the first completion found."""
         self._completions[completion.index] = completion
         if completion.index == 0:
             self._prompt_logprobs = prompt_logprobs
+            self._num_cached_tokens = num_cached_tokens
 
     def output(self) -> RequestOutput:
         """All completions as they are now."""
@@ -63,7 +68,22 @@ class ParentRequest:
             self._prompt_logprobs,
             list(self._completions),
             finished=self.finished,
+            num_cached_tokens=self._num_cached_tokens,
         )
+
+
+def split_completions(
+    prompt: str | None, request: EngineCoreRequest
+) -> tuple[ParentRequest | None, list[EngineCoreRequest]]:
+    """What the engine core gets for a request: itself, or one for each of ``n`` completions, with their parent."""
+    if request.sampling_params.n == 1:
+        return None, [request]
+    parent = ParentRequest(request.request_id, prompt, request.prompt_token_ids, request.sampling_params)
+    children = [
+        msgspec.structs.replace(request, request_id=child_id, sampling_params=params)
+        for child_id, params in parent.children()
+    ]
+    return parent, children
 
 
 def _nothing_yet(index: int, params: SamplingParams) -> CompletionOutput:

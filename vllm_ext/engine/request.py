@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple, Self
 
 from vllm_ext.contracts.outputs import FinishReason, LogprobsLists
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.block_hash import BlockHash
 
 
 class RequestStatus(enum.Enum):
@@ -32,6 +34,18 @@ _FINISH_REASONS: dict[RequestStatus, FinishReason] = {
 }
 
 
+class TokenLogprobs(NamedTuple):
+    """:class:`LogprobsLists` as plain values, which may cross to another process; a row for each token."""
+
+    token_ids: list[list[int]]
+    logprobs: list[list[float]]
+    ranks: list[int]
+
+    @classmethod
+    def of(cls, lists: LogprobsLists | None) -> Self | None:
+        return None if lists is None else cls(*(column.tolist() for column in lists))
+
+
 @dataclass(slots=True)
 class EngineCoreOutput:
     """What one step added to one request."""
@@ -41,10 +55,12 @@ class EngineCoreOutput:
     finish_reason: FinishReason | None = None
     stop_reason: int | None = None
     """The id in ``stop_token_ids`` that ended the request."""
-    new_logprobs: LogprobsLists | None = None
+    new_logprobs: TokenLogprobs | None = None
     """Of ``new_token_ids``, and perhaps of more."""
-    new_prompt_logprobs: LogprobsLists | None = None
+    new_prompt_logprobs: TokenLogprobs | None = None
     """Of all the prompt's tokens but the first; with the first new token."""
+    num_cached_tokens: int = 0
+    """Tokens of the prompt that were in the prefix cache."""
 
 
 class Request:
@@ -55,17 +71,24 @@ class Request:
         prompt_token_ids: at least one token id.
         sampling_params: how tokens are chosen and when to stop.
         eos_token_ids: end-of-sequence tokens of the model.
+        priority: lower values come first, where the scheduling policy is ``priority``.
     """
 
     __slots__ = (
         "_eos_token_ids",
-        "_max_tokens",
+        "_max_num_tokens",
         "_stop_token_ids",
         "all_token_ids",
+        "block_hashes",
+        "num_cached_tokens",
         "num_computed_tokens",
         "num_prompt_tokens",
+        "num_slots",
+        "priority",
+        "queue_key",
         "request_id",
         "sampling_params",
+        "skip_reading_prefix_cache",
         "status",
         "stop_reason",
     )
@@ -76,19 +99,32 @@ class Request:
         prompt_token_ids: list[int],
         sampling_params: SamplingParams,
         eos_token_ids: frozenset[int] = frozenset(),
+        priority: int = 0,
     ) -> None:
         self.request_id = request_id
         self.sampling_params = sampling_params
+        self.priority = priority
+        self.queue_key = (0, 0)
+        """Its place among all requests in flight, set when it is added: the smallest comes first."""
         self.status = RequestStatus.WAITING
         self.all_token_ids = list(prompt_token_ids)
         """The prompt, then what was generated."""
         self.num_prompt_tokens = len(prompt_token_ids)
         self.num_computed_tokens = 0
         """Tokens whose keys and values are in the cache, counting those of the step that is running."""
+        self.num_slots = 0
+        """Tokens that its cache blocks have room for."""
+        self.num_cached_tokens = 0
+        """Tokens that were in the prefix cache when the request was first admitted."""
+        self.block_hashes: list[BlockHash] = []
+        """Hashes of its first full blocks, as far as they were asked for."""
+        # The logits of a prompt's tokens are only there where they are computed.
+        self.skip_reading_prefix_cache = sampling_params.skip_reading_prefix_cache
         self.stop_reason: int | None = None
         self._eos_token_ids = frozenset() if sampling_params.ignore_eos else eos_token_ids
         self._stop_token_ids = frozenset(sampling_params.stop_token_ids or ())
-        self._max_tokens = sampling_params.max_tokens
+        max_tokens = sampling_params.max_tokens
+        self._max_num_tokens = None if max_tokens is None else self.num_prompt_tokens + max_tokens
 
     @property
     def num_tokens(self) -> int:
@@ -98,22 +134,25 @@ class Request:
     def num_output_tokens(self) -> int:
         return len(self.all_token_ids) - self.num_prompt_tokens
 
-    def append_token(self, token_id: int, max_total_tokens: int) -> bool:
-        """Add a generated token; True if it ended the request, whose status then says how.
+    def append_tokens(self, token_ids: list[int], max_total_tokens: int) -> list[int]:
+        """Add generated tokens up to the one that ends the request, whose status then says how; returns those added.
 
         ``max_total_tokens`` limits prompt and output together.
         """
-        self.all_token_ids.append(token_id)
-        if token_id in self._eos_token_ids:
-            self.status = RequestStatus.FINISHED_STOPPED
-        elif token_id in self._stop_token_ids:
-            self.status = RequestStatus.FINISHED_STOPPED
-            self.stop_reason = token_id
-        elif self.num_tokens >= max_total_tokens or self.num_output_tokens == self._max_tokens:
-            self.status = RequestStatus.FINISHED_LENGTH_CAPPED
-        else:
-            return False
-        return True
+        for position, token_id in enumerate(token_ids, 1):
+            self.all_token_ids.append(token_id)
+            num_tokens = len(self.all_token_ids)
+            if token_id in self._eos_token_ids:
+                self.status = RequestStatus.FINISHED_STOPPED
+            elif token_id in self._stop_token_ids:
+                self.status = RequestStatus.FINISHED_STOPPED
+                self.stop_reason = token_id
+            elif num_tokens >= max_total_tokens or num_tokens == self._max_num_tokens:
+                self.status = RequestStatus.FINISHED_LENGTH_CAPPED
+            else:
+                continue
+            return token_ids[:position]
+        return token_ids
 
     def __repr__(self) -> str:
         return (

@@ -1,0 +1,266 @@
+"""``AsyncLLM``: a model in an event loop, which its steps never block."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from copy import copy
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+
+from vllm_ext.config import Config
+from vllm_ext.contracts.outputs import RequestOutput
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.arguments import dispatcher_for, make_dispatcher
+from vllm_ext.engine.async_requests import AsyncRequests
+from vllm_ext.engine.core_calls import PendingCalls
+from vllm_ext.engine.core_client import ThreadCoreClient
+from vllm_ext.engine.core_mailbox import Mailbox
+from vllm_ext.engine.core_messages import (
+    AbortRequests,
+    EngineCoreDead,
+    EngineCoreOutputs,
+    FromCore,
+    RequestRefused,
+    RequestsFailed,
+    UtilityCall,
+    UtilityMethod,
+    UtilityResult,
+)
+from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.prompts import PromptType
+from vllm_ext.engine.stats import SchedulerStats
+from vllm_ext.errors import EngineError, InvalidRequest
+
+if TYPE_CHECKING:
+    import torch
+
+    from vllm_ext.dispatch.dispatcher import Dispatcher
+
+
+class AsyncLLM:
+    """A model on the chosen platform, for many concurrent tasks of one event loop.
+
+    It is started at once, which takes seconds, and shut down by :meth:`shutdown` or at the end of ``async with``. Its
+    steps run in a thread of its own; prompts are tokenized in another one. The loop is the one that it is first used
+    in. Arguments and errors are those of :class:`LLM`.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        dtype: str | torch.dtype | None = None,
+        platform: str | list[str] | None = None,
+        config_files: Sequence[str | Path] = (),
+        overrides: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
+        **engine_settings: Any,
+    ) -> None:
+        self._start(
+            make_dispatcher(
+                "AsyncLLM",
+                model,
+                engine_settings,
+                dtype=dtype,
+                platform=platform,
+                config_files=config_files,
+                overrides=overrides,
+                progress=progress,
+            )
+        )
+
+    @classmethod
+    def from_config(cls, config: Config, *, progress: bool | None = None) -> Self:
+        """An engine for settings that are loaded already."""
+        return cls.from_dispatcher(dispatcher_for(config, progress))
+
+    @classmethod
+    def from_dispatcher(cls, dispatcher: Dispatcher) -> Self:
+        """An engine on a dispatcher that is made already."""
+        engine = cls.__new__(cls)
+        engine._start(dispatcher)
+        return engine
+
+    async def generate(
+        self,
+        prompt: PromptType,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Complete one prompt.
+
+        Args:
+            prompt: a text, a list of token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``.
+            sampling_params: those of the model directory if omitted.
+            request_id: unique among those in flight; a new one if omitted.
+            priority: lower values come first, where ``engine.scheduling_policy`` is ``priority``; else it has to be 0.
+
+        Yields: states of the request, each with all text and tokens so far, the last one with ``finished`` set. What
+            comes while the reader is busy is merged into one state. Whatever ends the generator, also that the task is
+            cancelled, aborts the request.
+
+        Raises:
+            InvalidRequest: the request cannot be served, or its id is in flight; others go on.
+            EngineError: a step failed, or the engine is shut down or belongs to another event loop.
+        """
+        self._bind_to_loop()
+        internal_id, collector = self._requests.open(request_id)
+        try:
+            text, request = await self._in_thread(
+                self.input_processor.process_inputs, internal_id, prompt, sampling_params, priority
+            )
+            # None at all where an abort or the end of the engine came first.
+            for begun in self._requests.begin(internal_id, text, request):
+                self._client.send(begun)
+            finished = False
+            while not finished:
+                output = await collector.get()
+                finished = output.finished
+                yield output
+        finally:
+            self._abort(self._requests.close([internal_id]))
+
+    async def abort(self, request_id: str | Iterable[str]) -> None:
+        """End requests: their readers get a last output with ``finish_reason`` ``abort``. Ids that are not in flight
+        are passed over.
+        """
+        ids = [request_id] if isinstance(request_id, str) else list(request_id)
+        self._abort(self._requests.abort(ids))
+
+    async def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
+        """Forget what the KV cache holds for prompts to come.
+
+        Args:
+            reset_running_requests: preempt all running requests first; they are computed again.
+
+        Returns: False, and nothing is changed, while requests use cache blocks.
+        """
+        done: bool = await self._call("reset_prefix_cache", reset_running_requests=reset_running_requests)
+        return done
+
+    async def check_health(self) -> None:
+        """EngineError where the engine or a worker cannot go on; it is answered between two steps."""
+        await self._call("check_health")
+
+    async def get_stats(self) -> SchedulerStats:
+        """Load, preemptions and use of the KV cache, between two steps."""
+        return msgspec.convert(await self._call("get_stats"), SchedulerStats)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether requests are taken."""
+        return self._ended is None
+
+    @property
+    def dead_error(self) -> EngineError | None:
+        """Why no request is taken any more, if none is."""
+        return self._ended
+
+    def shutdown(self) -> None:
+        """Stop the engine; whoever is reading gets an EngineError. Waits for the step that is running; may be called
+        twice, from any thread.
+        """
+        self._end_from_any_thread(EngineError("this engine is shut down; make a new one"))
+        self._finalizer()
+        self._pool.shutdown()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._end(EngineError("this engine is shut down; make a new one"))
+        # The loop does not wait for the step that is running, so others may go on.
+        if self._client.is_alive:
+            await asyncio.get_running_loop().run_in_executor(self._pool, self._client.shutdown)
+        self.shutdown()
+
+    def _start(self, dispatcher: Dispatcher) -> None:
+        self.vllm_config = dispatcher.vllm_config
+        self.input_processor = InputProcessor(dispatcher.vllm_config)
+        self.tokenizer = self.input_processor.tokenizer
+        self._requests = AsyncRequests(self.tokenizer)
+        self._calls = PendingCalls()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ended: EngineError | None = None
+        # Neither of the threads holds on to this object, so that it can be collected while they live.
+        self._mailbox = Mailbox(self._handle)
+        self._client = ThreadCoreClient(dispatcher, self._mailbox.put)
+        self.input_processor.set_supported(self._client.supported_sampling_params)
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm_ext-tokenizer")
+        self._finalizer = weakref.finalize(self, _stop, self._client, self._pool)
+
+    def _bind_to_loop(self) -> None:
+        """Belong to the running loop from the first use on; EngineError in another one, or after the end."""
+        loop = asyncio.get_running_loop()
+        if self._loop is None:
+            self._loop = loop
+            self._mailbox.open(loop)
+        if self._loop is not loop:
+            raise EngineError(
+                "this engine belongs to another event loop, the one that it was first used in; make an engine in the "
+                "loop that uses it"
+            )
+        if self._ended is not None:
+            raise copy(self._ended)
+
+    async def _in_thread(self, function: Any, *args: Any) -> Any:
+        """What ``function`` returns, computed beside the loop."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+
+    async def _call(self, method: UtilityMethod, **kwargs: Any) -> Any:
+        """Call a method of the core between two steps."""
+        self._bind_to_loop()
+        with self._calls.open() as (call_id, answer):
+            self._client.send(UtilityCall(call_id, method, kwargs))
+            return await answer
+
+    def _abort(self, internal_ids: list[str]) -> None:
+        if internal_ids:
+            self._client.send(AbortRequests(internal_ids))
+
+    def _handle(self, message: FromCore) -> None:
+        """Take a message of the core; called in the loop."""
+        if isinstance(message, EngineCoreOutputs):
+            if stopped := self._requests.process_outputs(message.outputs):
+                self._client.send(AbortRequests(stopped, "stop"))
+        elif isinstance(message, RequestRefused):
+            self._requests.fail([message.request_id], InvalidRequest(message.reason))
+        elif isinstance(message, RequestsFailed):
+            self._requests.fail(message.request_ids, EngineError(message.reason, request_ids=message.request_ids))
+        elif isinstance(message, UtilityResult):
+            self._calls.answer(message)
+        elif isinstance(message, EngineCoreDead):
+            self._end(EngineError(f"the engine core stopped, so this engine is of no use any more: {message.reason}"))
+
+    def _end(self, error: EngineError) -> None:
+        """Take no more requests, and tell ``error`` to everybody who waits; the first reason stays."""
+        if self._ended is None:
+            self._ended = error
+        self._requests.fail_all(self._ended)
+        self._calls.fail_all(self._ended)
+
+    def _end_from_any_thread(self, error: EngineError) -> None:
+        try:
+            is_inside = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            is_inside = False
+        if self._loop is None or is_inside or self._loop.is_closed():
+            self._end(error)
+        else:
+            self._loop.call_soon_threadsafe(self._end, error)
+
+
+def _stop(client: ThreadCoreClient, pool: ThreadPoolExecutor) -> None:
+    client.shutdown()
+    # Nobody waits for these threads here: garbage may be collected in one of them.
+    pool.shutdown(wait=False, cancel_futures=True)

@@ -1,0 +1,119 @@
+"""The requests of an ``AsyncLLM`` in flight: their ids, their outputs, and who reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import count
+from uuid import uuid4
+
+from tokenizers import Tokenizer
+
+from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
+from vllm_ext.engine.core_messages import EngineCoreRequest
+from vllm_ext.engine.output_collector import RequestOutputCollector
+from vllm_ext.engine.output_processor import OutputProcessor
+from vllm_ext.engine.parallel_sampling import split_completions
+from vllm_ext.engine.request import EngineCoreOutput
+from vllm_ext.errors import EngineError, InvalidRequest, innermost_cause
+
+
+class AsyncRequests:
+    """Used in one event loop only.
+
+    The core knows a request by an id of its own: the user's may be used again as soon as the request has ended here,
+    when the core may still be making a token for the one before.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._output_processor = OutputProcessor(tokenizer)
+        self._collectors: dict[str, RequestOutputCollector] = {}
+        """By internal id; who is here has not ended."""
+        self._internal_ids: dict[str, str] = {}
+        """The same requests by the user's id."""
+        self._core_ids: dict[str, list[str]] = {}
+        """What the core knows a request by, by internal id: one id, or one for each of several completions."""
+        self._owners: dict[str, str] = {}
+        """Internal ids by the core's."""
+        self._next_id = count()
+
+    def open(self, request_id: str | None) -> tuple[str, RequestOutputCollector]:
+        """Reserve an id, or make one; returns the internal id, and where outputs will be.
+
+        Raises:
+            InvalidRequest: the id is no text, or in flight.
+        """
+        number = next(self._next_id)
+        request_id = f"request-{uuid4().hex}" if request_id is None else request_id
+        if not isinstance(request_id, str):
+            raise InvalidRequest(f"request_id is {request_id!r}; it takes a text")
+        if request_id in self._internal_ids:
+            raise InvalidRequest(f"a request with the id {request_id!r} is in flight; ids have to be unique")
+        internal_id = f"{request_id}-{number}"
+        collector = self._collectors[internal_id] = RequestOutputCollector(request_id)
+        self._internal_ids[request_id] = internal_id
+        return internal_id, collector
+
+    def begin(self, internal_id: str, text: str | None, request: EngineCoreRequest) -> list[EngineCoreRequest]:
+        """Expect outputs of a request; returns what the core gets: nothing where it has ended meanwhile."""
+        if internal_id not in self._collectors:
+            return []
+        parent, requests = split_completions(text, request)
+        self._output_processor.add_completions(text, requests, parent)
+        self._core_ids[internal_id] = [begun.request_id for begun in requests]
+        self._owners |= dict.fromkeys(self._core_ids[internal_id], internal_id)
+        return requests
+
+    def process_outputs(self, outputs: list[EngineCoreOutput]) -> list[str]:
+        """Hand the tokens of a step to their readers; returns requests that ended here and go on in the core."""
+        try:
+            processed = self._output_processor.process_outputs(outputs)
+            for output in processed.request_outputs:
+                collector = self._collectors[output.request_id]
+                if output.finished:
+                    self._forget(output.request_id)
+                collector.put(output)
+        except Exception as error:  # noqa: BLE001 - it ends the requests of this step, and their readers get it
+            owners = dict.fromkeys(self._owners[o.request_id] for o in outputs if o.request_id in self._owners)
+            core_ids = [core_id for owner in owners for core_id in self._core_ids[owner]]
+            reason = f"the outputs of a step cannot be read: {innermost_cause(error)}"
+            self.fail(core_ids, EngineError(reason, request_ids=list(owners)))
+            return core_ids
+        return processed.stopped
+
+    def abort(self, request_ids: Iterable[str]) -> list[str]:
+        """End requests by the users' ids, with a last output; returns internal ids that the core has to abort."""
+        internal_ids = [self._internal_ids[i] for i in dict.fromkeys(request_ids) if i in self._internal_ids]
+        last = {output.request_id: output for output in self._output_processor.abort_requests(internal_ids)}
+        for internal_id in internal_ids:
+            # One that is still being tokenized has no state to tell.
+            aborted = CompletionOutput(0, "", [], finish_reason="abort")
+            nothing = RequestOutput(internal_id, None, [], outputs=[aborted], finished=True)
+            self._collectors[internal_id].put(last.get(internal_id, nothing))
+        return self.close(internal_ids)
+
+    def fail(self, core_ids: Iterable[str], error: Exception) -> None:
+        """End requests, by the core's ids, whose readers get ``error``. Those that have ended here are passed over."""
+        for internal_id in dict.fromkeys(self._owners.get(core_id, core_id) for core_id in core_ids):
+            if (collector := self._collectors.get(internal_id)) is not None:
+                collector.put_error(error)
+                self._output_processor.abort_requests([internal_id])
+                self._forget(internal_id)
+
+    def fail_all(self, error: Exception) -> None:
+        """End all requests, whose readers get ``error``."""
+        self.fail(list(self._collectors), error)
+
+    def close(self, internal_ids: Iterable[str]) -> list[str]:
+        """End requests that nobody reads any more; returns those that the core has to abort."""
+        ended = [internal_id for internal_id in internal_ids if internal_id in self._collectors]
+        core_ids = [core_id for internal_id in ended for core_id in self._core_ids.get(internal_id, ())]
+        self._output_processor.abort_requests(ended)
+        for internal_id in ended:
+            self._forget(internal_id)
+        return core_ids
+
+    def _forget(self, internal_id: str) -> None:
+        collector = self._collectors.pop(internal_id)
+        del self._internal_ids[collector.request_id]
+        for core_id in self._core_ids.pop(internal_id, ()):
+            del self._owners[core_id]

@@ -1,0 +1,97 @@
+"""The life of an engine core that is reached by messages: take what has come, make a step, send what it brought.
+
+It does not know what carries the messages: a thread's queue, or a pipe to another process.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+
+import msgspec
+
+from vllm_ext.engine.core import EngineCore
+from vllm_ext.engine.core_messages import (
+    AbortRequests,
+    EngineCoreDead,
+    EngineCoreOutputs,
+    EngineCoreRequest,
+    FromCore,
+    RequestRefused,
+    RequestsFailed,
+    Shutdown,
+    ToCore,
+    UtilityCall,
+    UtilityResult,
+)
+from vllm_ext.engine.request import RequestStatus
+from vllm_ext.errors import EngineError, InvalidRequest, innermost_cause
+
+logger = logging.getLogger(__name__)
+
+_STATUS = {"stop": RequestStatus.FINISHED_STOPPED, "abort": RequestStatus.FINISHED_ABORTED}
+
+
+class EngineCoreLoop:
+    """Serves ``inbox`` until :class:`Shutdown` comes.
+
+    Args:
+        send: takes what goes to the front end, in order; it must not wait for anything.
+    """
+
+    def __init__(self, core: EngineCore, inbox: SimpleQueue[ToCore], send: Callable[[FromCore], None]) -> None:
+        self._core = core
+        self._inbox = inbox
+        self._send = send
+
+    def run(self) -> None:
+        """Work until told to stop. The core is shut down at the end, whatever ended it."""
+        try:
+            while self._take_messages():
+                self._step()
+        except BaseException as error:
+            logger.exception("the engine core stops")
+            self._send(EngineCoreDead(innermost_cause(error)))
+        finally:
+            self._core.shutdown()
+
+    def _take_messages(self) -> bool:
+        """Take all that has come; wait for something where there is nothing to do. False once it is to stop."""
+        try:
+            message = self._inbox.get(block=not self._core.has_requests())
+            while not isinstance(message, Shutdown):
+                self._handle(message)
+                message = self._inbox.get_nowait()
+        except Empty:
+            return True
+        return False
+
+    def _handle(self, message: EngineCoreRequest | AbortRequests | UtilityCall) -> None:
+        if isinstance(message, EngineCoreRequest):
+            try:
+                self._core.add_request(message.as_request())
+            except InvalidRequest as error:
+                self._send(RequestRefused(message.request_id, str(error)))
+        elif isinstance(message, AbortRequests):
+            self._core.abort_requests(message.request_ids, _STATUS[message.finish_reason])
+        else:
+            self._send(self._call(message))
+
+    def _call(self, message: UtilityCall) -> UtilityResult:
+        try:
+            value = getattr(self._core, message.method)(**message.kwargs)
+            return UtilityResult(message.call_id, msgspec.to_builtins(value))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the answer
+            return UtilityResult(message.call_id, failure=innermost_cause(error))
+
+    def _step(self) -> None:
+        try:
+            outputs = self._core.step()
+        except EngineError as error:
+            # Only the text crosses over; where it comes from is in the log.
+            logger.exception("a step failed")
+            self._send(RequestsFailed(list(error.request_ids), str(error)))
+            return
+        if outputs:
+            self._send(EngineCoreOutputs(outputs))

@@ -1,0 +1,112 @@
+"""Sampling parameters as the user gave them, made ready for the engine core and its workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+from tokenizers import Tokenizer
+
+from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
+from vllm_ext.errors import InvalidRequest, listing
+
+
+class ParamsProcessor:
+    """Checks parameters against model and worker, and adds what follows from the tokenizer.
+
+    Args:
+        eos_token_ids: end-of-sequence tokens of the model.
+        vocab_size: of the model, whose logits are as many.
+        supported: the sampling parameters that the workers act on.
+        worker_cls: class path of the worker, for messages.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        eos_token_ids: frozenset[int],
+        vocab_size: int,
+        supported: frozenset[str] = WORKER_PARAMS,
+        worker_cls: str = "",
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._eos_token_ids = eos_token_ids
+        self._vocab_size = vocab_size
+        self._supported = supported
+        self._worker_cls = worker_cls
+
+    def process_params(self, params: SamplingParams) -> SamplingParams:
+        """``params``, or a copy of it with what the worker needs besides.
+
+        Raises:
+            InvalidRequest: model or worker cannot do it; the text names the parameter.
+        """
+        if not isinstance(params, SamplingParams):
+            raise InvalidRequest(f"params is {params!r}; it takes SamplingParams")
+        used = params.worker_params()
+        self._check_worker(used)
+        if not used:
+            return params
+        self._check_vocabulary(params)
+        if not params.min_tokens and not params.bad_words:
+            return params
+        stopping = self._stop_token_ids(params) if params.min_tokens else frozenset()
+        return msgspec.structs.replace(
+            params, _all_stop_token_ids=stopping, _bad_words_token_ids=self._bad_words(params.bad_words or ())
+        )
+
+    def _check_worker(self, used: list[str]) -> None:
+        if refused := [name for name in used if name not in self._supported]:
+            raise InvalidRequest(
+                f"worker {self._worker_cls} of the chosen platform does not act on {listing(refused)}; it acts on: "
+                f"{listing(self._supported)}. Leave out what it does not, or choose a platform whose worker does"
+            )
+
+    def _check_vocabulary(self, params: SamplingParams) -> None:
+        for name in ("logit_bias", "allowed_token_ids"):
+            for token_id in getattr(params, name) or ():
+                if not 0 <= token_id < self._vocab_size:
+                    raise InvalidRequest(
+                        f"{name} has token id {token_id}; ids of the model's vocabulary go from 0 to "
+                        f"{self._vocab_size - 1}"
+                    )
+        for name in ("logprobs", "prompt_logprobs"):
+            if (getattr(params, name) or 0) > self._vocab_size:
+                raise InvalidRequest(
+                    f"{name} is {getattr(params, name)}; it takes an integer from 0 to {self._vocab_size}, the size of "
+                    "the model's vocabulary, or -1 for all of it"
+                )
+
+    def _stop_token_ids(self, params: SamplingParams) -> frozenset[int]:
+        """As in vLLM, an end of sequence that is ignored is among them."""
+        wanted = self._eos_token_ids.union(params.stop_token_ids or ())
+        stopping = frozenset(token_id for token_id in wanted if 0 <= token_id < self._vocab_size)
+        allowed = params.allowed_token_ids
+        if allowed is not None and stopping.issuperset(allowed):
+            raise InvalidRequest(
+                f"min_tokens is {params.min_tokens}, and every token of allowed_token_ids {allowed} ends the request; "
+                "it takes 0 there, or another token to be allowed"
+            )
+        return stopping
+
+    def _bad_words(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
+        """Token sequences of the words, as they stand at the beginning of a text and within it.
+
+        The second form counts where it is another single word of as many tokens, as in vLLM.
+        """
+        sequences: dict[tuple[int, ...], None] = {}
+        for word in words:
+            alone, within = (self._encode(prefix + word.lstrip()) for prefix in ("", " "))
+            if not alone:
+                raise InvalidRequest(f"bad_words has {word!r}, which the tokenizer turns into no token at all")
+            sequences[alone] = None
+            if within and within[0] != alone[0] and len(within) == len(alone):
+                sequences[within] = None
+        return tuple(sequences)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        try:
+            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises bare Exception
+            raise InvalidRequest(f"bad_words has {text!r}, which cannot be tokenized: {error}") from error
+        return tuple(token_id for token_id in ids if token_id < self._vocab_size)
