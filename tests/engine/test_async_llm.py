@@ -554,7 +554,7 @@ class TestTheEnd:
             async for _ in engine.generate([1], greedy(100)):
                 break
 
-        asyncio.run(main())
+        run(main)
         engine.shutdown()
 
         assert own_threads() == []
@@ -771,13 +771,13 @@ class TestSeveralCompletions:
             assert not any(state.finished for state in states[:-1])
             await check_books(engine)
 
-        asyncio.run(main())
+        run(main)
 
     def test_an_abort_ends_all_of_them(self, make_engine):
-        engine = make_engine()
+        engine = make_engine(slow(0.002))
 
         async def main() -> None:
-            stream = engine.generate([1, 2, 3], SamplingParams(n=3, max_tokens=10, ignore_eos=True), "a")
+            stream = engine.generate([1, 2, 3], SamplingParams(n=3, max_tokens=100, ignore_eos=True), "a")
             await anext(stream)
             await engine.abort("a")
             *_, last = [state async for state in stream]
@@ -785,7 +785,7 @@ class TestSeveralCompletions:
             assert [output.finish_reason for output in last.outputs] == ["abort"] * 3
             await check_books(engine)
 
-        asyncio.run(main())
+        run(main)
 
     def test_a_prompt_that_cannot_be_served_is_refused_once(self, make_engine):
         engine = make_engine()
@@ -796,4 +796,4 @@ class TestSeveralCompletions:
             assert await tokens_of(engine, [1], greedy(1))
             await check_books(engine)
 
-        asyncio.run(main())
+        run(main)
