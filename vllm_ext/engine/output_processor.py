@@ -71,7 +71,7 @@ class _RequestState:
     """The output of one request, which may be one of several completions, so far."""
 
     __slots__ = (
-        *("final_only", "index", "keeps_stop_token", "logprobs", "parent", "prompt", "prompt_token_ids"),
+        *("final_only", "index", "is_quiet", "keeps_stop_token", "logprobs", "parent", "prompt", "prompt_token_ids"),
         *("request_id", "text", "token_ids"),
     )
 
@@ -97,17 +97,8 @@ class _RequestState:
         self.parent = parent
         self.index = index
         self.token_ids: list[int] = []
-
-    @property
-    def is_quiet(self) -> bool:
+        self.is_quiet = final_only and not (text is not None and text.can_stop)
         """Whether there is nothing to do but to collect tokens until the request ends."""
-        return self.final_only and not (self.text is not None and self.text.can_stop)
-
-    def add(self, output: EngineCoreOutput) -> None:
-        """Note what is new."""
-        self.token_ids += output.new_token_ids
-        if self.logprobs is not None:
-            self.logprobs.add(output.new_logprobs, len(output.new_token_ids), output.new_prompt_logprobs)
 
     def update_text(self, output: EngineCoreOutput) -> tuple[FinishReason | None, int | str | None]:
         """Detokenize what is new; why the request ended, if it did: a stop string wins over every other reason."""
@@ -189,7 +180,9 @@ class OutputProcessor:
         parents: dict[str, ParentRequest] = {}
         for output in outputs:
             state = self._states[output.request_id]
-            state.add(output)
+            state.token_ids += output.new_token_ids
+            if state.logprobs is not None:
+                state.logprobs.add(output.new_logprobs, len(output.new_token_ids), output.new_prompt_logprobs)
             if state.is_quiet and output.finish_reason is None:
                 continue
             finish_reason, stop_reason = state.update_text(output)
