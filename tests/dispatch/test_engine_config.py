@@ -64,6 +64,32 @@ def test_the_length_limit(wanted, own, limit):
     assert resolve_max_model_len(EngineSettings(max_model_len=wanted), config, Device()) == limit
 
 
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({"n_positions": 256}, 256),
+        ({"max_position_embeddings": 100, "rope_scaling": {"type": "linear", "factor": 4.0}}, 400),
+        ({"max_position_embeddings": 100, "rope_parameters": {"rope_type": "dynamic", "factor": 2.5}}, 250),
+        ({"max_position_embeddings": 100, "rope_parameters": {"rope_type": "yarn", "factor": 4.0}}, 400),
+        (
+            {
+                "max_position_embeddings": 400,
+                "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 100},
+            },
+            400,
+        ),
+        ({"max_position_embeddings": 100, "rope_parameters": {"rope_type": "llama3", "factor": 8.0}}, 100),
+        (
+            {"model_type": "gemma3_text", "max_position_embeddings": 100}
+            | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}},
+            100,
+        ),
+    ],
+)
+def test_the_models_own_limit_is_what_its_rope_is_stretched_to(config, limit):
+    assert resolve_max_model_len(EngineSettings(), hf(**config), Device()) == limit
+
+
 def test_a_length_limit_above_the_models_positions_is_refused():
     with pytest.raises(ConfigError, match="max_model_len is 600, above the 512 positions of the model"):
         resolve_max_model_len(EngineSettings(max_model_len=600), hf(max_position_embeddings=512), Device())

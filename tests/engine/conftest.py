@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.fake_engine import FakeDispatcher, make_vllm_config
+from support.async_engine import own_threads
+from support.core_run import Run
+from support.fake_engine import FakeDispatcher, FakeWorker, make_vllm_config
 from support.vocabularies import byte_level_tokenizer, write_tokenizer
 
+from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.llm import LLM
 
 
@@ -61,3 +64,32 @@ def make_cpu_llm(engines: list[LLM]) -> Callable[..., LLM]:
         return llm
 
     return make
+
+
+@pytest.fixture
+def make_async_llm(model_dir: Path) -> Iterator[Callable[..., AsyncLLM]]:
+    """Makes an engine on the fake worker, which is an attribute of it; at the end no thread is left."""
+    made: list[AsyncLLM] = []
+
+    def make(prepare: Callable[[FakeWorker], None] = lambda worker: None, **options: object) -> AsyncLLM:
+        dispatcher = FakeDispatcher(make_vllm_config(model_dir, **options), prepare=prepare)
+        engine = AsyncLLM.from_dispatcher(dispatcher)
+        engine.worker = dispatcher.worker
+        made.append(engine)
+        return engine
+
+    yield make
+    for engine in made:
+        engine.shutdown()
+        assert engine.worker.calls.count("shutdown") == 1
+    assert own_threads() == []
+
+
+@pytest.fixture
+def run(request) -> Iterator[Run]:
+    made = Run(**getattr(request, "param", {}))
+    yield made
+    made.finish()
+    assert made.worker.requests == {}
+    assert made.scheduler.kv_cache_manager.block_pool.num_free_blocks == made.core.kv_cache_config.num_blocks
+    made.core.shutdown()

@@ -6,63 +6,15 @@ blocks of its request, or that finds an earlier token overwritten.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.fake_engine import FakeDispatcher, FakeWorker, continuation, make_vllm_config
+from support.core_run import Run, engine
+from support.fake_engine import continuation
 
 from vllm_ext.contracts.outputs import ModelRunnerOutput
-from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.engine.core import EngineCore
-from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
+from vllm_ext.engine.request import RequestStatus
 from vllm_ext.errors import EngineError, InvalidRequest
-
-
-class Run:
-    """An engine core, its worker, and all that came out of it."""
-
-    def __init__(self, **options: object) -> None:
-        dispatcher = FakeDispatcher(make_vllm_config(**options))
-        self.core = EngineCore(dispatcher)
-        assert isinstance(dispatcher.worker, FakeWorker)
-        self.worker = dispatcher.worker
-        self.scheduler = self.core.scheduler
-        self.tokens: dict[str, list[int]] = {}
-        self.reasons: dict[str, str] = {}
-
-    def add(self, request_id: str, prompt: list[int], max_tokens: int = 5, priority: int = 0, **params: object) -> None:
-        sampling = SamplingParams(temperature=0.0, max_tokens=max_tokens, **params)
-        self.core.add_request(Request(request_id, prompt, sampling, frozenset({0}), priority=priority))
-        self.tokens[request_id] = []
-
-    def step(self) -> list[EngineCoreOutput]:
-        outputs = self.core.step()
-        for output in outputs:
-            self.tokens[output.request_id] += output.new_token_ids
-            if output.finish_reason is not None:
-                self.reasons[output.request_id] = output.finish_reason
-        self.scheduler.check_integrity()
-        return outputs
-
-    def finish(self) -> None:
-        while self.core.has_requests():
-            self.step()
-
-
-@pytest.fixture
-def run(request) -> Iterator[Run]:
-    made = Run(**getattr(request, "param", {}))
-    yield made
-    made.finish()
-    assert made.worker.requests == {}
-    assert made.scheduler.kv_cache_manager.block_pool.num_free_blocks == made.core.kv_cache_config.num_blocks
-    made.core.shutdown()
-
-
-def engine(**options: object) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("run", [options], indirect=True, ids=[""])
 
 
 def test_a_step_computes_a_prompt_then_a_token_at_a_time(run):
@@ -139,62 +91,6 @@ def test_a_preempted_request_runs_before_those_that_wait(run):
     assert [request.request_id for request in run.scheduler.waiting] == ["b", "c"]
 
 
-@engine(policy="priority", max_num_seqs=1)
-def test_with_priorities_lower_values_come_first_and_equals_in_the_order_of_their_arrival(run):
-    for name, priority in (("a", 0), ("b", 1), ("c", -1), ("d", 0), ("e", -1)):
-        run.add(name, [1], max_tokens=2, priority=priority)
-    run.finish()
-
-    assert list(run.reasons) == ["c", "e", "a", "d", "b"]
-
-
-@engine(policy="priority", max_num_seqs=1)
-def test_a_request_that_runs_is_not_interrupted_for_one_of_a_lower_value(run):
-    run.add("running", [1], max_tokens=4, priority=9)
-    run.step()
-    run.add("urgent", [1], max_tokens=2, priority=-9)
-    run.finish()
-
-    assert list(run.reasons) == ["running", "urgent"]
-    assert run.scheduler.num_preemptions == 0
-
-
-@engine(policy="priority", num_blocks=6, enable_prefix_caching=False)
-def test_with_priorities_the_highest_value_is_preempted_whenever_it_came(run):
-    prompts = {"patient": [1] * 8, "urgent": [2] * 8}
-    run.add("patient", prompts["patient"], max_tokens=12, priority=5)
-    run.step()
-    run.add("urgent", prompts["urgent"], max_tokens=12, priority=1)
-    while not run.scheduler.num_preemptions:
-        run.step()
-
-    assert run.scheduler.requests["patient"].status is RequestStatus.PREEMPTED
-    run.finish()
-    assert list(run.reasons) == ["urgent", "patient"]
-    assert run.tokens == {name: continuation(prompt, 12) for name, prompt in prompts.items()}
-
-
-@engine(policy="priority", num_blocks=6, enable_prefix_caching=False)
-def test_a_step_that_preempts_admits_nobody_however_urgent(run):
-    for name in ("a", "b"):
-        run.add(name, [1] * 8, max_tokens=12)
-    while not run.scheduler.num_preemptions:
-        before = list(run.scheduler.running)
-        if len(before) == 2 and all(request.num_computed_tokens == 12 for request in before):
-            run.add("urgent", [3], max_tokens=2, priority=-1)
-        run.step()
-
-    assert run.worker.steps[-1].new == {}
-    assert "urgent" in run.scheduler.requests
-    run.finish()
-    assert next(iter(run.reasons)) == "urgent"
-
-
-def test_a_priority_is_refused_where_the_policy_knows_none(run):
-    with pytest.raises(InvalidRequest, match=r"priority is -1, and engine.scheduling_policy is 'fcfs'.*'priority'"):
-        run.add("a", [1], priority=-1)
-
-
 def test_how_things_stand_can_be_asked_between_steps(run):
     for name in ("a", "b", "c"):
         run.add(name, [1] * 8, max_tokens=3)
@@ -208,51 +104,6 @@ def test_how_things_stand_can_be_asked_between_steps(run):
     # One block shared by all, and one of its own for each.
     assert after.kv_cache_usage == pytest.approx(4 / run.core.kv_cache_config.num_blocks)
     assert run.core.get_stats().kv_cache_usage == 0
-
-
-class TestTheCheck:
-    """``check_integrity`` finds what no step should ever leave behind."""
-
-    @pytest.fixture
-    def busy(self):
-        run = Run(max_num_seqs=2)
-        for name in ("a", "b", "c", "d"):
-            run.add(name, [1] * 6)
-        run.step()
-        return run
-
-    def test_a_request_in_no_list(self, busy):
-        busy.scheduler.waiting.pop()
-        with pytest.raises(EngineError, match="requests in flight and requests in the lists differ"):
-            busy.scheduler.check_integrity()
-
-    def test_requests_out_of_order(self, busy):
-        busy.scheduler.running.reverse()
-        with pytest.raises(EngineError, match="requests are out of their order"):
-            busy.scheduler.check_integrity()
-
-    @pytest.mark.parametrize(
-        ("name", "attribute", "value"),
-        [
-            ("a", "num_computed_tokens", 7),
-            ("a", "num_slots", 4),
-            ("a", "status", RequestStatus.WAITING),
-            ("c", "status", RequestStatus.RUNNING),
-            ("c", "num_computed_tokens", 1),
-        ],
-    )
-    def test_a_request_whose_books_do_not_fit(self, busy, name, attribute, value):
-        setattr(busy.scheduler.requests[name], attribute, value)
-        with pytest.raises(EngineError, match=f"do not fit each other: .*Request '{name}'"):
-            busy.scheduler.check_integrity()
-
-    def test_blocks_in_use_though_nothing_is_in_flight(self, run):
-        blocks = run.scheduler.kv_cache_manager.block_pool.allocate(1)
-        run.scheduler.kv_cache_manager.check_integrity = lambda: None
-        with pytest.raises(EngineError, match="no request is in flight, yet only"):
-            run.scheduler.check_integrity()
-        del run.scheduler.kv_cache_manager.check_integrity
-        run.scheduler.kv_cache_manager.block_pool.free(blocks)
 
 
 @engine(num_blocks=4, max_num_batched_tokens=4)

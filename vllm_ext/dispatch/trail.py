@@ -73,8 +73,10 @@ def _attention(dispatcher: Dispatcher) -> type:
     """The backend for a layer as the model's configuration describes it."""
     vllm_config = dispatcher.vllm_config
     hf_config = vllm_config.model_config.hf_config
-    num_heads = hf_config.positive_int("num_attention_heads")
-    head_size = hf_config.positive_int("head_dim", hf_config.positive_int("hidden_size") // num_heads)
+    # GPT-2 and its kin have shorter names.
+    num_heads = hf_config.positive_int("num_attention_heads", hf_config.get("n_head"))
+    hidden_size = hf_config.positive_int("hidden_size", hf_config.get("n_embd"))
+    head_size = hf_config.positive_int("head_dim", hidden_size // num_heads)
     selector = AttentionSelectorConfig(
         head_size=head_size,
         dtype=vllm_config.model_config.dtype,

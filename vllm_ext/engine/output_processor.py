@@ -72,8 +72,8 @@ class _RequestState:
     """The output of one request, which may be one of several completions, so far."""
 
     __slots__ = (
-        *("final_only", "index", "keeps_stop_token", "logprobs", "num_cached_tokens", "parent", "prompt"),
-        *("prompt_token_ids", "request_id", "text", "token_ids"),
+        *("final_only", "index", "is_quiet", "keeps_stop_token", "logprobs", "num_cached_tokens", "parent"),
+        *("prompt", "prompt_token_ids", "request_id", "text", "token_ids"),
     )
 
     def __init__(
@@ -99,18 +99,8 @@ class _RequestState:
         self.index = index
         self.token_ids: list[int] = []
         self.num_cached_tokens = 0
-
-    @property
-    def is_quiet(self) -> bool:
+        self.is_quiet = final_only and not (text is not None and text.can_stop)
         """Whether there is nothing to do but to collect tokens until the request ends."""
-        return self.final_only and not (self.text is not None and self.text.can_stop)
-
-    def add(self, output: EngineCoreOutput) -> None:
-        """Note what is new."""
-        self.token_ids += output.new_token_ids
-        self.num_cached_tokens = output.num_cached_tokens
-        if self.logprobs is not None:
-            self.logprobs.add(output.new_logprobs, len(output.new_token_ids), output.new_prompt_logprobs)
 
     def update_text(self, output: EngineCoreOutput) -> tuple[FinishReason | None, int | str | None]:
         """Detokenize what is new; why the request ended, if it did: a stop string wins over every other reason."""
@@ -216,7 +206,10 @@ class OutputProcessor:
             if state is None:
                 # It ended here, by a stop string or an abort, while the core was still making this token.
                 continue
-            state.add(output)
+            state.token_ids += output.new_token_ids
+            state.num_cached_tokens = output.num_cached_tokens
+            if state.logprobs is not None:
+                state.logprobs.add(output.new_logprobs, len(output.new_token_ids), output.new_prompt_logprobs)
             if state.is_quiet and output.finish_reason is None:
                 continue
             finish_reason, stop_reason = state.update_text(output)

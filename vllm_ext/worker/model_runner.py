@@ -20,7 +20,7 @@ from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.logits_processors import IN_TREE
 from vllm_ext.worker.logprobs import PromptLogprobs
-from vllm_ext.worker.sampler import Sampler
+from vllm_ext.worker.sampler import Sampler, SamplerOutput
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
@@ -103,8 +103,7 @@ class ModelRunner:
         logprobs: dict[str, LogprobsLists] = {}
         if logits is not None:
             slots, reqs = step.slots[step.sampling_reqs], step.sampling_reqs.tolist()
-            with self.platform.inference_mode():
-                output = self.sampler.sample(logits, self.batch.sampling.metadata(slots))
+            output = self._sample(slots, logits)
             token_ids = output.token_ids.cpu().numpy()
             self.batch.append_tokens(slots, token_ids)
             for req, token_id in zip(reqs, token_ids.tolist(), strict=True):
@@ -177,6 +176,14 @@ class ModelRunner:
             last = step.query_start_loc[1:][step.sampling_reqs] - 1
             hidden_states = hidden_states.index_select(0, self._to_device(last))
         return self.model.compute_logits(hidden_states)
+
+    def _sample(self, slots: IntArray, logits: torch.Tensor) -> SamplerOutput:
+        metadata = self.batch.sampling.metadata(slots)
+        if metadata is None:
+            # Nothing is changed in place, so that the cost of entering the mode is saved.
+            return self.sampler.sample(logits)
+        with self.platform.inference_mode():
+            return self.sampler.sample(logits, metadata)
 
     def _update_prompt_logprobs(self, scheduler_output: SchedulerOutput) -> None:
         for req_id in scheduler_output.finished_req_ids:

@@ -196,8 +196,11 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
             return None
         ends, begins = torch.tensor([lens, skipped], device=self.device).unsqueeze(-1)
         places = torch.arange(longest, device=self.device)
+        hidden = places >= ends
+        if any(skipped):
+            hidden |= places < begins
         mask = torch.zeros((len(lens), longest), dtype=self.spec.dtype, device=self.device)
-        return mask.masked_fill_((places >= ends) | (places < begins), -torch.inf).view(-1, 1, 1, longest)
+        return mask.masked_fill_(hidden, -torch.inf).view(-1, 1, 1, longest)
 
     def _prefill(self, common: CommonAttentionMetadata, req: int, start: int, num_tokens: int, seq_len: int) -> Prefill:
         tokens = slice(start, start + num_tokens)

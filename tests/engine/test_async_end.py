@@ -1,0 +1,218 @@
+"""``AsyncLLM`` when something fails, and when it ends: everybody hears of it, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import weakref
+
+import pytest
+from support.async_engine import check_books, collect, fails_in_step, greedy, own_threads, run, slow, tokens_of
+from support.fake_engine import FakeDispatcher, FakeWorker, continuation, make_vllm_config
+
+from vllm_ext.engine.async_llm import AsyncLLM
+from vllm_ext.errors import EngineError
+
+
+class TestFailures:
+    @pytest.mark.parametrize("error", [ValueError("stop it"), SystemExit("stop it")])
+    def test_a_failed_step_reaches_every_reader_and_new_requests_may_be_tried(self, make_async_llm, error):
+        engine = make_async_llm(slow(0.002))
+
+        def fails_once() -> None:
+            engine.worker.before_step = lambda: None
+            raise error
+
+        async def main() -> None:
+            tasks = [asyncio.create_task(collect(engine, [i], greedy(100))) for i in range(1, 5)]
+            while len(engine.worker.requests) < 4:
+                await asyncio.sleep(0.001)
+            engine.worker.before_step = fails_once
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+
+            text = f"a step failed, which ended the 4 requests in flight: {type(error).__name__}: stop it"
+            assert [(type(result), str(result)) for result in results] == [(EngineError, text)] * 4
+            assert len({id(result) for result in results}) == 4
+            assert await tokens_of(engine, [9], greedy(4)) == continuation([9], 4)
+            await engine.check_health()
+            await check_books(engine)
+
+        run(main)
+
+    def test_what_a_slow_reader_has_not_read_comes_before_the_error(self, make_async_llm):
+        engine = make_async_llm(fails_in_step(4, ValueError("stop it")))
+
+        async def main() -> None:
+            seen = []
+
+            async def read() -> None:
+                async for output in engine.generate([1], greedy(50)):
+                    seen.append(output.outputs[0].token_ids)
+                    await asyncio.sleep(0.05)
+
+            with pytest.raises(EngineError, match="stop it"):
+                await read()
+            assert seen[-1] == continuation([1], 3)
+            await check_books(engine)
+
+        run(main)
+
+    def test_an_engine_whose_core_has_died_says_why_to_all(self, make_async_llm):
+        class Fatal(BaseException):
+            pass
+
+        engine = make_async_llm(fails_in_step(3, Fatal("out of order")))
+
+        async def main() -> None:
+            results = await asyncio.gather(
+                collect(engine, [1], greedy(50)), collect(engine, [2], greedy(50)), return_exceptions=True
+            )
+            for result in results:
+                assert isinstance(result, EngineError)
+                assert "the engine core stopped" in str(result)
+                assert "Fatal: out of order" in str(result)
+            assert not engine.is_running
+            for again in (collect(engine, [3], greedy()), engine.check_health()):
+                with pytest.raises(EngineError, match="out of order"):
+                    await again
+            assert "out of order" in str(engine.dead_error)
+
+        run(main)
+
+    def test_a_worker_that_is_not_well_is_reported_and_stays(self, make_async_llm):
+        def prepare(worker: FakeWorker) -> None:
+            def check_health() -> None:
+                raise ValueError("too hot")
+
+            worker.check_health = check_health
+
+        engine = make_async_llm(prepare)
+
+        async def main() -> None:
+            with pytest.raises(EngineError, match="ValueError: too hot"):
+                await engine.check_health()
+            assert await tokens_of(engine, [9], greedy(4)) == continuation([9], 4)
+
+        run(main)
+
+    def test_outputs_that_cannot_be_read_end_their_requests_only(self, make_async_llm):
+        engine = make_async_llm()
+        process_outputs = engine._requests._output_processor.process_outputs
+
+        def fails_once(outputs: object):
+            engine._requests._output_processor.process_outputs = process_outputs
+            raise ValueError("no such token")
+
+        engine._requests._output_processor.process_outputs = fails_once
+
+        async def main() -> None:
+            with pytest.raises(EngineError, match="outputs of a step cannot be read: ValueError: no such token"):
+                await collect(engine, [1], greedy(50))
+            assert await tokens_of(engine, [9], greedy(4)) == continuation([9], 4)
+            await check_books(engine)
+
+        run(main)
+
+    def test_an_engine_that_cannot_start_leaves_no_thread(self, model_dir):
+        def prepare(worker: FakeWorker) -> None:
+            def load_model() -> None:
+                raise ValueError("no weights")
+
+            worker.load_model = load_model
+
+        with pytest.raises(EngineError, match="failed to start: ValueError: no weights"):
+            AsyncLLM.from_dispatcher(FakeDispatcher(make_vllm_config(model_dir), prepare=prepare))
+        assert own_threads() == []
+
+
+class TestTheEnd:
+    def test_shutdown_while_streaming_tells_every_reader(self, make_async_llm):
+        engine = make_async_llm(slow(0.005))
+
+        async def main() -> None:
+            tasks = [asyncio.create_task(collect(engine, [i], greedy(100))) for i in range(1, 4)]
+            while len(engine.worker.steps) < 3:
+                await asyncio.sleep(0.001)
+            engine.shutdown()
+            engine.shutdown()
+            results = await asyncio.gather(*tasks, return_exceptions=True)
+
+            assert [str(result) for result in results] == ["this engine is shut down; make a new one"] * 3
+            with pytest.raises(EngineError, match="shut down"):
+                await collect(engine, [1], greedy())
+            assert own_threads() == []
+
+        run(main)
+
+    def test_leaving_the_context_does_not_block_the_loop(self, make_async_llm):
+        engine = make_async_llm(slow(0.2))
+        ticks = []
+
+        async def tick() -> None:
+            while True:
+                ticks.append(time.perf_counter())
+                await asyncio.sleep(0.001)
+
+        async def main() -> None:
+            ticking = asyncio.create_task(tick())
+            async with engine:
+                task = asyncio.create_task(collect(engine, [1], greedy(100)))
+                while not engine.worker.calls.count("step") and not engine._requests._core_ids:
+                    await asyncio.sleep(0.001)
+                await asyncio.sleep(0.02)
+                num_ticks = len(ticks)
+            assert len(ticks) - num_ticks > 30
+            assert own_threads() == []
+            with pytest.raises(EngineError, match="shut down"):
+                await task
+            ticking.cancel()
+            await asyncio.gather(ticking, return_exceptions=True)
+
+        run(main)
+
+    def test_it_can_be_shut_down_from_another_thread(self, make_async_llm):
+        engine = make_async_llm(slow(0.005))
+
+        async def main() -> None:
+            task = asyncio.create_task(collect(engine, [1], greedy(100)))
+            while len(engine.worker.steps) < 3:
+                await asyncio.sleep(0.001)
+            await asyncio.to_thread(engine.shutdown)
+            with pytest.raises(EngineError, match="shut down"):
+                await task
+
+        run(main)
+
+    def test_a_loop_that_ends_first_leaves_an_engine_that_can_be_shut_down(self, make_async_llm):
+        engine = make_async_llm(slow(0.005))
+
+        async def main() -> None:
+            async for _ in engine.generate([1], greedy(100)):
+                break
+
+        asyncio.run(main())
+        engine.shutdown()
+
+        assert own_threads() == []
+
+    def test_another_loop_is_refused(self, make_async_llm):
+        engine = make_async_llm()
+        run(lambda: tokens_of(engine, [1], greedy()))
+
+        async def main() -> None:
+            with pytest.raises(EngineError, match="belongs to another event loop"):
+                await collect(engine, [1], greedy())
+
+        run(main)
+
+    def test_an_engine_that_is_forgotten_ends_its_thread(self, model_dir):
+        engine = AsyncLLM.from_dispatcher(FakeDispatcher(make_vllm_config(model_dir)))
+        gone = weakref.ref(engine)
+        del engine
+        gc.collect()
+
+        assert gone() is None
+        for thread in own_threads():
+            thread.join(5)
+        assert own_threads() == []

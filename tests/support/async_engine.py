@@ -1,0 +1,76 @@
+"""What the tests of ``AsyncLLM`` share: readers, workers that are slow or fail, and the books at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+
+from support.fake_engine import FakeWorker
+
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.async_llm import AsyncLLM
+
+
+def greedy(max_tokens: int = 5, **params: object) -> SamplingParams:
+    return SamplingParams(temperature=0.0, max_tokens=max_tokens, **params)
+
+
+def own_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("vllm_ext")]
+
+
+async def collect(engine: AsyncLLM, prompt: object, params: SamplingParams, *args: object, **options: object):
+    return [output async for output in engine.generate(prompt, params, *args, **options)]
+
+
+async def tokens_of(engine: AsyncLLM, prompt: object, params: SamplingParams, **options: object) -> list[int]:
+    *_, last = await collect(engine, prompt, params, **options)
+    assert last.finished
+    return last.outputs[0].token_ids
+
+
+async def check_books(engine: AsyncLLM) -> None:
+    """Nothing is in flight, on either side, and all blocks are free."""
+    await engine._call("check_integrity")
+    stats = await engine.get_stats()
+    assert (stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage) == (0, 0, 0.0)
+    requests = engine._requests
+    assert (requests._collectors, requests._internal_ids, requests._core_ids, requests._owners) == ({}, {}, {}, {})
+    assert requests._output_processor._states == {}
+
+
+def slow(seconds: float) -> Callable[[FakeWorker], None]:
+    """Makes each step of the worker take that long."""
+
+    def prepare(worker: FakeWorker) -> None:
+        worker.before_step = lambda: time.sleep(seconds)
+
+    return prepare
+
+
+def fails_in_step(number: int, error: BaseException) -> Callable[[FakeWorker], None]:
+    def prepare(worker: FakeWorker) -> None:
+        def before_step() -> None:
+            if len(worker.steps) == number - 1:
+                worker.before_step = lambda: None
+                raise error
+
+        worker.before_step = before_step
+
+    return prepare
+
+
+def run(main: Callable[[], object]) -> None:
+    """Run ``main()`` in a loop that reports every task that is left over, and every exception nobody took."""
+    complaints: list[dict] = []
+
+    async def watched() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+        await asyncio.wait_for(main(), 30)
+        await asyncio.sleep(0.02)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(watched())
+    assert complaints == []
