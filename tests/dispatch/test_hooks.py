@@ -24,7 +24,7 @@ class Busy(Quiet):
 
 
 def test_what_a_hook_changed_is_recorded_with_its_origin():
-    changes = run_platform_hooks(Busy(), build_vllm_config(Settings(), Busy()))
+    changes = run_platform_hooks(Busy(), build_vllm_config(Settings(), Busy()), "platform:npu")
 
     assert set(map(repr, changes)) == {
         repr(Change("cache_config.block_size", 16, 128, "platform:npu")),
@@ -34,7 +34,7 @@ def test_what_a_hook_changed_is_recorded_with_its_origin():
 
 
 def test_a_platform_that_changes_nothing_leaves_no_record():
-    assert run_platform_hooks(Quiet(), build_vllm_config(Settings(), Quiet())) == ()
+    assert run_platform_hooks(Quiet(), build_vllm_config(Settings(), Quiet()), "platform:npu") == ()
 
 
 def test_defaults_are_set_before_the_last_word():
@@ -53,7 +53,7 @@ def test_defaults_are_set_before_the_last_word():
         def check_and_update_config(cls, vllm_config):
             order.append("check_and_update_config")
 
-    run_platform_hooks(Ordered(), build_vllm_config(Settings(), Ordered()))
+    run_platform_hooks(Ordered(), build_vllm_config(Settings(), Ordered()), "platform:npu")
 
     assert order == ["pre_register_and_update", "apply_config_platform_defaults", "check_and_update_config"]
 
@@ -65,7 +65,7 @@ def test_a_platform_can_refuse_an_architecture():
             raise UnsupportedModel(f"{model_arch} does not run here")
 
     with pytest.raises(UnsupportedModel, match="LlamaForCausalLM does not run here"):
-        run_platform_hooks(Picky(), build_vllm_config(Settings(), Picky()))
+        run_platform_hooks(Picky(), build_vllm_config(Settings(), Picky()), "platform:npu")
 
 
 @pytest.mark.parametrize(
@@ -79,4 +79,4 @@ def test_a_hook_that_exits_or_asserts_is_an_error_that_names_the_platform(error,
             raise error
 
     with pytest.raises(PluginLoadError, match=f"platform 'npu' .*Quitter.* failed: {cause}"):
-        run_platform_hooks(Quitter(), build_vllm_config(Settings(), Quitter()))
+        run_platform_hooks(Quitter(), build_vllm_config(Settings(), Quitter()), "platform:npu")

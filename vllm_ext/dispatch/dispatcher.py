@@ -65,7 +65,7 @@ class Dispatcher:
             self.vllm_config.device_config.distribution = self.bound_plan.platform_distribution
             self.vllm_config.device_config.foreign_distributions = self.bound_plan.foreign_distributions
             self.vllm_config.additional_config.update(self.bound_plan.options)
-            self.changes = run_platform_hooks(self.platform, self.vllm_config)
+            self.changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
 
     @property
     def platform_name(self) -> str:

@@ -21,8 +21,11 @@ class Change(NamedTuple):
     origin: str
 
 
-def run_platform_hooks(platform: Platform, vllm_config: VllmConfig) -> tuple[Change, ...]:
-    """Let the platform look at ``vllm_config`` and change it, in vLLM's order of hooks."""
+def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str) -> tuple[Change, ...]:
+    """Let the platform look at ``vllm_config`` and change it, in vLLM's order of hooks.
+
+    ``origin`` names the platform as the origin of what it changes.
+    """
     before = _flatten(vllm_config)
     with platform_code(platform):
         platform.log_warnings()
@@ -32,7 +35,6 @@ def run_platform_hooks(platform: Platform, vllm_config: VllmConfig) -> tuple[Cha
             platform.verify_model_arch(arch)
         platform.check_and_update_config(vllm_config)
     after = _flatten(vllm_config)
-    origin = f"platform:{platform.device_name}"
     return tuple(
         Change(path, before.get(path), value, origin) for path, value in after.items() if value != before.get(path)
     )
