@@ -65,13 +65,16 @@ class Peer:
         """End it and what it started."""
         assert self._process.stdin is not None
         self._signal(signal.SIGCONT)
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             report(f"{self.name} did not end by itself")
         self._signal(signal.SIGKILL)
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -81,7 +84,9 @@ class Peer:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended with code {self._process.wait()}; what it said is above")
+            code = self._process.wait()
+            self.close()
+            raise RuntimeError(f"{self.name} ended with code {code}; what it said is above")
         return json.loads(line)
 
 
