@@ -8,6 +8,7 @@ Throughput: both engines generate for the same prompts (20 to 100 random token i
 every repeat, and both make exactly ``--max-tokens`` tokens per prompt; the medians of the repeats are compared.
 Start to first token: whole processes, from their start to their first generated token. Progress goes to stderr,
 the results to stdout as JSON. The baseline needs the package transformers; ``--baseline none`` does without.
+In float32 each result also says what share of the machine's roofline it is: see ``tools/roofline.py``.
 """
 
 from __future__ import annotations
@@ -199,6 +200,18 @@ def cpu_model_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
+def add_shares_of_roofline(throughput: list[dict[str, Any]], model: Path, max_tokens: int, repeats: int) -> None:
+    """To each result, what share of this machine's roofline our own rate is."""
+    import torch
+    from roofline import Model, Roofline, share
+
+    with torch.inference_mode():
+        roofline = Roofline(Model.read(model), repeats)
+        for entry in throughput:
+            bounds = roofline.bounds(entry["batch"], (MIN_PROMPT_TOKENS + MAX_PROMPT_TOKENS) / 2, max_tokens)
+            entry |= share(bounds, entry["ours_tokens_per_s"])
+
+
 def has_transformers() -> bool:
     try:
         import transformers  # noqa: F401
@@ -227,6 +240,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         compare_throughput(engines, batch, vocab_size, arguments.max_tokens, arguments.repeats)
         for batch in arguments.batch
     ]
+    if dtype == "float32":
+        add_shares_of_roofline(throughput, arguments.model, arguments.max_tokens, arguments.repeats)
     (prompt,) = random_prompts(1, vocab_size, seed=0)
     return {
         "model": model,

@@ -12,6 +12,9 @@ TOOLS = Path(__file__).parent.parent.parent / "tools"
 
 def load_tool(name: str) -> ModuleType:
     """The module of ``tools/NAME.py``, executed once in a process."""
+    # They import one another as a script does, whose own folder is on the path.
+    if str(TOOLS) not in sys.path:
+        sys.path.append(str(TOOLS))
     qualified = f"vllm_ext_tools.{name}"
     if qualified not in sys.modules:
         spec = importlib.util.spec_from_file_location(qualified, TOOLS / f"{name}.py")

@@ -35,6 +35,9 @@ def test_both_engines_generate_the_same_and_are_compared(random_llama, capsys):
         assert entry["ratio"] == pytest.approx(
             entry["ours_tokens_per_s"] / entry["transformers_tokens_per_s"], rel=0.01
         )
+        # The tiny model's step is mostly not arithmetic, so its shares say nothing; but there are some.
+        assert entry["share_of_decode_roofline"] > 0
+        assert entry["share_of_roofline"] > 0
     first_token = results["first_token"]
     assert first_token["ratio"] == pytest.approx(first_token["ours_s"] / first_token["transformers_s"], rel=0.01)
     assert "batch 3, repeat 1/1: transformers" in progress
@@ -51,6 +54,25 @@ def test_the_machine_is_described(random_llama, capsys):
     assert machine["threads"] == 1
     assert machine["cores"] >= 1
     assert machine["cpu"]
+
+
+def test_another_dtype_has_no_roofline(random_llama, capsys):
+    results, _ = run(
+        capsys,
+        random_llama,
+        "--batch",
+        1,
+        "--max-tokens",
+        2,
+        "--repeats",
+        1,
+        "--baseline",
+        "none",
+        "--dtype",
+        "bfloat16",
+    )
+
+    assert "share_of_roofline" not in results["throughput"][0]
 
 
 def test_without_transformers_the_way_out_is_named(random_llama, capsys, monkeypatch):
