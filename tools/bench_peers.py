@@ -48,7 +48,7 @@ class Peer:
             start_new_session=True,
         )
         self.started = self._read()
-        self._signal(signal.SIGSTOP)
+        self._stop()
 
     def ask(self, prompts: list[list[int]], max_tokens: int, gaps: bool = False) -> dict[str, Any]:
         assert self._process.stdin is not None
@@ -56,7 +56,7 @@ class Peer:
         self._process.stdin.write(json.dumps({"prompts": prompts, "max_tokens": max_tokens, "gaps": gaps}) + "\n")
         self._process.stdin.flush()
         reply = self._read()
-        self._signal(signal.SIGSTOP)
+        self._stop()
         if counts := {len(ids) for ids in reply["token_ids"]} - {max_tokens}:
             raise RuntimeError(f"{self.name} made {sorted(counts)} tokens per prompt instead of {max_tokens}")
         return reply
@@ -75,6 +75,11 @@ class Peer:
         self._process.wait()
         assert self._process.stdout is not None
         self._process.stdout.close()
+
+    def _stop(self) -> None:
+        self._signal(signal.SIGSTOP)
+        # Its threads stop one after another: the next engine begins when the last of them stands.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def _signal(self, number: int) -> None:
         with contextlib.suppress(ProcessLookupError):
