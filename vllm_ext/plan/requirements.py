@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import cache
 
 from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
 from packaging.requirements import InvalidRequirement, Requirement
@@ -73,8 +74,9 @@ def _first_unmet(requires: Iterable[str], names: set[str], installed: str, versi
     return None
 
 
+@cache
 def _parse(text: str) -> Requirement | None:
-    """``None`` for what is no requirement, which ``doctor`` reports."""
+    """``None`` for what is no requirement, which ``doctor`` reports. Each is asked for by several checks."""
     try:
         return Requirement(text)
     except InvalidRequirement:

@@ -75,9 +75,11 @@ def _of_unknown_group(record: ExtensionRecord) -> Decision:
 
 def _unmatched_allowed(records: Sequence[ExtensionRecord], screen: Screen) -> Iterator[tuple[Decision, VllmExtError]]:
     """Names in VLLM_PLUGINS that no usable plugin has."""
+    if not screen.config.allow_list:
+        return
     known = [record for record in records if record.group in KIND_OF_GROUP]
     verdicts = {record: screen.judge(record, None) for record in known}
-    for name in screen.config.allow_list or ():
+    for name in screen.config.allow_list:
         found = [verdicts[record] for record in known if matches(name, record)]
         if any(verdict is None or verdict.origin is SAFE_MODE_ORIGIN for verdict in found):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from packaging.requirements import InvalidRequirement, Requirement
@@ -147,6 +148,7 @@ def refused_distribution(settings: Settings, distribution: str, version: str) ->
     return f"does not list {distribution}"
 
 
+@cache
 def parse_allowed(text: str) -> Requirement | None:
     """An element of ``allow_distributions``: a name, with a version where one is given; ``None`` if it is neither."""
     try:
