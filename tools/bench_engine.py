@@ -230,7 +230,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
     torch.set_num_threads(arguments.threads)
     model, dtype = str(arguments.model), arguments.dtype
-    vocab_size = json.loads((arguments.model / "config.json").read_text())["vocab_size"]
+    vocab_size = read_vocab_size(arguments.model)
     engines: dict[str, Generate] = {"ours": ours(model, dtype, max(arguments.batch))}
     scripts = {"ours": OURS_FIRST_TOKEN}
     if arguments.baseline == "transformers":
@@ -253,6 +253,16 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def require_model(parser: argparse.ArgumentParser, model: Path) -> None:
+    """End the program with a message unless ``model`` is a model directory."""
+    if not (model / "config.json").is_file():
+        parser.error(f"{model} is not a model directory: it has no config.json")
+
+
+def read_vocab_size(model: Path) -> int:
+    return int(json.loads((model / "config.json").read_text())["vocab_size"])
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:
@@ -272,8 +282,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--baseline", choices=["transformers", "none"], default="transformers")
     arguments = parser.parse_args(argv)
-    if not (arguments.model / "config.json").is_file():
-        parser.error(f"{arguments.model} is not a model directory: it has no config.json")
+    require_model(parser, arguments.model)
     if arguments.baseline == "transformers" and not has_transformers():
         parser.error("the baseline needs transformers: pip install transformers, or give --baseline none")
     print(json.dumps(run(arguments), indent=2))

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench_engine import describe_machine, positive, random_prompts, report
+from bench_engine import describe_machine, positive, random_prompts, read_vocab_size, report, require_model
 
 BATCHES = [1, 2, 4, 8, 16, 32, 64]
 CONTEXTS = [128, 256, 512, 1024, 2048, 4096]
@@ -164,7 +164,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(arguments.threads)
-    vocabulary = json.loads((arguments.model / "config.json").read_text())["vocab_size"]
+    vocabulary = read_vocab_size(arguments.model)
     max_tokens, repeats = arguments.max_tokens, arguments.repeats
     with tempfile.TemporaryDirectory() as folder:
         model = with_positions(arguments.model, max(arguments.context), Path(folder))
@@ -206,8 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=positive, default=3)
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw to this file")
     arguments = parser.parse_args(argv)
-    if not (arguments.model / "config.json").is_file():
-        parser.error(f"{arguments.model} is not a model directory: it has no config.json")
+    require_model(parser, arguments.model)
     if min(arguments.context) <= arguments.max_tokens or arguments.max_tokens < 2:
         parser.error("--max-tokens takes at least 2, and less than each --context")
     if arguments.plot and not has_matplotlib():

@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench_engine import describe_machine, positive, random_prompts, report
+from bench_engine import describe_machine, positive, random_prompts, read_vocab_size, report, require_model
 
 WORKER = Path(__file__).with_name("bench_peer_one.py")
 DECIDED = 1e-3
@@ -145,7 +145,7 @@ def agreement(ours: list[list[int]], theirs: list[list[int]], gaps: list[list[fl
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    vocab_size = json.loads((arguments.model / "config.json").read_text())["vocab_size"]
+    vocab_size = read_vocab_size(arguments.model)
     pythons = {"ours": sys.executable, "vllm": str(arguments.vllm_python)}
     peers: list[Peer] = []
     try:
@@ -178,8 +178,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=positive, default=2, help="threads of either engine")
     parser.add_argument("--rounds", type=positive, default=5)
     arguments = parser.parse_args(argv)
-    if not (arguments.model / "config.json").is_file():
-        parser.error(f"{arguments.model} is not a model directory: it has no config.json")
+    require_model(parser, arguments.model)
     if not os.access(arguments.vllm_python, os.X_OK):
         parser.error(f"{arguments.vllm_python} is not a Python: tools/bench_peers.sh makes the environment")
     print(json.dumps(run(arguments), indent=2))

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from bench_engine import require_model
 from torch import Tensor
 
 BYTES = 4
@@ -215,8 +216,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--repeats", type=int, default=5)
     arguments = parser.parse_args(argv)
-    if not (arguments.model / "config.json").is_file():
-        parser.error(f"{arguments.model} is not a model directory: it has no config.json")
+    require_model(parser, arguments.model)
     if min([arguments.threads, arguments.repeats, arguments.max_tokens, *arguments.batch]) < 1:
         parser.error("--batch, --max-tokens, --threads and --repeats take positive numbers")
     rates = arguments.tokens_per_s

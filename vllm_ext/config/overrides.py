@@ -70,11 +70,10 @@ def _read(parts: tuple[str, ...], value: Any, origin: Origin, problems: list[str
     elif path not in all_keys():
         problems.append(f"{origin}: {path}: {unknown_key(*_first_unknown(parts))}")
     else:
+        key = all_keys()[path]
         try:
-            converted = all_keys()[path].convert(list(value) if isinstance(value, tuple) else value)
-            yield Setting(parts, converted, origin)
+            yield Setting(parts, key.convert(list(value) if isinstance(value, tuple) else value), origin)
         except ValueError:
-            key = all_keys()[path]
             problems.append(f"{origin}: {path}: {key.mismatch(value)}{_advice(key, value)}")
 
 

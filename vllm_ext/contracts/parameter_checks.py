@@ -37,11 +37,9 @@ def as_list(name: str, value: Any, item: type, expected: str) -> list[Any]:
     """A list of different entries, in the order given; InvalidRequest where one is no ``item``."""
     if value is None:
         return []
-    if isinstance(value, item) and not isinstance(value, bool):
+    if _is(item, value):
         return [value]
-    if not isinstance(value, list | tuple | set) or not all(
-        isinstance(entry, item) and not isinstance(entry, bool) for entry in value
-    ):
+    if not isinstance(value, list | tuple | set) or not all(_is(item, entry) for entry in value):
         raise InvalidRequest(f"{name} is {value!r}; it takes {expected}")
     return list(dict.fromkeys(value))
 
@@ -52,9 +50,14 @@ def _bounds(low: float, high: float, low_included: bool = True) -> str:
     return f"from {low} to {high}" if low_included else f"above {low} and at most {high}"
 
 
+def _is(kind: Any, value: Any) -> bool:
+    """Whether ``value`` is of ``kind``; true and false are no numbers here."""
+    return isinstance(value, kind) and not isinstance(value, bool)
+
+
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    return _is(int, value)
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+    return _is(int | float, value) and abs(value) <= sys.float_info.max

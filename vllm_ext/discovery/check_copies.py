@@ -77,4 +77,4 @@ def _described(folder: MetadataFolder) -> str:
 
 
 def _version(folder: MetadataFolder) -> str:
-    return folder.headers().get("Version", [folder.version])[0]
+    return folder.version_in(folder.headers())

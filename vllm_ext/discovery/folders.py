@@ -47,6 +47,10 @@ class MetadataFolder(NamedTuple):
         """Whether it lacks the file that makes it a distribution."""
         return self.read("METADATA") is None and self.read("PKG-INFO") is None
 
+    def version_in(self, headers: dict[str, list[str]]) -> str:
+        """The version in what :meth:`headers` gave, else that of the folder's name."""
+        return headers.get("Version", [self.version])[0]
+
     def headers(self) -> dict[str, list[str]]:
         """Fields of METADATA or PKG-INFO; empty where neither can be read."""
         data = self.read("METADATA") or self.read("PKG-INFO") or b""

@@ -47,8 +47,7 @@ def find_providers(modules: Iterable[str], path: Sequence[str] | None = None) ->
 
 
 def _provider(metadata: MetadataFolder) -> Provider:
-    version = metadata.headers().get("Version", [metadata.version])[0]
-    return Provider(metadata.distribution, version, metadata.location)
+    return Provider(metadata.distribution, metadata.version_in(metadata.headers()), metadata.location)
 
 
 class _Search:

@@ -50,7 +50,7 @@ def _read_folder(metadata: MetadataFolder, shadowed_by: str | None) -> Iterator[
     if not declared:
         return
     headers = metadata.headers()
-    version = headers.get("Version", [metadata.version])[0]
+    version = metadata.version_in(headers)
     requires = host_requirements(headers.get("Requires-Dist", []))
     # An egg-info without a version in its name lies in a source tree.
     editable = is_editable(metadata.read("direct_url.json")) or (metadata.is_egg_info and not metadata.version)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from vllm_ext.config import Config
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.engine.arguments import dispatcher_for, make_dispatcher
 from vllm_ext.engine.async_requests import AsyncRequests
 from vllm_ext.engine.core_calls import PendingCalls
 from vllm_ext.engine.core_client import ThreadCoreClient
@@ -32,18 +29,17 @@ from vllm_ext.engine.core_messages import (
     UtilityMethod,
     UtilityResult,
 )
+from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.engine.prompts import PromptType
 from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, InvalidRequest
 
 if TYPE_CHECKING:
-    import torch
-
     from vllm_ext.dispatch.dispatcher import Dispatcher
 
 
-class AsyncLLM:
+class AsyncLLM(FrontEnd):
     """A model on the chosen platform, for many concurrent tasks of one event loop.
 
     It is started at once, which takes seconds, and shut down by :meth:`shutdown` or at the end of ``async with``. Its
@@ -51,41 +47,7 @@ class AsyncLLM:
     in. Arguments and errors are those of :class:`LLM`.
     """
 
-    def __init__(
-        self,
-        model: str | Path | None = None,
-        *,
-        dtype: str | torch.dtype | None = None,
-        platform: str | list[str] | None = None,
-        config_files: Sequence[str | Path] = (),
-        overrides: Mapping[str, Any] | None = None,
-        progress: bool | None = None,
-        **engine_settings: Any,
-    ) -> None:
-        self._start(
-            make_dispatcher(
-                "AsyncLLM",
-                model,
-                engine_settings,
-                dtype=dtype,
-                platform=platform,
-                config_files=config_files,
-                overrides=overrides,
-                progress=progress,
-            )
-        )
-
-    @classmethod
-    def from_config(cls, config: Config, *, progress: bool | None = None) -> Self:
-        """An engine for settings that are loaded already."""
-        return cls.from_dispatcher(dispatcher_for(config, progress))
-
-    @classmethod
-    def from_dispatcher(cls, dispatcher: Dispatcher) -> Self:
-        """An engine on a dispatcher that is made already."""
-        engine = cls.__new__(cls)
-        engine._start(dispatcher)
-        return engine
+    caller = "AsyncLLM"
 
     async def generate(
         self,

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
-from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from vllm_ext.config import Config
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.dispatcher import Dispatcher
-from vllm_ext.engine.arguments import dispatcher_for, make_dispatcher, params_for_each, priorities_for_each
+from vllm_ext.engine.arguments import params_for_each, priorities_for_each
 from vllm_ext.engine.calls import Call, Calls
+from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.engine.prompts import PromptType, split_prompts
 
-if TYPE_CHECKING:
-    import torch
 
-
-class LLM:
+class LLM(FrontEnd):
     """A model on the chosen platform, for use from Python. It is not thread-safe.
 
     Args:
@@ -39,41 +35,7 @@ class LLM:
         ConfigError, PluginError, ModelError, EngineError: what prevents the start.
     """
 
-    def __init__(
-        self,
-        model: str | Path | None = None,
-        *,
-        dtype: str | torch.dtype | None = None,
-        platform: str | list[str] | None = None,
-        config_files: Sequence[str | Path] = (),
-        overrides: Mapping[str, Any] | None = None,
-        progress: bool | None = None,
-        **engine_settings: Any,
-    ) -> None:
-        self._start(
-            make_dispatcher(
-                "LLM",
-                model,
-                engine_settings,
-                dtype=dtype,
-                platform=platform,
-                config_files=config_files,
-                overrides=overrides,
-                progress=progress,
-            )
-        )
-
-    @classmethod
-    def from_config(cls, config: Config, *, progress: bool | None = None) -> Self:
-        """An LLM for settings that are loaded already."""
-        return cls.from_dispatcher(dispatcher_for(config, progress))
-
-    @classmethod
-    def from_dispatcher(cls, dispatcher: Dispatcher) -> Self:
-        """An LLM on a dispatcher that is made already."""
-        llm = cls.__new__(cls)
-        llm._start(dispatcher)
-        return llm
+    caller = "LLM"
 
     def generate(
         self,

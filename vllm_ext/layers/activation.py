@@ -7,20 +7,16 @@ import torch.nn.functional as F
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
-from vllm_ext.layers.kernels import kernels_are_usable
+from vllm_ext.layers.kernels import CpuKernelOp
 
 
 @CustomOp.register("silu_and_mul")
-class SiluAndMul(CustomOp):
+class SiluAndMul(CpuKernelOp):
     """``silu(gate) * up`` of ``[..., 2 * size]``, gate first, to ``[..., size]``."""
 
     def forward_native(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
-
-    @classmethod
-    def can_run(cls, method: str) -> bool:
-        return method != "forward_cpu" or kernels_are_usable()
 
     def forward_cpu(self, x: torch.Tensor) -> torch.Tensor:
         """One pass over ``x`` in a compiled kernel; as :meth:`forward_native`."""

@@ -6,12 +6,12 @@ import torch
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
-from vllm_ext.layers.kernels import kernels_are_usable
+from vllm_ext.layers.kernels import CpuKernelOp
 from vllm_ext.layers.linear import copy_checked, new_parameter
 
 
 @CustomOp.register("rms_norm")
-class RMSNorm(CustomOp):
+class RMSNorm(CpuKernelOp):
     """``x / sqrt(mean(x**2) + eps) * weight`` over the last dimension."""
 
     def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
@@ -34,10 +34,6 @@ class RMSNorm(CustomOp):
             return self._normalise(x)
         residual.add_(x)
         return self._normalise(residual), residual
-
-    @classmethod
-    def can_run(cls, method: str) -> bool:
-        return method != "forward_cpu" or kernels_are_usable()
 
     def forward_cpu(
         self, x: torch.Tensor, residual: torch.Tensor | None = None

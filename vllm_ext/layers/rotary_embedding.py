@@ -7,12 +7,12 @@ import torch
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
 from vllm_ext.contracts.vllm_config import HFConfig, get_current_vllm_config
-from vllm_ext.layers.kernels import kernels_are_usable
+from vllm_ext.layers.kernels import CpuKernelOp
 from vllm_ext.layers.rope_scaling import Rope
 
 
 @CustomOp.register("rotary_embedding")
-class RotaryEmbedding(CustomOp):
+class RotaryEmbedding(CpuKernelOp):
     """Rotates each head of query and key by an angle that grows with the position (neox style: halves, not pairs).
 
     Args:
@@ -46,10 +46,6 @@ class RotaryEmbedding(CustomOp):
         cos, sin = self.cos_sin_cache.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
         rotated_key = None if key is None else self._rotate(key, cos, sin)
         return self._rotate(query, cos, sin), rotated_key
-
-    @classmethod
-    def can_run(cls, method: str) -> bool:
-        return method != "forward_cpu" or kernels_are_usable()
 
     def forward_cpu(
         self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None

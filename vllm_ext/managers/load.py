@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+
+from stevedore.extension import Extension
 
 from vllm_ext.contracts.groups import KIND_OF_GROUP, PluginKind
 from vllm_ext.errors import PluginNotFound, did_you_mean, listing
@@ -41,12 +44,9 @@ def load_group(plan: Plan | BoundPlan, group: str) -> dict[str, Any]:
     decisions = [decision for decision in plan.used(KIND_OF_GROUP[group].key) if decision.group == group]
     counts = Counter(decision.name for decision in decisions)
     loaded: dict[str, Any] = {}
-    for decision in decisions:
-        manager = NamedPlugins(plan.plan if isinstance(plan, BoundPlan) else plan, [decision], namespace=group)
-        settle(decision, manager.outcomes[0])
+    for decision, extension, _ in _load_each(plan.plan if isinstance(plan, BoundPlan) else plan, decisions, use=False):
         key = decision.name if counts[decision.name] == 1 else f"{decision.distribution}:{decision.name}"
-        for extension in manager:
-            loaded[key] = extension.plugin
+        loaded[key] = extension.plugin
     return loaded
 
 
@@ -58,12 +58,8 @@ def load_extensions(bound_plan: BoundPlan, kind: PluginKind) -> list[LoadedPlugi
     Raises:
         PluginLoadError: one that the user named failed.
     """
-    loaded = []
-    for decision in bound_plan.selected(kind.key):
-        manager = NamedPlugins(bound_plan.plan, [decision], namespace=decision.group, invoke_on_load=True)
-        settle(decision, manager.outcomes[0])
-        loaded += [LoadedPlugin(decision, extension.obj, manager.outcomes[0]) for extension in manager]
-    return loaded
+    each = _load_each(bound_plan.plan, bound_plan.selected(kind.key), use=True)
+    return [LoadedPlugin(decision, extension.obj, outcome) for decision, extension, outcome in each]
 
 
 def load_driver(bound_plan: BoundPlan, kind: PluginKind, name: str) -> Any:
@@ -79,3 +75,14 @@ def load_driver(bound_plan: BoundPlan, kind: PluginKind, name: str) -> Any:
         names = listing(d.name for d in selected)
         raise PluginNotFound(f"{kind.title} plugin {name!r} is not in the plan; selected: {names}", plugin=name)
     return PlannedDriver(bound_plan.plan, decision).extensions[0].obj
+
+
+def _load_each(
+    plan: Plan, decisions: Iterable[Decision], *, use: bool
+) -> Iterator[tuple[Decision, Extension[Any], Outcome]]:
+    """Load one after the other, so that a named one that fails is raised before the next runs; those that work."""
+    for decision in decisions:
+        manager = NamedPlugins(plan, [decision], namespace=decision.group, invoke_on_load=use)
+        settle(decision, manager.outcomes[0])
+        for extension in manager:
+            yield decision, extension, manager.outcomes[0]

@@ -11,10 +11,8 @@ from vllm_ext.plan import Decision, DecisionKey, Outcome
 logger = logging.getLogger(__name__)
 
 
-class _Reported:
-    """Plugins that this process has been told about."""
-
-    keys: set[DecisionKey] = set()  # noqa: RUF012 - the process's own memory, cleared by forget_reports()
+_reported: set[DecisionKey] = set()
+"""Plugins that this process has been told about."""
 
 
 def settle(decision: Decision, outcome: Outcome) -> None:
@@ -27,9 +25,9 @@ def settle(decision: Decision, outcome: Outcome) -> None:
         return
     if decision.named:
         raise load_error(decision, outcome) from outcome.error
-    if decision.key in _Reported.keys:
+    if decision.key in _reported:
         return
-    _Reported.keys.add(decision.key)
+    _reported.add(decision.key)
     if outcome.state == "unavailable":
         logger.info("%s is left out, since it declined: %s", source_of(decision), outcome.detail)
     else:
@@ -38,4 +36,4 @@ def settle(decision: Decision, outcome: Outcome) -> None:
 
 def forget_reports() -> None:
     """Report everything anew; meant for tests."""
-    _Reported.keys.clear()
+    _reported.clear()

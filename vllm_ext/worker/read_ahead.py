@@ -27,14 +27,14 @@ def read_ahead(shards: Mapping[Path, list[str] | None], num_readers: int) -> Gen
 
     Errors are given out in their place. Closing the iterator stops the threads.
     """
-    todo: queue.SimpleQueue[tuple[Path, list[str] | None]] = queue.SimpleQueue()
+    unread: queue.SimpleQueue[tuple[Path, list[str] | None]] = queue.SimpleQueue()
     for shard in shards.items():
-        todo.put(shard)
+        unread.put(shard)
     num_readers = min(num_readers, len(shards))
     done: queue.Queue[Item | None] = queue.Queue(_AHEAD_PER_READER * num_readers)
     stop = threading.Event()
     readers = [
-        threading.Thread(target=_read, args=(todo, done, stop), name=f"vllm_ext-read-{i}", daemon=True)
+        threading.Thread(target=_read, args=(unread, done, stop), name=f"vllm_ext-read-{i}", daemon=True)
         for i in range(num_readers)
     ]
     for reader in readers:
@@ -56,12 +56,12 @@ def read_ahead(shards: Mapping[Path, list[str] | None], num_readers: int) -> Gen
 
 
 def _read(
-    todo: queue.SimpleQueue[tuple[Path, list[str] | None]], done: queue.Queue[Item | None], stop: threading.Event
+    unread: queue.SimpleQueue[tuple[Path, list[str] | None]], done: queue.Queue[Item | None], stop: threading.Event
 ) -> None:
     """One thread: file after file until none is left."""
     while not stop.is_set():
         try:
-            path, wanted = todo.get_nowait()
+            path, wanted = unread.get_nowait()
         except queue.Empty:
             break
         name = ""

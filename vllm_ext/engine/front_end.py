@@ -1,0 +1,67 @@
+"""What ``LLM`` and ``AsyncLLM`` share: the ways to make one, all of which lead to a dispatcher."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from vllm_ext.config import Config, Override, load_config
+from vllm_ext.dispatch.bootstrap import bootstrap
+from vllm_ext.dispatch.dispatcher import Dispatcher
+
+if TYPE_CHECKING:
+    import torch
+
+
+class FrontEnd(ABC):
+    """A model on the chosen platform; what it can be asked is a subclass's business. Arguments: :class:`LLM`."""
+
+    caller: ClassVar[str]
+    """The name by which the origin of a keyword's value is shown."""
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        dtype: str | torch.dtype | None = None,
+        platform: str | list[str] | None = None,
+        config_files: Sequence[str | Path] = (),
+        overrides: Mapping[str, Any] | None = None,
+        progress: bool | None = None,
+        **engine_settings: Any,
+    ) -> None:
+        settings = [Override(key, value, f"{self.caller}(overrides=...)") for key, value in (overrides or {}).items()]
+        if model is not None:
+            engine_settings["model"] = str(model)
+        if dtype is not None:
+            engine_settings["dtype"] = str(dtype).removeprefix("torch.")
+        settings += [
+            Override(f"engine.{name}", value, f"{self.caller}({name}=...)") for name, value in engine_settings.items()
+        ]
+        if platform is not None:
+            settings.append(Override("platform.driver", platform, f"{self.caller}(platform=...)"))
+        self._start(_dispatcher_for(load_config(config_files, settings), progress))
+
+    @classmethod
+    def from_config(cls, config: Config, *, progress: bool | None = None) -> Self:
+        """One for settings that are loaded already."""
+        return cls.from_dispatcher(_dispatcher_for(config, progress))
+
+    @classmethod
+    def from_dispatcher(cls, dispatcher: Dispatcher) -> Self:
+        """One on a dispatcher that is made already."""
+        front_end = cls.__new__(cls)
+        front_end._start(dispatcher)
+        return front_end
+
+    @abstractmethod
+    def _start(self, dispatcher: Dispatcher) -> None:
+        """Start the engine; called once, by whichever way this was made."""
+
+
+def _dispatcher_for(config: Config, progress: bool | None) -> Dispatcher:
+    """A dispatcher for settings that are loaded; ``progress`` is shown on a terminal where it is ``None``."""
+    return bootstrap(config).dispatcher(progress=sys.stderr.isatty() if progress is None else progress)
