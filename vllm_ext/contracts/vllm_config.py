@@ -110,6 +110,8 @@ class ParallelConfig:
     distributed_executor_backend: str = "uniproc"
     tensor_parallel_size: int = 1
     rank: int = 0
+    all2all_backend: str = "allgather_reducescatter"
+    """How tokens reach experts of other ranks; a platform's communicator may know other names."""
 
     @property
     def world_size(self) -> int:
@@ -185,6 +187,11 @@ def set_current_vllm_config(vllm_config: VllmConfig) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def find_current_vllm_config() -> VllmConfig | None:
+    """The configuration of the engine being built; ``None`` outside of one."""
+    return _current.get()
 
 
 def get_current_vllm_config() -> VllmConfig:

@@ -16,7 +16,7 @@ from vllm_ext.contracts.attention import AttentionBackend, AttentionType
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.groups import EXECUTOR
 from vllm_ext.contracts.platform import AttentionSelectorConfig
-from vllm_ext.contracts.qualname import is_class_path, resolve_class
+from vllm_ext.contracts.qualname import check_constructor, is_class_path, resolve_class
 from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.engine_config import build_vllm_config
@@ -53,6 +53,8 @@ class Dispatcher:
         """The settings that hold: in safe mode, without the class paths of ``config``."""
         self.consulted: Counter[str] = Counter()
         """How often each slot's factory was asked."""
+        self.groups: dict[str, Any] = {}
+        """The engine's process groups by their unique names; they enter themselves, and leave when destroyed."""
         self._classes: dict[tuple[str, Any], Any] = {}
         self._backends: dict[tuple[AttentionSelectorConfig, int], type[AttentionBackend]] = {}
         if self.platform.is_unspecified():
@@ -145,15 +147,15 @@ class Dispatcher:
         return self.communicator_cls()(**kwargs)
 
     def communicator_cls(self) -> type[DeviceCommunicatorBase]:
-        """The class of the communicators; ContractError where it is none."""
-        from vllm_ext.contracts.communicator import DeviceCommunicatorBase
+        """The class of the communicators; ContractError where it is none, or cannot be built as they are."""
+        from vllm_ext.contracts.communicator import CONSTRUCTOR_KEYWORDS, DeviceCommunicatorBase
 
         wanted = self.settings.communicator.cls
         with platform_code(self.platform):
             qualname = self.platform.get_device_communicator_cls() if wanted == "auto" else wanted
-        cls: type[DeviceCommunicatorBase] = self._resolve(
-            "communicator", qualname, DeviceCommunicatorBase, self._source("communicator.cls")
-        )
+        source = self._source("communicator.cls")
+        cls: type[DeviceCommunicatorBase] = self._resolve("communicator", qualname, DeviceCommunicatorBase, source)
+        check_constructor(cls, CONSTRUCTOR_KEYWORDS, slot="communicator", source=source)
         return cls
 
     def linear_method(self) -> LinearMethod:
@@ -206,6 +208,11 @@ class Dispatcher:
 
 
 _current: ContextVar[Dispatcher | None] = ContextVar("vllm_ext_dispatcher", default=None)
+
+
+def find_current_dispatcher() -> Dispatcher | None:
+    """The dispatcher of the engine being built or stepped; ``None`` outside of one."""
+    return _current.get()
 
 
 def get_current_dispatcher() -> Dispatcher:
