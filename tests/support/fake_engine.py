@@ -33,6 +33,7 @@ from vllm_ext.contracts.vllm_config import (
 )
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
 from vllm_ext.engine.executors.uniproc import UniProcExecutor
+from vllm_ext.engine.scheduler import Scheduler
 
 VOCAB_SIZE = 1000
 BYTES_PER_BLOCK_TOKEN = 2 * 2 * 8 * 4 * 2
@@ -226,6 +227,12 @@ class FakeDispatcher:
             self.worker = self.worker_cls(self.vllm_config, **kwargs)  # type: ignore[arg-type]
         self.prepare(self.worker)
         return self.worker
+
+    def scheduler_cls(self) -> type[Scheduler]:
+        return Scheduler
+
+    def scheduler_factory(self, kv_cache_config: KVCacheConfig) -> Scheduler:
+        return Scheduler(self.vllm_config, kv_cache_config)
 
     def executor_factory(self) -> UniProcExecutor:
         return UniProcExecutor(self)  # type: ignore[arg-type]

@@ -18,6 +18,8 @@ from vllm_ext.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from vllm_ext.contracts.quantization import QuantizationConfig
+
 SchedulingPolicy = Literal["fcfs", "priority"]
 
 
@@ -82,6 +84,10 @@ class ModelConfig:
     max_model_len: int
     tokenizer: str
     seed: int = 0
+    tokenizer_mode: str = "auto"
+    """Which of the registered tokenizers reads ``tokenizer``."""
+    quantization: str | None = None
+    """Name of the quantization method, whoever named it: the settings, or the checkpoint."""
 
     @property
     def architectures(self) -> list[str]:
@@ -125,6 +131,8 @@ class SchedulerConfig:
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 2048
     policy: SchedulingPolicy = "fcfs"
+    scheduler_cls: str | type = "auto"
+    """Class path of the scheduler, or the class itself; ``auto`` is the engine's own."""
 
 
 @dataclass
@@ -143,6 +151,8 @@ class LoadConfig:
     """``use_tqdm_on_load``: show progress while weights are read (on a terminal)."""
 
     use_tqdm_on_load: bool = False
+    load_format: str = "auto"
+    """Which of the registered model loaders fills the model."""
 
 
 @dataclass
@@ -173,6 +183,8 @@ class VllmConfig:
     load_config: LoadConfig = field(default_factory=LoadConfig)
     attention_config: AttentionConfig = field(default_factory=AttentionConfig)
     compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
+    quant_config: QuantizationConfig | None = None
+    """How the weights are quantized, where they are."""
     additional_config: dict[str, Any] = field(default_factory=dict)
 
 

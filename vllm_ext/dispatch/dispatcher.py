@@ -22,6 +22,7 @@ from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import platform_code, run_platform_hooks
 from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
+from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler
 from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
 from vllm_ext.plan.rules import value_of
@@ -29,7 +30,9 @@ from vllm_ext.plan.rules import value_of
 if TYPE_CHECKING:
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
     from vllm_ext.contracts.executor import Executor
+    from vllm_ext.contracts.kv_cache import KVCacheConfig
     from vllm_ext.contracts.linear_method import LinearMethod
+    from vllm_ext.contracts.scheduler import SchedulerInterface
 
 
 class Dispatcher:
@@ -191,6 +194,31 @@ class Dispatcher:
                 f"attention backend {backend.get_name()!r} ({source}) cannot serve this model: {'; '.join(reasons)}"
             )
         return backend
+
+    def scheduler_cls(self) -> type:
+        """The class of the scheduler, checked; ContractError where it does not keep the contract."""
+        return resolve_scheduler(self.vllm_config.scheduler_config.scheduler_cls, self._scheduler_source())
+
+    def scheduler_factory(self, kv_cache_config: KVCacheConfig) -> SchedulerInterface:
+        """The engine's scheduler, built with vLLM's keywords."""
+        self.consulted["scheduler"] += 1
+        block_size = self.vllm_config.cache_config.block_size
+        keywords = {
+            "vllm_config": self.vllm_config,
+            "kv_cache_config": kv_cache_config,
+            "structured_output_manager": None,
+            "include_finished_set": False,
+            "log_stats": True,
+            "block_size": block_size,
+            "hash_block_size": block_size,
+        }
+        with self.activate():
+            scheduler: SchedulerInterface = build_scheduler(self.scheduler_cls(), self._scheduler_source(), keywords)
+        return scheduler
+
+    def _scheduler_source(self) -> str:
+        named = self.vllm_config.scheduler_config.scheduler_cls == self.settings.engine.scheduler_cls
+        return "setting engine.scheduler_cls" if named else self.platform_name
 
     def is_platforms_choice(self, key: str) -> bool:
         """Whether the setting ``key``, of a class path, leaves the choice to the platform."""

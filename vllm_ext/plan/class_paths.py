@@ -15,7 +15,7 @@ from vllm_ext.plan.requirements import VLLM, mentions_vllm
 from vllm_ext.plan.rules import value_of
 from vllm_ext.plan.screen import ALLOWED_KEY, refused_distribution
 
-CLASS_PATH_KEYS = ("attention.backend", "worker.cls", "communicator.cls")
+CLASS_PATH_KEYS = ("attention.backend", "worker.cls", "communicator.cls", "engine.scheduler_cls")
 _CHOICE_OF_PLATFORM = "auto"
 
 
