@@ -10,7 +10,7 @@ from support.attention_step import HOST, TOLERANCE, Setup, assert_attends
 
 from vllm_ext.attention.backends import sdpa_metadata
 from vllm_ext.attention.backends.sdpa import SDPABackend
-from vllm_ext.contracts.attention import AttentionBackend, AttentionType
+from vllm_ext.contracts.attention import AttentionType
 from vllm_ext.contracts.kv_cache import FullAttentionSpec
 from vllm_ext.contracts.vllm_config import HFConfig, ModelConfig, VllmConfig
 
@@ -169,18 +169,3 @@ def test_what_it_cannot_serve_is_said_with_reasons():
     assert len(reasons) == 2
     assert "float64" in reasons[0]
     assert "encoder" in reasons[1]
-
-
-def test_a_backend_without_windows_and_caps_says_so():
-    class Plain(SDPABackend):
-        supports_sliding_window = AttentionBackend.supports_sliding_window
-        supports_logits_soft_cap = AttentionBackend.supports_logits_soft_cap
-
-    layer = {"head_size": 64, "dtype": torch.float32, "block_size": 16, "attn_type": AttentionType.DECODER}
-
-    assert Plain.validate_configuration(**layer) == []
-    assert Plain.validate_configuration(**layer, has_sliding_window=True, has_logits_soft_cap=True) == [
-        "sliding windows are not supported",
-        "a soft cap on the logits is not supported",
-    ]
-    assert SDPABackend.validate_configuration(**layer, has_sliding_window=True, has_logits_soft_cap=True) == []

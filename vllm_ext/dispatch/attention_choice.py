@@ -194,7 +194,8 @@ class AttentionChooser:
             return "passed_over", (f"neither attention.backend nor {self._name} names it",)
         verdict = judge(one, selector, self._capability)
         if verdict.failed:
-            if one not in self._warned:
+            # Where nothing could be chosen, the error says it.
+            if chosen is not None and one not in self._warned:
                 self._warned.add(one)
                 logger.warning("attention backend %s cannot be used: %s", one.name, "; ".join(verdict.reasons))
             return "failed", verdict.reasons
