@@ -31,11 +31,13 @@ def _clean_registries():
     from vllm_ext.contracts.current_platform import current_platform
     from vllm_ext.managers import set_default_bound_plan
     from vllm_ext.managers.policy import forget_reports
+    from vllm_ext.registry.attention_backends import ATTENTION_BACKENDS
     from vllm_ext.registry.custom_ops import CUSTOM_OPS
     from vllm_ext.registry.models import ModelRegistry
 
-    models, ops = ModelRegistry.snapshot(), CUSTOM_OPS.snapshot()
+    models, ops, backends = ModelRegistry.snapshot(), CUSTOM_OPS.snapshot(), ATTENTION_BACKENDS.snapshot()
     yield
+    ATTENTION_BACKENDS.restore(backends)
     ModelRegistry.restore(models)
     # In-tree ops register when their module is imported, which may have been in this test, and happens once.
     now = CUSTOM_OPS.ops.snapshot()

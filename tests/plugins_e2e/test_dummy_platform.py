@@ -13,7 +13,7 @@ import torch
 from support.reference import assert_equal_tokens, greedy_reference
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams
-from vllm_ext.errors import InvalidRequest, PluginNotFound, VllmExtError
+from vllm_ext.errors import ConfigError, InvalidRequest, PluginNotFound, VllmExtError
 
 DEMO_MODEL = Path(__file__).parent.parent.parent / "vllm_ext" / "assets" / "demo_model"
 NUM_TOKENS = 12
@@ -62,6 +62,10 @@ def parts_not_used(model: Path) -> dict[str, str]:
         if layout != "BLHNC":
             return {"layout": f"the KV cache has layout {layout}"}
         seen = count_calls(llm, steps)
+        (choice,) = llm.dispatcher.attention_choices.values()
+        refused = choice.backend.validate_configuration(head_size=16, dtype=torch.float16)
+    if not refused:
+        return {"attention_dtypes": "its backend takes float16"}
     if name != "dummy device":
         return {"device_name": f"the device is called {name}"}
     if llm.dispatcher.platform.supported_dtypes != [torch.float32, torch.bfloat16]:
@@ -72,6 +76,8 @@ def parts_not_used(model: Path) -> dict[str, str]:
     expected = {
         "worker_steps": steps,
         "attention": steps * num_layers,
+        "kv_cache_update": steps * num_layers,
+        "attention_metadata": steps,
         "rms_norm": steps * (2 * num_layers + 1),
         "silu_and_mul": steps * num_layers,
         "all_reduce": steps * (2 * num_layers + 1),
@@ -119,6 +125,16 @@ def test_every_part_of_the_plugin_runs(project, model, random_llama):
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_reduce", "all_reduce", "0 calls"),
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_gather", "all_gather", "0 calls"),
         ("my_dummy_attention", "MyDummyAttention.supported_kv_cache_layouts", "layout", "layout LBNHC"),
+        ("my_dummy_attention", "MyDummyAttention.get_impl_cls", "start", "does not implement get_impl_cls"),
+        ("my_dummy_attention", "MyDummyAttention.get_builder_cls", "start", "does not implement get_builder_cls"),
+        ("my_dummy_attention", "forward_includes_kv_cache_update = False", "kv_cache_update", "0 calls"),
+        ("my_dummy_attention", "supported_dtypes = (", "attention_dtypes", "float16"),
+        (
+            "my_dummy_platform",
+            "MyDummyPlatform.pre_register_and_update",
+            "start",
+            "no attention backend is called 'DUMMY_ATTN'",
+        ),
         ("my_dummy_custom_ops", "RMSNorm.register_oot(", "rms_norm", "0 calls"),
         ("my_dummy_custom_ops", "SiluAndMul.register_oot(", "silu_and_mul", "0 calls"),
         ("my_dummy_custom_ops", "MyDummyRMSNorm.forward_oot", "rms_norm", "0 calls"),
@@ -135,6 +151,27 @@ def test_a_part_that_is_left_out_is_noticed(project, random_llama, module, targe
     unused = parts_not_used(random_llama)
 
     assert complaint in unused.get(part, ""), unused
+
+
+def test_what_its_attention_backend_says_of_block_sizes_is_heard(project, random_llama):
+    with pytest.raises(ConfigError, match="'DUMMY_ATTN' .* cannot serve this model: block size 6 is not supported"):
+        start(random_llama, block_size=6)
+
+
+def test_a_block_size_is_refused_for_nothing_else(project, random_llama):
+    remove(project, "my_dummy_attention", "MyDummyAttention.get_supported_kernel_block_sizes")
+
+    with start(random_llama, block_size=6) as llm:
+        assert_equal_tokens(generate(llm, PROMPTS), greedy_reference(random_llama, PROMPTS, NUM_TOKENS))
+
+
+@pytest.mark.parametrize("name", ["dummy_attn", "SDPA", "REFERENCE"])
+def test_the_settings_name_any_registered_backend(project, random_llama, name):
+    references = greedy_reference(random_llama, PROMPTS, NUM_TOKENS)
+
+    with start(random_llama, overrides={"attention.backend": name}) as llm:
+        assert {c.backend.get_name() for c in llm.dispatcher.attention_choices.values()} == {name.upper()}
+        assert_equal_tokens(generate(llm, PROMPTS), references)
 
 
 def test_without_the_project_the_error_lists_the_platforms_that_are_there(random_llama):

@@ -66,7 +66,10 @@ class ProbeSettings(_Section, frozen=True):
 
 
 class AttentionSettings(_Section, frozen=True):
-    backend: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+    backend: Annotated[
+        str,
+        Meta(description="auto (the platform's choice), a name such as SDPA or one of a plugin's, or a class path"),
+    ] = "auto"
 
 
 class WorkerSettings(_Section, frozen=True):

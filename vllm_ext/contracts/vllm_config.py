@@ -145,7 +145,7 @@ class LoadConfig:
 
 @dataclass
 class AttentionConfig:
-    """``backend`` is ``None`` (the platform chooses) or a class path."""
+    """``backend`` is ``None`` (the platform chooses), a name of ``AttentionBackendEnum`` or a class path."""
 
     backend: str | None = None
 

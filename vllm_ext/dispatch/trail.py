@@ -53,7 +53,7 @@ def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
     with dispatcher.activate():
         return [
             _resolved(dispatcher, "worker", "worker.cls", dispatcher.worker_cls),
-            _resolved(dispatcher, "attention", "attention.backend", lambda: _attention(dispatcher)),
+            *_attention_steps(dispatcher),
             _resolved(dispatcher, "communicator", "communicator.cls", dispatcher.communicator_cls),
             *_ops(dispatcher),
         ]
@@ -69,8 +69,17 @@ def _resolved(dispatcher: Dispatcher, slot: str, key: str, resolve: Callable[[],
         return Step(slot, "", "failed", str(error), origin, error)
 
 
-def _attention(dispatcher: Dispatcher) -> type:
-    """The backend for a layer as the model's configuration describes it."""
+def _attention_steps(dispatcher: Dispatcher) -> Iterator[Step]:
+    """The backend for a layer as the model's configuration describes it, or why there is none; then the others."""
+    try:
+        dispatcher.attention_factory(*_layer(dispatcher))
+    except VllmExtError as error:
+        yield Step("attention", "", "failed", str(error), str(dispatcher.config.origin("attention.backend")), error)
+    for choice in dispatcher.attention_choices.values():
+        yield from (Step("attention", *row) for row in choice.rows())
+
+
+def _layer(dispatcher: Dispatcher) -> tuple[AttentionSelectorConfig, int]:
     vllm_config = dispatcher.vllm_config
     hf_config = vllm_config.model_config.hf_config
     # GPT-2 and its kin have shorter names.
@@ -83,7 +92,7 @@ def _attention(dispatcher: Dispatcher) -> type:
         kv_cache_dtype="auto",
         block_size=vllm_config.cache_config.block_size,
     )
-    return dispatcher.attention_factory(selector, num_heads)
+    return selector, num_heads
 
 
 def _ops(dispatcher: Dispatcher) -> Iterator[Step]:

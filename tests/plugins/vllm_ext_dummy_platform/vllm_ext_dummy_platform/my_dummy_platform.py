@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from vllm_ext import Platform, PlatformEnum
+from vllm_ext.attention.backends.registry import AttentionBackendEnum, register_backend
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import AttentionSelectorConfig
@@ -50,6 +51,11 @@ class MyDummyPlatform(Platform):
         torch.manual_seed(seed)
 
     @classmethod
+    def pre_register_and_update(cls, parser: Any = None) -> None:
+        # Registering the same again changes nothing, so that it may run any number of times.
+        register_backend("DUMMY_ATTN", f"{PACKAGE}.my_dummy_attention.MyDummyAttention")
+
+    @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         # May run more than once, and the user may have named a worker.
         if vllm_config.parallel_config.worker_cls == "auto":
@@ -58,11 +64,12 @@ class MyDummyPlatform(Platform):
     @classmethod
     def get_attn_backend_cls(
         cls,
-        selected_backend: str | None,
+        selected_backend: AttentionBackendEnum | None,
         attn_selector_config: AttentionSelectorConfig,
         num_heads: int | None = None,
     ) -> str:
-        return f"{PACKAGE}.my_dummy_attention.MyDummyAttention"
+        # What the user names is used, or the engine says why not; the choice is this platform's where nothing is named.
+        return (selected_backend or AttentionBackendEnum["DUMMY_ATTN"]).get_path()
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:

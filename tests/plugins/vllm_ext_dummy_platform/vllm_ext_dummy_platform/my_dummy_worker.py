@@ -214,7 +214,9 @@ class MyDummyWorker(WorkerBase):
         additional = self.current_platform.set_additional_forward_context(
             attn_metadata=by_layer, vllm_config=self.vllm_config, num_tokens=len(input_ids)
         )
-        with set_forward_context(by_layer, len(input_ids), additional):
+        # The attention layer hands it to backends that store keys and values before they attend.
+        slot_mapping = dict.fromkeys(by_layer, common.slot_mapping)
+        with set_forward_context(by_layer, len(input_ids), additional, slot_mapping):
             return self.get_model()(self._long(input_ids), self._long(positions))
 
     def _common_metadata(self, spans: list[Span]) -> CommonAttentionMetadata:
