@@ -78,9 +78,7 @@ def test_missing_worker_methods_are_named_all_at_once_before_any_is_called(make_
 
     assert "HalfAWorker" in str(error.value)
     assert error.value.plugin == "platform 'fake'"
-    missing = (
-        "get_kv_cache_spec, determine_available_memory, initialize_from_config, compile_or_warm_up_model, execute_model"
-    )
+    missing = "get_kv_cache_spec, determine_available_memory, initialize_from_config, execute_model"
     assert f"does not implement: {missing}." in str(error.value)
 
 
@@ -246,4 +244,4 @@ def test_a_call_after_shutdown_says_so(make_core):
 def test_a_function_can_be_run_on_the_worker(make_core):
     core, worker = make_core()
 
-    assert core.executor.collective_rpc(lambda w, x, y: (w, x + y), (1,), {"y": 2}) == [(worker, 3)]
+    assert core.executor.collective_rpc(lambda w, x, y: (w, x + y), args=(1,), kwargs={"y": 2}) == [(worker, 3)]

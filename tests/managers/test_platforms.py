@@ -17,6 +17,9 @@ class {name}(Platform):
     _enum = PlatformEnum.OOT
     device_type = "cpu"
     device_name = "{name}"
+    check_and_update_config = get_attn_backend_cls = classmethod(lambda cls, *args, **kwargs: "")
+    get_device_name = classmethod(lambda cls, device_id=0: "a device")
+    get_device_total_memory = classmethod(lambda cls, device_id=0: 1 << 30)
 """
 
 

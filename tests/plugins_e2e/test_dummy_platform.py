@@ -113,8 +113,8 @@ def test_every_part_of_the_plugin_runs(project, model, random_llama):
 @pytest.mark.parametrize(
     "module, target, part, complaint",
     [
-        ("my_dummy_platform", "MyDummyPlatform.check_and_update_config", "start", "worker_cls at 'auto'"),
-        ("my_dummy_platform", "MyDummyPlatform.get_attn_backend_cls", "start", "attention class of platform 'dummy'"),
+        ("my_dummy_platform", "MyDummyPlatform.check_and_update_config", "start", "implement check_and_update_config"),
+        ("my_dummy_platform", "MyDummyPlatform.get_attn_backend_cls", "start", "not implement get_attn_backend_cls"),
         ("my_dummy_platform", "MyDummyPlatform.get_device_communicator_cls", "all_reduce", "0 calls"),
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_reduce", "all_reduce", "0 calls"),
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_gather", "all_gather", "0 calls"),

@@ -191,19 +191,21 @@ class AttentionBackend(ABC):
         *,
         head_size: int,
         dtype: torch.dtype,
-        block_size: int,
+        block_size: int | None,
         attn_type: AttentionType,
         has_sliding_window: bool = False,
         has_logits_soft_cap: bool = False,
     ) -> list[str]:
-        """Reasons why it cannot serve such a layer; empty when it can."""
+        """Reasons why it cannot serve such a layer; empty when it can. ``block_size`` is ``None`` while the platform
+        may still choose it.
+        """
         reasons = []
         sizes = cls.get_supported_head_sizes()
         if sizes and head_size not in sizes:
             reasons.append(f"head size {head_size} is not among {sizes}")
         if str(dtype).removeprefix("torch.") not in cls.supported_dtypes:
             reasons.append(f"dtype {dtype} is not among {list(cls.supported_dtypes)}")
-        if not cls.supports_block_size(block_size):
+        if block_size is not None and not cls.supports_block_size(block_size):
             reasons.append(f"block size {block_size} is not supported")
         if not cls.supports_attn_type(attn_type):
             reasons.append(f"attention type {attn_type.value!r} is not supported")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.attention import AttentionMetadata
+    from vllm_ext.contracts.platform import Platform
+    from vllm_ext.contracts.vllm_config import VllmConfig
 
 
 @dataclass(slots=True)
@@ -20,6 +22,22 @@ class ForwardContext:
     num_tokens: int
     additional: dict[str, Any]
     """What :meth:`Platform.set_additional_forward_context` returned for this step."""
+
+
+def additional_forward_context(
+    platform: Platform, attn_metadata: dict[str, AttentionMetadata] | None, vllm_config: VllmConfig, num_tokens: int
+) -> dict[str, Any]:
+    """What the platform adds for this step; it is given all keywords of vLLM, also those that have no meaning here."""
+    return platform.set_additional_forward_context(
+        attn_metadata=attn_metadata,
+        vllm_config=vllm_config,
+        num_tokens=num_tokens,
+        dp_metadata=None,
+        num_tokens_across_dp=None,
+        cudagraph_runtime_mode=None,
+        batch_descriptor=None,
+        ubatch_slices=None,
+    )
 
 
 _current: ContextVar[ForwardContext] = ContextVar("vllm_ext_forward_context")
