@@ -115,7 +115,7 @@ def _find_device(platform: Platform, device_id: int) -> torch.device:
     device = torch.device("cpu") if is_cpu else torch.device(platform.device_type, device_id)
     try:
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:  # each for another kind of device
         raise EngineError(
             f"platform {platform.device_name!r} has device_type {platform.device_type!r}, and torch "
             f"{torch.__version__} cannot use {device}: {innermost_cause(error)}. The platform's package has to bring a "
