@@ -194,3 +194,16 @@ def test_a_slot_that_does_not_exist_is_wrong_usage(vllm_ext):
 @pytest.mark.parametrize("setting, code", [("worker.cls=nope.X", 1), ("attention.backend=flash", 2)])
 def test_a_slot_that_cannot_be_filled_is_the_exit_code(vllm_ext, setting, code):
     assert vllm_ext("explain", "-f", "json", "--set", setting).code == code
+
+
+def test_what_the_platforms_hooks_changed_is_there_with_its_origin(vllm_ext):
+    done = vllm_ext("explain", "config", "-f", "json", "--platform", "cpu")
+
+    assert steps(done, "config") == [
+        (
+            "parallel_config.worker_cls",
+            "changed",
+            "check_and_update_config() changed it from 'auto' to 'vllm_ext.worker.worker.Worker'",
+            "platform:cpu",
+        )
+    ]

@@ -227,6 +227,9 @@ class FakeDispatcher:
         self.prepare(self.worker)
         return self.worker
 
+    def update_block_size(self) -> None:
+        self.platform.update_block_size_for_backend(self.vllm_config)
+
     def executor_factory(self) -> UniProcExecutor:
         return UniProcExecutor(self)  # type: ignore[arg-type]
 
@@ -252,6 +255,7 @@ def make_vllm_config(
             dtype=torch.float32,
             max_model_len=max_model_len,
             tokenizer=str(model),
+            original_max_model_len=max_model_len,
         ),
         cache_config=CacheConfig(
             block_size=block_size, kv_cache_memory_bytes=memory, enable_prefix_caching=enable_prefix_caching

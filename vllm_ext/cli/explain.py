@@ -19,6 +19,8 @@ _COLUMNS = tuple(name for name in Step._fields if name != "error")
 class Explain(ListCommand):
     """Show what was decided on platform, general plugins, worker, attention, communicator and ops, and why.
 
+    Also what the platform's hooks changed in the configuration.
+
     Chooses the platform and runs general plugins, as an engine does; loads no weights.
     """
 

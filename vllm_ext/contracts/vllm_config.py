@@ -18,6 +18,8 @@ from vllm_ext.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from vllm_ext.contracts.kv_cache import KVCacheLayout
+
 SchedulingPolicy = Literal["fcfs", "priority"]
 
 
@@ -82,6 +84,11 @@ class ModelConfig:
     max_model_len: int
     tokenizer: str
     seed: int = 0
+    quantization: str | None = None
+    """Name of the quantization method of the weights."""
+    original_max_model_len: int | None = None
+    """The user's limit; ``None`` where there is none, so that ``max_model_len`` may be lowered to what the KV cache
+    holds."""
 
     @property
     def architectures(self) -> list[str]:
@@ -96,10 +103,19 @@ class CacheConfig:
     """
 
     block_size: int = 16
+    user_specified_block_size: bool = False
+    """Whether ``block_size`` is the user's, and so not the platform's to choose."""
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks: int | None = None
     """Number of blocks, once :meth:`WorkerBase.determine_available_memory` was asked (vLLM's name, any device)."""
     enable_prefix_caching: bool = True
+    kv_cache_layout: KVCacheLayout | None = None
+    """What all workers agreed on, once they did."""
+
+    @property
+    def block_size_of_user(self) -> int | None:
+        """``block_size`` where it is the user's; ``None`` while the platform may still choose."""
+        return self.block_size if self.user_specified_block_size else None
 
 
 @dataclass
@@ -107,6 +123,8 @@ class ParallelConfig:
     """Processes and the worker class. ``worker_cls`` is ``auto`` until the platform's hook has set it."""
 
     worker_cls: str = "auto"
+    worker_extension_cls: str = ""
+    """Class path of methods to add to the worker; empty for none."""
     distributed_executor_backend: str = "uniproc"
     tensor_parallel_size: int = 1
     rank: int = 0
@@ -123,6 +141,8 @@ class SchedulerConfig:
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 2048
     policy: SchedulingPolicy = "fcfs"
+    disable_hybrid_kv_cache_manager: bool = False
+    """Whether layers with and without a sliding window come in one KV cache group."""
 
 
 @dataclass
@@ -157,6 +177,15 @@ class CompilationConfig:
     custom_ops: list[str] = field(default_factory=list)
     static_forward_context: dict[str, Any] = field(default_factory=dict)
     """Layers that own a KV cache, by their name in the model."""
+    cudagraph_mode: str = "NONE"
+    """vLLM's name of a graph mode, for a worker that captures graphs; ``NONE`` unless the platform supports it."""
+
+
+@dataclass
+class ProfilerConfig:
+    """``torch_profiler_dir``: folder for the traces of :meth:`WorkerBase.profile`; ``None`` for no profiling."""
+
+    torch_profiler_dir: str | None = None
 
 
 @dataclass
@@ -171,6 +200,7 @@ class VllmConfig:
     load_config: LoadConfig = field(default_factory=LoadConfig)
     attention_config: AttentionConfig = field(default_factory=AttentionConfig)
     compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
+    profiler_config: ProfilerConfig = field(default_factory=ProfilerConfig)
     additional_config: dict[str, Any] = field(default_factory=dict)
 
 

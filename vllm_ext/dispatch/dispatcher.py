@@ -21,8 +21,9 @@ from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish
 from vllm_ext.dispatch.engine_config import build_vllm_config
-from vllm_ext.dispatch.hooks import platform_code, run_platform_hooks
+from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platform_hooks, update_block_size
 from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
+from vllm_ext.dispatch.worker_extension import extend_worker
 from vllm_ext.errors import ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
 from vllm_ext.plan.rules import value_of
@@ -67,14 +68,17 @@ class Dispatcher:
                 "the in-tree ones, and platform.driver chooses one"
             )
         with use_platform(self.platform), use_scope(self.scope), self._as_owner():
+            prepare_platform(self.platform)
             self._attention = AttentionChooser(
                 self.platform, self.platform_name, self.platform_origin, self._resolve_attention
             )
             self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
+            self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.device_config.distribution = self.bound_plan.platform_distribution
             self.vllm_config.device_config.foreign_distributions = self.bound_plan.foreign_distributions
             self.vllm_config.additional_config.update(self.bound_plan.options)
             self.changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
+            """What the platform's hooks changed in the configuration."""
 
     @property
     def platform_name(self) -> str:
@@ -121,8 +125,10 @@ class Dispatcher:
     ) -> WorkerBase:
         """A worker of the class that the platform, or the settings, named."""
         self.consulted["worker"] += 1
-        worker_cls = self.worker_cls()
         with self.activate():
+            with platform_code(self.platform):
+                self.platform.import_kernels()
+            worker_cls = self.worker_cls()
             return worker_cls(
                 vllm_config=self.vllm_config,
                 local_rank=local_rank,
@@ -141,7 +147,20 @@ class Dispatcher:
                 plugin=self.platform_name,
             )
         worker_cls: type[WorkerBase] = self._resolve("worker", qualname, WorkerBase, self._source("worker.cls"))
-        return worker_cls
+        extension = self.vllm_config.parallel_config.worker_extension_cls
+        if not extension:
+            return worker_cls
+        source = "setting worker.extension_cls" if self.settings.worker.extension_cls else self.platform_name
+        if ("extended worker", extension) not in self._classes:
+            extension_cls = self._resolve("worker extension", extension, object, source)
+            self._classes["extended worker", extension] = extend_worker(worker_cls, extension_cls, source)
+        extended: type[WorkerBase] = self._classes["extended worker", extension]
+        return extended
+
+    def update_block_size(self) -> None:
+        """Let the platform choose the size of KV cache blocks, now that the model's layers are there."""
+        with self.activate():
+            self.changes += update_block_size(self.platform, self.vllm_config, self.platform_origin)
 
     def attention_factory(self, selector: AttentionSelectorConfig, num_heads: int) -> type[AttentionBackend]:
         """The backend class for such a layer, checked to be able to serve it.

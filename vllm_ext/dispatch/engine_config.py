@@ -15,6 +15,7 @@ from vllm_ext.contracts.vllm_config import (
     LoadConfig,
     ModelConfig,
     ParallelConfig,
+    ProfilerConfig,
     SchedulerConfig,
     VllmConfig,
 )
@@ -58,6 +59,7 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
             dtype=resolve_dtype(engine.dtype, hf_config, platform),
             max_model_len=resolve_max_model_len(engine, hf_config, platform),
             seed=engine.seed,
+            original_max_model_len=engine.max_model_len,
         ),
         cache_config=CacheConfig(
             block_size=engine.block_size,
@@ -66,6 +68,7 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
         ),
         parallel_config=ParallelConfig(
             worker_cls=settings.worker.cls,
+            worker_extension_cls=settings.worker.extension_cls or "",
             distributed_executor_backend=engine.executor,
             tensor_parallel_size=engine.tensor_parallel_size,
         ),
@@ -74,6 +77,7 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
         load_config=LoadConfig(use_tqdm_on_load=progress),
         attention_config=AttentionConfig(None if settings.attention.backend == "auto" else settings.attention.backend),
         compilation_config=CompilationConfig(custom_ops=list(settings.custom_ops)),
+        profiler_config=ProfilerConfig(settings.profiler.torch_profiler_dir),
     )
 
 

@@ -12,7 +12,7 @@ from vllm_ext.plan import Decision, Outcome, Plan
 from vllm_ext.registry.custom_ops import CUSTOM_OPS
 from vllm_ext.registry.models import ModelRegistry
 
-SLOTS = ("platform", "general", "worker", "attention", "communicator", "ops")
+SLOTS = ("platform", "general", "worker", "attention", "communicator", "ops", "config")
 
 
 class Step(NamedTuple):
@@ -56,6 +56,7 @@ def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
             *_attention_steps(dispatcher),
             _resolved(dispatcher, "communicator", "communicator.cls", dispatcher.communicator_cls),
             *_ops(dispatcher),
+            *_changes(dispatcher),
         ]
 
 
@@ -90,7 +91,7 @@ def _layer(dispatcher: Dispatcher) -> tuple[AttentionSelectorConfig, int]:
         head_size=head_size,
         dtype=vllm_config.model_config.dtype,
         kv_cache_dtype="auto",
-        block_size=vllm_config.cache_config.block_size,
+        block_size=vllm_config.cache_config.block_size_of_user,
     )
     return selector, num_heads
 
@@ -117,6 +118,13 @@ def _ops(dispatcher: Dispatcher) -> Iterator[Step]:
         for owner, unused in CUSTOM_OPS.replacements(entry.value):
             if unused is not replacement:
                 yield Step("ops", _path(unused), "passed_over", f"{owner} registered it for {name}", origin)
+
+
+def _changes(dispatcher: Dispatcher) -> Iterator[Step]:
+    """What the platform's hooks changed in the configuration."""
+    for change in dispatcher.changes:
+        reason = f"{change.hook}() changed it from {change.before!r} to {change.after!r}"
+        yield Step("config", change.path, "changed", reason, change.origin)
 
 
 def _path(cls: type) -> str:
