@@ -33,6 +33,7 @@ def _clean_registries():
     from vllm_ext.managers.policy import forget_reports
     from vllm_ext.registry.custom_ops import CUSTOM_OPS
     from vllm_ext.registry.models import ModelRegistry
+    from vllm_ext.registry.owners import forget_owners
 
     models, ops = ModelRegistry.snapshot(), CUSTOM_OPS.snapshot()
     yield
@@ -44,3 +45,4 @@ def _clean_registries():
     current_platform.set_default(None)
     set_default_bound_plan(None)
     forget_reports()
+    forget_owners()

@@ -187,6 +187,11 @@ def set_current_vllm_config(vllm_config: VllmConfig) -> Iterator[None]:
         _current.reset(token)
 
 
+def find_current_vllm_config() -> VllmConfig | None:
+    """The configuration of the engine being built; ``None`` outside of one."""
+    return _current.get()
+
+
 def get_current_vllm_config() -> VllmConfig:
     """The configuration of the engine being built; RuntimeError outside of one."""
     vllm_config = _current.get()

@@ -21,7 +21,7 @@ from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import platform_code, run_platform_hooks
-from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
+from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
 from vllm_ext.plan.rules import value_of
@@ -66,6 +66,7 @@ class Dispatcher:
             self.vllm_config.device_config.foreign_distributions = self.bound_plan.foreign_distributions
             self.vllm_config.additional_config.update(self.bound_plan.options)
             self.changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
+        check_custom_ops(self.vllm_config.compilation_config.custom_ops, f"the hooks of {self.platform_name}")
 
     @property
     def platform_name(self) -> str:

@@ -88,7 +88,7 @@ def _attention(dispatcher: Dispatcher) -> type:
 
 def _ops(dispatcher: Dispatcher) -> Iterator[Step]:
     """The custom ops of the model: which class is built, and which of its methods runs."""
-    from vllm_ext.contracts.custom_op import choose_forward, find_replacement
+    from vllm_ext.contracts.custom_op import CustomOp, choose_forward, find_replacement
 
     model_config = dispatcher.vllm_config.model_config
     # The modules of a model register its ops.
@@ -98,16 +98,19 @@ def _ops(dispatcher: Dispatcher) -> Iterator[Step]:
         yield Step("ops", "", "failed", str(error), "", error)
         return
     origin = str(dispatcher.config.origin("custom_ops"))
-    for name, entry in sorted(CUSTOM_OPS.ops.snapshot().items()):
-        replacement = find_replacement(entry.value)
-        method = choose_forward(replacement or entry.value, name)
+    for name in CUSTOM_OPS.names():
+        op_cls = CUSTOM_OPS.get(name)
+        replacement = find_replacement(op_cls)
+        method = choose_forward(replacement or op_cls) if issubclass(op_cls, CustomOp) else "forward"
         reason = f"{name} runs {method}"
         if replacement is not None:
-            reason += f", in place of {_path(entry.value)}"
-        yield Step("ops", _path(replacement or entry.value), "chosen", reason, origin)
-        for owner, unused in CUSTOM_OPS.replacements(entry.value):
-            if unused is not replacement:
-                yield Step("ops", _path(unused), "passed_over", f"{owner} registered it for {name}", origin)
+            reason += f", in place of {_path(op_cls)}"
+        yield Step("ops", _path(replacement or op_cls), "chosen", reason, origin)
+        for entry in CUSTOM_OPS.replacements(name):
+            if entry.value is not replacement:
+                yield Step(
+                    "ops", _path(entry.value), "passed_over", f"{entry.owner_text} registered it for {name}", origin
+                )
 
 
 def _path(cls: type) -> str:

@@ -181,9 +181,9 @@ class ModelRunner:
         metadata = self.batch.sampling.metadata(slots)
         if metadata is None:
             # Nothing is changed in place, so that the cost of entering the mode is saved.
-            return self.sampler.sample(logits)
+            return self.sampler(logits)
         with self.platform.inference_mode():
-            return self.sampler.sample(logits, metadata)
+            return self.sampler(logits, metadata)
 
     def _update_prompt_logprobs(self, scheduler_output: SchedulerOutput) -> None:
         for req_id in scheduler_output.finished_req_ids:
