@@ -1,5 +1,6 @@
 """Custom ops: which forward runs, and what an out-of-tree class replaces."""
 
+import copy
 import subprocess
 import sys
 
@@ -369,3 +370,27 @@ def test_what_is_built_in_place_of_a_class_can_be_asked(double):
 
     assert build(lambda: maybe_get_oot_by_class(double)) is replacement
     assert build(lambda: maybe_get_oot_by_class(double), InTree) is double
+
+
+def test_a_copy_of_an_op_computes_by_itself():
+    @CustomOp.register("scaled")
+    class Scaled(CustomOp):
+        factor = 2
+
+        def forward_native(self, x):
+            return self.factor * x
+
+    op = build(Scaled)
+    other = copy.deepcopy(op)
+    other.factor = 5
+
+    assert (op(ONE).item(), other(ONE).item()) == (2, 5)
+
+
+def test_a_replacement_may_have_a_forward_of_its_own(double):
+    @double.register_oot
+    class Replacement(double):
+        def forward(self, x):
+            return 13 * x
+
+    assert build(double)(ONE).item() == 13
