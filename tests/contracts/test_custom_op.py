@@ -394,3 +394,20 @@ def test_a_replacement_may_have_a_forward_of_its_own(double):
             return 13 * x
 
     assert build(double)(ONE).item() == 13
+
+
+def test_a_form_that_cannot_run_here_is_not_chosen():
+    @CustomOp.register("picky")
+    class Picky(CustomOp):
+        @classmethod
+        def can_run(cls, method):
+            assert method == "forward_oot"
+            return False
+
+        def forward_native(self, x):
+            return x
+
+        def forward_oot(self, x):
+            return 2 * x
+
+    assert build(Picky)(ONE).item() == 1

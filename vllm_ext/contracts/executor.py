@@ -46,10 +46,12 @@ class Executor(ABC):
         """Stop the workers; may be called twice."""
 
     def get_kv_cache_specs(self) -> list[dict[str, KVCacheSpec]]:
+        """What each layer stores, by layer name, of each worker."""
         specs: list[dict[str, KVCacheSpec]] = self.collective_rpc("get_kv_cache_spec")
         return specs
 
     def get_supported_kv_cache_layouts(self) -> list[list[KVCacheLayout] | None]:
+        """Layouts of the KV cache that each worker can read, best first; ``None`` for any."""
         return self.collective_rpc("get_supported_kv_cache_layouts")
 
     def get_supported_sampling_params(self) -> frozenset[str]:
@@ -57,6 +59,7 @@ class Executor(ABC):
         return frozenset.intersection(*self.collective_rpc("get_supported_sampling_params"))
 
     def determine_available_memory(self) -> list[int]:
+        """Bytes that the KV cache may take, of each worker."""
         return self.collective_rpc("determine_available_memory")
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:

@@ -69,6 +69,7 @@ class HFConfig:
         return rope
 
     def to_dict(self) -> dict[str, Any]:
+        """A new dictionary of all keys; sub-objects are shared."""
         return dict(self._values)
 
 
@@ -85,6 +86,7 @@ class ModelConfig:
 
     @property
     def architectures(self) -> list[str]:
+        """Names of model classes, the best first; empty where ``config.json`` has none."""
         return list(self.hf_config.get("architectures", []))
 
 
@@ -113,6 +115,7 @@ class ParallelConfig:
 
     @property
     def world_size(self) -> int:
+        """Number of workers."""
         return self.tensor_parallel_size
 
 

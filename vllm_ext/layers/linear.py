@@ -68,6 +68,14 @@ class LinearBase(PluggableLayer):
         self.linear_method = get_current_dispatcher().linear_method()
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
+        """Copy the part of a checkpoint's tensor that belongs to this rank into ``param``, in place.
+
+        Args:
+            shard_id: which of several projections that lie in one weight.
+
+        Raises:
+            CheckpointError: its shape or dtype does not fit.
+        """
         copy_checked(param.data, loaded_weight)
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:

@@ -27,6 +27,7 @@ class VocabParallelEmbedding(PluggableLayer):
         self._all_reduce = tp_group.communicator.all_reduce
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
+        """Copy this rank's rows of a table ``[vocabulary, hidden]`` into ``param``."""
         copy_checked(param.data, shard(loaded_weight, 0, self.tp_rank, self.tp_size))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
