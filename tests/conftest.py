@@ -34,6 +34,7 @@ def _clean_registries():
     from vllm_ext.registry.attention_backends import ATTENTION_BACKENDS
     from vllm_ext.registry.custom_ops import CUSTOM_OPS
     from vllm_ext.registry.models import ModelRegistry
+    from vllm_ext.registry.owners import forget_owners
 
     models, ops, backends = ModelRegistry.snapshot(), CUSTOM_OPS.snapshot(), ATTENTION_BACKENDS.snapshot()
     yield
@@ -46,3 +47,4 @@ def _clean_registries():
     current_platform.set_default(None)
     set_default_bound_plan(None)
     forget_reports()
+    forget_owners()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     )
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
     from vllm_ext.contracts.current_platform import current_platform
-    from vllm_ext.contracts.custom_op import CustomOp
+    from vllm_ext.contracts.custom_op import CustomOp, PluggableLayer
     from vllm_ext.contracts.endpoint import EndpointPlugin
     from vllm_ext.contracts.io_processor import IOProcessor
     from vllm_ext.contracts.logits_processor import LogitsProcessor
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform, PlatformEnum
     from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.contracts.stat_logger import StatLoggerBase
+    from vllm_ext.contracts.torch_op import direct_register_custom_op
     from vllm_ext.contracts.worker import WorkerBase
     from vllm_ext.dispatch.bootstrap import load_general_plugins, load_plugins_by_group
     from vllm_ext.engine.async_llm import AsyncLLM
@@ -53,12 +54,14 @@ _MODULE_OF = {
     "ModelRegistry": "registry.models",
     "Platform": "contracts.platform",
     "PlatformEnum": "contracts.platform",
+    "PluggableLayer": "contracts.custom_op",
     "RequestOutput": "contracts.outputs",
     "SamplingParams": "contracts.sampling_params",
     "StatLoggerBase": "contracts.stat_logger",
     "Unavailable": "errors",
     "WorkerBase": "contracts.worker",
     "current_platform": "dispatch.default_platform",
+    "direct_register_custom_op": "contracts.torch_op",
     "load_general_plugins": "dispatch.bootstrap",
     "load_plugins_by_group": "dispatch.bootstrap",
 }
@@ -80,6 +83,7 @@ __all__ = [
     "ModelRegistry",
     "Platform",
     "PlatformEnum",
+    "PluggableLayer",
     "RequestOutput",
     "SamplingParams",
     "StatLoggerBase",
@@ -87,6 +91,7 @@ __all__ = [
     "WorkerBase",
     "__version__",
     "current_platform",
+    "direct_register_custom_op",
     "load_general_plugins",
     "load_plugins_by_group",
 ]

@@ -71,6 +71,7 @@ class HFConfig:
         return rope
 
     def to_dict(self) -> dict[str, Any]:
+        """A new dictionary of all keys; sub-objects are shared."""
         return dict(self._values)
 
 
@@ -92,6 +93,7 @@ class ModelConfig:
 
     @property
     def architectures(self) -> list[str]:
+        """Names of model classes, the best first; empty where ``config.json`` has none."""
         return list(self.hf_config.get("architectures", []))
 
 
@@ -131,6 +133,7 @@ class ParallelConfig:
 
     @property
     def world_size(self) -> int:
+        """Number of workers."""
         return self.tensor_parallel_size
 
 
@@ -215,6 +218,11 @@ def set_current_vllm_config(vllm_config: VllmConfig) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def find_current_vllm_config() -> VllmConfig | None:
+    """The configuration of the engine being built; ``None`` outside of one."""
+    return _current.get()
 
 
 def get_current_vllm_config() -> VllmConfig:

@@ -22,7 +22,7 @@ from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platform_hooks, update_block_size
-from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
+from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.dispatch.worker_extension import extend_worker
 from vllm_ext.errors import ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
@@ -79,6 +79,7 @@ class Dispatcher:
             self.vllm_config.additional_config.update(self.bound_plan.options)
             self.changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
             """What the platform's hooks changed in the configuration."""
+        check_custom_ops(self.vllm_config.compilation_config.custom_ops, f"the hooks of {self.platform_name}")
 
     @property
     def platform_name(self) -> str:

@@ -122,7 +122,7 @@ class ModelRunner:
         with self.platform.inference_mode():
             hidden_states = self._forward(torch.zeros_like(positions), positions, None)
             logits = self.model.compute_logits(hidden_states[:max_num_seqs])
-            self.sampler.sample(logits, _drawing_metadata(len(logits)))
+            self.sampler(logits, _drawing_metadata(len(logits)))
 
     def warm_up(self) -> None:
         """Serve a short prompt and one token after it, then forget the request: no state is left but the contents of
@@ -181,9 +181,9 @@ class ModelRunner:
         metadata = self.batch.sampling.metadata(slots)
         if metadata is None:
             # Nothing is changed in place, so that the cost of entering the mode is saved.
-            return self.sampler.sample(logits)
+            return self.sampler(logits)
         with self.platform.inference_mode():
-            return self.sampler.sample(logits, metadata)
+            return self.sampler(logits, metadata)
 
     def _update_prompt_logprobs(self, scheduler_output: SchedulerOutput) -> None:
         for req_id in scheduler_output.finished_req_ids:
