@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from vllm_ext.contracts.kv_cache import KVCacheLayout
+    from vllm_ext.contracts.quantization import QuantizationConfig
 
 SchedulingPolicy = Literal["fcfs", "priority"]
 
@@ -85,11 +86,13 @@ class ModelConfig:
     max_model_len: int
     tokenizer: str
     seed: int = 0
-    quantization: str | None = None
-    """Name of the quantization method of the weights."""
     original_max_model_len: int | None = None
     """The user's limit; ``None`` where there is none, so that ``max_model_len`` may be lowered to what the KV cache
     holds."""
+    tokenizer_mode: str = "auto"
+    """Which of the registered tokenizers reads ``tokenizer``."""
+    quantization: str | None = None
+    """Name of the quantization method, whoever named it: the settings, or the checkpoint."""
 
     @property
     def architectures(self) -> list[str]:
@@ -130,6 +133,8 @@ class ParallelConfig:
     distributed_executor_backend: str = "uniproc"
     tensor_parallel_size: int = 1
     rank: int = 0
+    all2all_backend: str = "allgather_reducescatter"
+    """How tokens reach experts of other ranks; a platform's communicator may know other names."""
 
     @property
     def world_size(self) -> int:
@@ -146,6 +151,8 @@ class SchedulerConfig:
     policy: SchedulingPolicy = "fcfs"
     disable_hybrid_kv_cache_manager: bool = False
     """Whether layers with and without a sliding window come in one KV cache group."""
+    scheduler_cls: str | type = "auto"
+    """Class path of the scheduler, or the class itself; ``auto`` is the engine's own."""
 
 
 @dataclass
@@ -164,6 +171,8 @@ class LoadConfig:
     """``use_tqdm_on_load``: show progress while weights are read (on a terminal)."""
 
     use_tqdm_on_load: bool = False
+    load_format: str = "auto"
+    """Which of the registered model loaders fills the model."""
 
 
 @dataclass
@@ -204,6 +213,8 @@ class VllmConfig:
     attention_config: AttentionConfig = field(default_factory=AttentionConfig)
     compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
     profiler_config: ProfilerConfig = field(default_factory=ProfilerConfig)
+    quant_config: QuantizationConfig | None = None
+    """How the weights are quantized, where they are."""
     additional_config: dict[str, Any] = field(default_factory=dict)
 
 
