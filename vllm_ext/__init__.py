@@ -19,7 +19,7 @@ if TYPE_CHECKING:
         AttentionMetadataBuilder,
     )
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
-    from vllm_ext.contracts.custom_op import CustomOp
+    from vllm_ext.contracts.custom_op import CustomOp, PluggableLayer
     from vllm_ext.contracts.endpoint import EndpointPlugin
     from vllm_ext.contracts.io_processor import IOProcessor
     from vllm_ext.contracts.linear_method import LinearMethod
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.scheduler import SchedulerInterface
     from vllm_ext.contracts.stat_logger import StatLoggerBase
     from vllm_ext.contracts.tokenizer import TokenizerLike
+    from vllm_ext.contracts.torch_op import direct_register_custom_op
     from vllm_ext.contracts.worker import WorkerBase
     from vllm_ext.dispatch.bootstrap import load_general_plugins, load_plugins_by_group
     from vllm_ext.dispatch.default_platform import current_platform
@@ -66,6 +67,7 @@ _MODULE_OF = {
     "ModelRegistry": "registry.models",
     "Platform": "contracts.platform",
     "PlatformEnum": "contracts.platform",
+    "PluggableLayer": "contracts.custom_op",
     "QuantizationConfig": "contracts.quantization",
     "RequestOutput": "contracts.outputs",
     "SamplingParams": "contracts.sampling_params",
@@ -76,6 +78,7 @@ _MODULE_OF = {
     "Unavailable": "errors",
     "WorkerBase": "contracts.worker",
     "current_platform": "dispatch.default_platform",
+    "direct_register_custom_op": "contracts.torch_op",
     "load_general_plugins": "dispatch.bootstrap",
     "load_plugins_by_group": "dispatch.bootstrap",
     "register_model_loader": "contracts.model_loader",
@@ -104,6 +107,7 @@ __all__ = [
     "ModelRegistry",
     "Platform",
     "PlatformEnum",
+    "PluggableLayer",
     "QuantizationConfig",
     "RequestOutput",
     "SamplingParams",
@@ -115,6 +119,7 @@ __all__ = [
     "WorkerBase",
     "__version__",
     "current_platform",
+    "direct_register_custom_op",
     "load_general_plugins",
     "load_plugins_by_group",
     "register_model_loader",

@@ -26,6 +26,8 @@ VALUES = {
     "platform.disabled": NAMES,
     "attention.backend": ("from_file", "from_env", "from_cli"),
     "worker.cls": ("from_file", "from_env", "from_cli"),
+    "worker.extension_cls": ("from_file", "from_env", "from_cli"),
+    "profiler.torch_profiler_dir": ("from_file", "from_env", "from_cli"),
     "communicator.cls": ("from_file", "from_env", "from_cli"),
     "custom_ops": NAMES,
     "engine.model": ("from_file", "from_env", "from_cli"),

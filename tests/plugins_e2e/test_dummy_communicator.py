@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support.collectives import CASES
-from support.plugins import remove
+from support.overrides import remove
 from support.ranks import TESTS, run_ranks
 
 from vllm_ext.config import Override, load_config

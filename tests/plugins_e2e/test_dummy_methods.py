@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.plugins import remove
+from support.overrides import remove
 from support.quantized import copy_with_weights
 from support.reference import assert_equal_tokens, greedy_reference
 

@@ -228,6 +228,9 @@ class FakeDispatcher:
         self.prepare(self.worker)
         return self.worker
 
+    def update_block_size(self) -> None:
+        self.platform.update_block_size_for_backend(self.vllm_config)
+
     def scheduler_cls(self) -> type[Scheduler]:
         return Scheduler
 
@@ -259,6 +262,7 @@ def make_vllm_config(
             dtype=torch.float32,
             max_model_len=max_model_len,
             tokenizer=str(model),
+            original_max_model_len=max_model_len,
         ),
         cache_config=CacheConfig(
             block_size=block_size, kv_cache_memory_bytes=memory, enable_prefix_caching=enable_prefix_caching

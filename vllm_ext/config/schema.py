@@ -66,15 +66,27 @@ class ProbeSettings(_Section, frozen=True):
 
 
 class AttentionSettings(_Section, frozen=True):
-    backend: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+    backend: Annotated[
+        str,
+        Meta(description="auto (the platform's choice), a name such as SDPA or one of a plugin's, or a class path"),
+    ] = "auto"
 
 
 class WorkerSettings(_Section, frozen=True):
     cls: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+    extension_cls: Annotated[
+        str | None, Meta(description="class path of methods to add to the worker, for collective_rpc; null for none")
+    ] = None
 
 
 class CommunicatorSettings(_Section, frozen=True):
     cls: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+
+
+class ProfilerSettings(_Section, frozen=True):
+    torch_profiler_dir: Annotated[
+        str | None, Meta(description="folder for the traces of start_profile(); null for no profiling")
+    ] = None
 
 
 class EngineSettings(_Section, frozen=True):
@@ -141,4 +153,5 @@ class Settings(_Section, frozen=True):
     custom_ops: Annotated[
         list[str], Meta(description="custom ops of the platform: all or none, then +name and -name")
     ] = []
+    profiler: ProfilerSettings = field(default_factory=ProfilerSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)

@@ -41,9 +41,8 @@ def resolve_class(qualname: Any, base: type[T], *, slot: str, source: str) -> ty
             f"{slot} class of {source}: {qualname!r} cannot be imported: {innermost_cause(error)}"
         ) from error
     if not isinstance(found, type) or not issubclass(found, base):
-        raise ContractError(
-            f"{slot} class of {source}: {qualname!r} is not a subclass of {base.__module__}.{base.__qualname__}"
-        )
+        wanted = "class" if base is object else f"subclass of {base.__module__}.{base.__qualname__}"
+        raise ContractError(f"{slot} class of {source}: {qualname!r} is not a {wanted}")
     return found
 
 

@@ -15,6 +15,7 @@ from vllm_ext.contracts.vllm_config import (
     LoadConfig,
     ModelConfig,
     ParallelConfig,
+    ProfilerConfig,
     SchedulerConfig,
     VllmConfig,
 )
@@ -60,6 +61,7 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
             dtype=dtype,
             max_model_len=resolve_max_model_len(engine, hf_config, platform),
             seed=engine.seed,
+            original_max_model_len=engine.max_model_len,
             tokenizer_mode=engine.tokenizer_mode,
             quantization=quantization_of(engine.quantization, hf_config),
         ),
@@ -70,16 +72,21 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
         ),
         parallel_config=ParallelConfig(
             worker_cls=settings.worker.cls,
+            worker_extension_cls=settings.worker.extension_cls or "",
             distributed_executor_backend=engine.executor,
             tensor_parallel_size=engine.tensor_parallel_size,
         ),
         scheduler_config=SchedulerConfig(
-            engine.max_num_seqs, engine.max_num_batched_tokens, engine.scheduling_policy, engine.scheduler_cls
+            engine.max_num_seqs,
+            engine.max_num_batched_tokens,
+            engine.scheduling_policy,
+            scheduler_cls=engine.scheduler_cls,
         ),
         device_config=DeviceConfig(platform.device_type),
         load_config=LoadConfig(use_tqdm_on_load=progress, load_format=engine.load_format),
         attention_config=AttentionConfig(None if settings.attention.backend == "auto" else settings.attention.backend),
         compilation_config=CompilationConfig(custom_ops=list(settings.custom_ops)),
+        profiler_config=ProfilerConfig(settings.profiler.torch_profiler_dir),
         quant_config=make_quant_config(engine.quantization, hf_config, dtype, platform),
     )
 

@@ -71,9 +71,7 @@ def make_quant_config(
             "that registers it"
         )
     with platform_code(platform):
-        verify = getattr(platform, "verify_quantization", None)
-        if verify is not None:
-            verify(name)
+        platform.verify_quantization(name)
     cls = get_quantization_config(name, named_by=KEY)
     with _method_code(name, hf_config):
         config = _build(cls, hf_config)
