@@ -45,6 +45,32 @@ def test_every_slot_has_what_was_chosen_and_who_chose_it(vllm_ext):
     assert "rms_norm" in str(steps(done, "ops"))
 
 
+def test_attention_backends_have_the_reason_why_each_was_passed_over(vllm_ext):
+    settings = ["--set", "engine.dtype=bfloat16", "--set", "attention.backend=reference"]
+    done = vllm_ext("explain", "attention", "-f", "json", "--platform", "cpu", *settings)
+
+    assert [row[:2] for row in steps(done, "attention")] == [
+        ("vllm_ext.attention.backends.reference.ReferenceBackend", "chosen"),
+        ("vllm_ext.attention.backends.cpu_attn.CPUAttentionBackend", "passed_over"),
+        ("vllm_ext.attention.backends.sdpa.SDPABackend", "passed_over"),
+    ]
+    chosen, kernels, sdpa = (row[2] for row in steps(done, "attention"))
+    assert chosen == "attention.backend names it (REFERENCE, registered by vllm_ext itself)"
+    assert "dtype torch.bfloat16 is not among ['float32']" in kernels
+    assert sdpa.startswith("it could serve; REFERENCE comes before it")
+
+
+def test_an_attention_backend_that_is_named_and_cannot_serve_is_a_failed_slot(vllm_ext):
+    done = vllm_ext("explain", "attention", "-f", "json", "--platform", "cpu", "--set", "attention.backend=flash_attn")
+
+    assert done.code == 2
+    assert steps(done, "attention")[0][1:3] == (
+        "failed",
+        "attention.backend is 'FLASH_ATTN', for which no plugin has registered a class; "
+        "registered: CPU_ATTN, REFERENCE, SDPA",
+    )
+
+
 def test_a_platform_that_declined_is_there_with_its_reason(vllm_ext, install):
     install("npu", "from vllm_ext import Unavailable; raise Unavailable('no device')")
 
@@ -169,6 +195,19 @@ def test_a_slot_that_does_not_exist_is_wrong_usage(vllm_ext):
 @pytest.mark.parametrize("setting, code", [("worker.cls=nope.X", 1), ("attention.backend=flash", 2)])
 def test_a_slot_that_cannot_be_filled_is_the_exit_code(vllm_ext, setting, code):
     assert vllm_ext("explain", "-f", "json", "--set", setting).code == code
+
+
+def test_what_the_platforms_hooks_changed_is_there_with_its_origin(vllm_ext):
+    done = vllm_ext("explain", "config", "-f", "json", "--platform", "cpu")
+
+    assert steps(done, "config") == [
+        (
+            "parallel_config.worker_cls",
+            "changed",
+            "check_and_update_config() changed it from 'auto' to 'vllm_ext.worker.worker.Worker'",
+            "platform:cpu",
+        )
+    ]
 
 
 def used(done, slot):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import json
 import os
@@ -14,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 from support.families import write_model
+from support.overrides import remove
 from support.reference import assert_equal_tokens, greedy_reference
 from torch.library import opcheck
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams
-from vllm_ext.errors import InvalidRequest, PluginNotFound, VllmExtError
+from vllm_ext.errors import ConfigError, InvalidRequest, PluginNotFound, VllmExtError
 
 DEMO_MODEL = Path(__file__).parent.parent.parent / "vllm_ext" / "assets" / "demo_model"
 NUM_TOKENS = 12
@@ -69,6 +69,10 @@ def parts_not_used(model: Path) -> dict[str, str]:
         if layout != "BLHNC":
             return {"layout": f"the KV cache has layout {layout}"}
         seen = count_calls(llm, steps)
+        (choice,) = llm.dispatcher.attention_choices.values()
+        refused = choice.backend.validate_configuration(head_size=16, dtype=torch.float16)
+    if not refused:
+        return {"attention_dtypes": "its backend takes float16"}
     if name != "dummy device":
         return {"device_name": f"the device is called {name}"}
     if llm.dispatcher.platform.supported_dtypes != [torch.float32, torch.bfloat16]:
@@ -85,28 +89,14 @@ def parts_not_used(model: Path) -> dict[str, str]:
         "sampler": steps * len(PROMPTS),
         "worker_steps": steps,
         "attention": steps * num_layers,
+        "kv_cache_update": steps * num_layers,
+        "attention_metadata": steps,
         "rms_norm": steps * (2 * num_layers + 1),
         activation: steps * num_layers,
         "all_reduce": steps * (2 * num_layers + 1),
         "all_gather": steps,
     }
     return {part: f"{seen[part]} calls instead of {count}" for part, count in expected.items() if seen[part] != count}
-
-
-def remove(project: Path, module: str, target: str) -> None:
-    """Take a method (``Class.method``), or else the line that holds ``target``, out of a module of the project."""
-    path = project / f"{module}.py"
-    lines = path.read_text().splitlines(keepends=True)
-    spans = [
-        (min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]), node.end_lineno)
-        for cls in ast.walk(ast.parse(path.read_text()))
-        if isinstance(cls, ast.ClassDef)
-        for node in cls.body
-        if isinstance(node, ast.FunctionDef) and f"{cls.name}.{node.name}" == target
-    ]
-    spans = spans or [(number, number) for number, line in enumerate(lines, 1) if target in line]
-    ((first, last),) = spans
-    path.write_text("".join([*lines[: first - 1], *lines[last:]]))
 
 
 @pytest.mark.parametrize("model", ["random_llama", "demo_model"])
@@ -127,11 +117,21 @@ def test_every_part_of_the_plugin_runs(project, model, random_llama):
     "module, target, part, complaint",
     [
         ("my_dummy_platform", "MyDummyPlatform.check_and_update_config", "start", "worker_cls at 'auto'"),
-        ("my_dummy_platform", "MyDummyPlatform.get_attn_backend_cls", "start", "attention class of platform 'dummy'"),
+        ("my_dummy_platform", "MyDummyPlatform.get_attn_backend_cls", "start", "not implement get_attn_backend_cls"),
         ("my_dummy_platform", "MyDummyPlatform.get_device_communicator_cls", "all_reduce", "0 calls"),
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_reduce", "all_reduce", "0 calls"),
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_gather", "all_gather", "0 calls"),
         ("my_dummy_attention", "MyDummyAttention.supported_kv_cache_layouts", "layout", "layout LBNHC"),
+        ("my_dummy_attention", "MyDummyAttention.get_impl_cls", "start", "does not implement get_impl_cls"),
+        ("my_dummy_attention", "MyDummyAttention.get_builder_cls", "start", "does not implement get_builder_cls"),
+        ("my_dummy_attention", "forward_includes_kv_cache_update = False", "kv_cache_update", "0 calls"),
+        ("my_dummy_attention", "supported_dtypes = (", "attention_dtypes", "float16"),
+        (
+            "my_dummy_platform",
+            "MyDummyPlatform.pre_register_and_update",
+            "start",
+            "no attention backend is called 'DUMMY_ATTN'",
+        ),
         ("my_dummy_custom_ops", "RMSNorm.register_oot(", "rms_norm", "0 calls"),
         ("my_dummy_custom_ops", "SiluAndMul.register_oot(", "silu_and_mul", "0 calls"),
         ("my_dummy_custom_ops", "RotaryEmbedding.register_oot(", "rotary_embedding", "0 calls"),
@@ -155,6 +155,27 @@ def test_a_part_that_is_left_out_is_noticed(project, random_llama, module, targe
     unused = parts_not_used(random_llama)
 
     assert complaint in unused.get(part, ""), unused
+
+
+def test_what_its_attention_backend_says_of_block_sizes_is_heard(project, random_llama):
+    with pytest.raises(ConfigError, match="'DUMMY_ATTN' .* cannot serve this model: block size 6 is not supported"):
+        start(random_llama, block_size=6)
+
+
+def test_a_block_size_is_refused_for_nothing_else(project, random_llama):
+    remove(project, "my_dummy_attention", "MyDummyAttention.get_supported_kernel_block_sizes")
+
+    with start(random_llama, block_size=6) as llm:
+        assert_equal_tokens(generate(llm, PROMPTS), greedy_reference(random_llama, PROMPTS, NUM_TOKENS))
+
+
+@pytest.mark.parametrize("name", ["dummy_attn", "SDPA", "REFERENCE"])
+def test_the_settings_name_any_registered_backend(project, random_llama, name):
+    references = greedy_reference(random_llama, PROMPTS, NUM_TOKENS)
+
+    with start(random_llama, overrides={"attention.backend": name}) as llm:
+        assert {c.backend.get_name() for c in llm.dispatcher.attention_choices.values()} == {name.upper()}
+        assert_equal_tokens(generate(llm, PROMPTS), references)
 
 
 @pytest.fixture(scope="session")

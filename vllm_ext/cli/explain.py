@@ -23,6 +23,8 @@ _COLUMNS_OF_RUN = ("slot", "candidate", "state", "owner", "at_start", "in_steps"
 class Explain(ListCommand):
     """Show what was decided on platform, general plugins, worker, attention, communicator and ops, and why.
 
+    Also what the platform's hooks changed in the configuration.
+
     Chooses the platform and runs general plugins, as an engine does; loads no weights. With --run it starts an engine,
     generates a few tokens, and shows what was used: how many of a thing were built, or how often it was asked, until
     the engine stood, and how often it was called in the steps.

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from vllm_ext.contracts.attention import AttentionMetadata
+    from vllm_ext.contracts.platform import Platform
+    from vllm_ext.contracts.vllm_config import VllmConfig
 
 
 @dataclass(slots=True)
@@ -20,6 +24,25 @@ class ForwardContext:
     num_tokens: int
     additional: dict[str, Any]
     """What :meth:`Platform.set_additional_forward_context` returned for this step."""
+    slot_mapping: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """By layer name, as in :class:`CommonAttentionMetadata`; for backends that do not store keys and values in
+    ``forward``."""
+
+
+def additional_forward_context(
+    platform: Platform, attn_metadata: dict[str, AttentionMetadata] | None, vllm_config: VllmConfig, num_tokens: int
+) -> dict[str, Any]:
+    """What the platform adds for this step; it is given all keywords of vLLM, also those that have no meaning here."""
+    return platform.set_additional_forward_context(
+        attn_metadata=attn_metadata,
+        vllm_config=vllm_config,
+        num_tokens=num_tokens,
+        dp_metadata=None,
+        num_tokens_across_dp=None,
+        cudagraph_runtime_mode=None,
+        batch_descriptor=None,
+        ubatch_slices=None,
+    )
 
 
 _current: ContextVar[ForwardContext] = ContextVar("vllm_ext_forward_context")
@@ -30,9 +53,10 @@ def set_forward_context(
     attn_metadata: dict[str, AttentionMetadata] | None,
     num_tokens: int,
     additional: dict[str, Any] | None = None,
+    slot_mapping: Mapping[str, torch.Tensor] | None = None,
 ) -> Iterator[None]:
     """Make the metadata of one step visible to the layers called inside the block."""
-    token = _current.set(ForwardContext(attn_metadata, num_tokens, additional or {}))
+    token = _current.set(ForwardContext(attn_metadata, num_tokens, additional or {}, slot_mapping or {}))
     try:
         yield
     finally:

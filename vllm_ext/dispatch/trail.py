@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vllm_ext.contracts.platform import AttentionSelectorConfig
@@ -41,9 +41,10 @@ def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
     with dispatcher.activate():
         steps = [
             _resolved(dispatcher, "worker", "worker.cls", dispatcher.worker_cls),
-            _resolved(dispatcher, "attention", "attention.backend", lambda: _attention(dispatcher)),
+            *_attention_steps(dispatcher),
             _resolved(dispatcher, "communicator", "communicator.cls", dispatcher.communicator_cls),
             *op_steps(dispatcher),
+            *_changes(dispatcher),
         ]
         return [_with_owner(dispatcher, step) for step in steps] + registry_steps()
 
@@ -58,8 +59,17 @@ def _resolved(dispatcher: Dispatcher, slot: str, key: str, resolve: Callable[[],
         return Step(slot, "", "failed", str(error), origin, error)
 
 
-def _attention(dispatcher: Dispatcher) -> type:
-    """The backend for a layer as the model's configuration describes it."""
+def _attention_steps(dispatcher: Dispatcher) -> Iterator[Step]:
+    """The backend for a layer as the model's configuration describes it, or why there is none; then the others."""
+    try:
+        dispatcher.attention_factory(*_layer(dispatcher))
+    except VllmExtError as error:
+        yield Step("attention", "", "failed", str(error), str(dispatcher.config.origin("attention.backend")), error)
+    for choice in dispatcher.attention_choices.values():
+        yield from (Step("attention", *row) for row in choice.rows())
+
+
+def _layer(dispatcher: Dispatcher) -> tuple[AttentionSelectorConfig, int]:
     vllm_config = dispatcher.vllm_config
     hf_config = vllm_config.model_config.hf_config
     # GPT-2 and its kin have shorter names.
@@ -70,9 +80,16 @@ def _attention(dispatcher: Dispatcher) -> type:
         head_size=head_size,
         dtype=vllm_config.model_config.dtype,
         kv_cache_dtype="auto",
-        block_size=vllm_config.cache_config.block_size,
+        block_size=vllm_config.cache_config.block_size_of_user,
     )
-    return dispatcher.attention_factory(selector, num_heads)
+    return selector, num_heads
+
+
+def _changes(dispatcher: Dispatcher) -> Iterator[Step]:
+    """What the platform's hooks changed in the configuration."""
+    for change in dispatcher.changes:
+        reason = f"{change.hook}() changed it from {change.before!r} to {change.after!r}"
+        yield Step("config", change.path, "changed", reason, change.origin)
 
 
 def _with_owner(dispatcher: Dispatcher, step: Step) -> Step:

@@ -30,10 +30,16 @@ def new_parameter(shape: Sequence[int], weight_loader: Callable[..., None]) -> n
 _STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def copy_checked(target: torch.Tensor, loaded: torch.Tensor) -> None:
-    """Copy with conversion between floating-point dtypes; CheckpointError where shapes differ, or for other dtypes."""
+def check_stored_dtype(loaded: torch.Tensor) -> None:
+    """CheckpointError unless the dtype is one that weights are stored in."""
     if loaded.dtype not in _STORED_DTYPES:
         raise CheckpointError(f"its dtype is {loaded.dtype}; supported: {', '.join(map(str, _STORED_DTYPES))}")
+
+
+def copy_checked(target: torch.Tensor, loaded: torch.Tensor) -> None:
+    """Copy with conversion between floating-point dtypes; CheckpointError where shapes differ, or for other dtypes."""
+    if loaded.dtype is not target.dtype:
+        check_stored_dtype(loaded)
     if target.shape != loaded.shape:
         raise CheckpointError(f"its shape is {list(loaded.shape)}; the model has {list(target.shape)} there")
     target.copy_(loaded)
@@ -150,7 +156,8 @@ class RowParallelLinear(LinearBase):
         self._adds_bias = tp_group.rank_in_group == 0
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
-        whole = param is self.bias
+        # What there is one of for each row: a bias, the scales of a quantized weight.
+        whole = param.dim() == 1
         copy_checked(param.data, loaded_weight if whole else shard(loaded_weight, 1, self.tp_rank, self.tp_size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

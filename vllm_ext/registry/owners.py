@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from packaging.utils import canonicalize_name
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -22,6 +24,11 @@ class Owner:
     def identity(self) -> str:
         """The same for all registrations of one distribution, or of one top-level module outside of any."""
         return self.distribution or self.module.partition(".")[0]
+
+    @property
+    def party(self) -> str:
+        """Canonical name of the distribution, whether it registers while it is loaded or later; else of the module."""
+        return canonicalize_name(self.distribution or _distribution_of(self.module) or self.module.partition(".")[0])
 
     def __str__(self) -> str:
         distribution = self.distribution or _distribution_of(self.module)
