@@ -311,7 +311,7 @@ class TestContract:
         bind_platform(make_plan())
 
         assert caplog.messages == [
-            "platform plugin 'npu' of npu-dist 0.1 defines 'log_warning', which nothing calls; did you mean "
+            "platform plugin 'npu' of npu-dist 0.1 defines 'log_warning', which is no name of the contract; did you mean "
             "'log_warnings'?"
         ]
 
