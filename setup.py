@@ -5,7 +5,7 @@ setup(
     ext_modules=[
         Extension(
             "vllm_ext._C",
-            ["vllm_ext/csrc/kernels.c", "vllm_ext/csrc/module.c"],
+            ["vllm_ext/csrc/kernels.c", "vllm_ext/csrc/linear.c", "vllm_ext/csrc/module.c"],
             depends=["vllm_ext/csrc/kernels.h"],
             # Not linked with -ffast-math: that would change the floating-point mode of the whole process.
             extra_compile_args=["-O3", "-ffast-math", "-fopenmp"],

@@ -111,9 +111,9 @@ class Cache:
 @settings(max_examples=60, deadline=None, database=None, derandomize=True)
 @given(
     st.lists(st.integers(1, 70), min_size=1, max_size=5),
-    st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1)]),
+    st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1), (20, 1)]),
     st.sampled_from([8, 64, 80, 128]),
-    st.sampled_from([1, 4, 16]),
+    st.sampled_from([1, 4, 16, 24]),
     st.sampled_from([0, 1, 5, 33]),
     st.sampled_from([0.0, 0.7]),
     st.integers(0, 2**16),
@@ -135,6 +135,15 @@ def test_a_long_context():
     query = randn(2, 4, 64)
 
     torch.testing.assert_close(cache.decode(query).double(), cache.expected(query), rtol=1e-4, atol=1e-4)
+
+
+def test_scores_of_any_size_are_weighed():
+    """The softmax is corrected block by block: the highest score of all may come last, and far above the others."""
+    cache = Cache([50], 1, 8, 4, seed=1)
+    for scale in (1.0, 3e3):
+        query = randn(1, 2, 8) * scale
+
+        torch.testing.assert_close(cache.decode(query).double(), cache.expected(query), rtol=1e-3, atol=1e-3)
 
 
 def test_the_floating_point_mode_of_the_process_stays_as_it_is():
@@ -166,3 +175,45 @@ def test_wrong_arguments_are_an_error():
     with pytest.raises(TypeError):
         _custom_ops._C.silu_and_mul("x", 1, 1, 1, 1)
     assert not math.isnan(_custom_ops.silu_and_mul(torch.ones(1, 2)).item())
+
+
+needs_linear = pytest.mark.skipif(_custom_ops.linear_panel() == 0, reason="linear() needs AVX-512")
+
+
+@needs_linear
+class TestLinear:
+    @settings(deadline=None, max_examples=60)
+    @given(
+        rows=st.integers(0, 220),
+        out_features=st.sampled_from([1, 31, 32, 33, 64, 100]),
+        in_features=st.sampled_from([1, 7, 64, 2048, 2049, 5000]),
+        bias=st.booleans(),
+        gap=st.sampled_from([0, 3]),
+    )
+    def test_it_is_the_product_with_the_weight(self, rows, out_features, in_features, bias, gap):
+        x = randn(rows, in_features + gap)[:, :in_features]
+        weight = randn(out_features, in_features, seed=1)
+        biases = randn(out_features, seed=2) if bias else None
+
+        product = _custom_ops.linear(x, _custom_ops.pack_weight(weight), biases, out_features)
+
+        expected = F.linear(x.double(), weight.double(), None if biases is None else biases.double())
+        tolerance = 3e-6 * math.sqrt(in_features) * 4
+        torch.testing.assert_close(product.double(), expected, rtol=1e-5, atol=tolerance)
+
+    def test_it_writes_nothing_beside_its_output(self):
+        whole = torch.full((3, 9 * 33), torch.nan)
+        out = whole[1].view(9, 33)
+        packed = _custom_ops.pack_weight(randn(33, 8))
+
+        x = randn(9, 8)
+        _custom_ops._C.linear(out.data_ptr(), x.data_ptr(), packed.data_ptr(), 0, 9, 33, 8, 8, 2)
+
+        assert not out.isnan().any()
+        assert whole[0].isnan().all()
+        assert whole[2].isnan().all()
+
+    @pytest.mark.parametrize("x", [randn(2, 8).double(), randn(2, 9), randn(8, 2).T], ids=["dtype", "width", "strides"])
+    def test_what_it_would_misread_is_refused(self, x):
+        with pytest.raises(TypeError, match=r"linear takes dense float32 \[rows, 8\]"):
+            _custom_ops.linear(x, _custom_ops.pack_weight(randn(4, 8)), None, 4)

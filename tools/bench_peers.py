@@ -95,6 +95,10 @@ class Peer:
         return json.loads(line)
 
 
+WARM_UPS = 2
+"""Generations at the largest batch before anything is timed."""
+
+
 def environment(name: str, threads: int) -> dict[str, str]:
     """Variables of one engine: those that the script sets for vLLM alone have the prefix PEER_."""
     values = {key: value for key, value in os.environ.items() if not key.startswith("PEER_")}
@@ -152,6 +156,9 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         for name, python in pythons.items():
             peers.append(Peer(name, python, str(arguments.model), arguments.threads, max(arguments.batch)))
             report(f"{name} stands after {peers[-1].started['seconds']:.1f} s, torch {peers[-1].started['torch']}")
+        for seed in range(WARM_UPS):
+            for peer in peers:
+                peer.ask(random_prompts(max(arguments.batch), vocab_size, seed), arguments.max_tokens)
         batches = [
             compare(peers, batch, vocab_size, arguments.max_tokens, arguments.rounds) for batch in arguments.batch
         ]

@@ -176,6 +176,53 @@ def paged_attention_decode(
     )
 
 
+@cache
+def linear_panel() -> int:
+    """Rows of a weight in one panel of :func:`pack_weight`; 0 where :func:`linear` cannot run on this machine."""
+    return 0 if why_missing() else int(_C.linear_panel())
+
+
+def pack_weight(weight: torch.Tensor) -> torch.Tensor:
+    """A float32 weight ``[out, in]`` as :func:`linear` reads it: ``[panels, in, panel]``, filled up with zeros."""
+    panel = linear_panel()
+    out_features, in_features = weight.shape
+    packed = weight.new_zeros((-(-out_features // panel), in_features, panel))
+    whole = out_features // panel
+    packed[:whole] = weight[: whole * panel].view(whole, panel, in_features).transpose(1, 2)
+    if rest := out_features % panel:
+        packed[whole, :, :rest] = weight[whole * panel :].T
+    return packed
+
+
+def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out_features: int) -> torch.Tensor:
+    """``x @ weight.T + bias`` of float32, as a new tensor ``[rows, out_features]``.
+
+    Args:
+        x: ``[rows, in]``, dense in the last dimension.
+        packed: the weight, from :func:`pack_weight`.
+        bias: ``[out_features]``, contiguous, or ``None``.
+    """
+    rows, in_features = x.shape
+    if x.dtype is not torch.float32 or x.stride(1) != 1 or in_features != packed.shape[1]:
+        raise TypeError(
+            f"linear takes dense float32 [rows, {packed.shape[1]}], given {x.dtype} {list(x.shape)} with strides "
+            f"{x.stride()}"
+        )
+    out = x.new_empty((rows, out_features))
+    _C.linear(
+        out.data_ptr(),
+        x.data_ptr(),
+        packed.data_ptr(),
+        0 if bias is None else bias.data_ptr(),
+        rows,
+        out_features,
+        in_features,
+        x.stride(0),
+        torch.get_num_threads(),
+    )
+    return out
+
+
 def _check(*tensors: torch.Tensor, indices: torch.Tensor | None = None) -> None:
     """TypeError for what the kernels would misread as float32, or as int64, in host memory."""
     for tensor in tensors:

@@ -7,6 +7,7 @@ import torch
 from support.attention_backends import RecordingBackend, RecordingImpl
 from support.device import BACKEND_OF_CPU, make_dispatcher
 
+from vllm_ext.attention.backends.sdpa import SDPAImpl
 from vllm_ext.attention.layer import Attention
 from vllm_ext.contracts.attention import AttentionMetadata
 from vllm_ext.contracts.forward_context import set_forward_context
@@ -95,3 +96,65 @@ def test_the_implementation_is_told_when_the_weights_are_there(recording):
     layer.process_weights_after_loading(torch.float32)
 
     assert layer.impl.act_dtype is torch.float32
+
+
+class TestStoringApart:
+    """A backend whose forward() does not store keys and values."""
+
+    @pytest.fixture
+    def layer(self, random_llama) -> Attention:
+        return build(make_dispatcher(random_llama, attention__backend="support.attention_backends.ApartBackend"))
+
+    def test_they_are_stored_before_it_attends(self, layer):
+        cache, slots = torch.zeros(3), torch.arange(5)
+        layer.bind_kv_cache(cache)
+
+        with set_forward_context({PREFIX: AttentionMetadata()}, 5, slot_mapping={PREFIX: slots}):
+            layer(torch.zeros(5, 64), torch.zeros(5, 32), torch.zeros(5, 32))
+
+        assert layer.impl.stored == (layer, (5, 2, 16), (5, 2, 16), cache, slots)
+        assert layer.impl.call[-1] is not None
+
+    def test_a_profiling_run_stores_nothing(self, layer):
+        with set_forward_context(None, 2):
+            layer(torch.zeros(2, 64), torch.zeros(2, 32), torch.zeros(2, 32))
+
+        assert layer.impl.stored is None
+
+    def test_a_worker_that_does_not_say_where_to_is_named_the_layer(self, layer):
+        message = (
+            f"'SDPA' stores keys and values before forward.., and the worker gives no slot_mapping for .*'{PREFIX}'"
+        )
+        with set_forward_context({PREFIX: AttentionMetadata()}, 5), pytest.raises(ContractError, match=message):
+            layer(torch.zeros(5, 64), torch.zeros(5, 32), torch.zeros(5, 32))
+
+    def test_an_implementation_without_the_method_is_told_so(self):
+        with pytest.raises(NotImplementedError, match=r"SDPAImpl does not implement do_kv_cache_update\(\)"):
+            SDPAImpl(2, 4, 1.0).do_kv_cache_update(*[None] * 5)
+
+
+def test_slopes_and_sinks_reach_the_implementation(recording):
+    sinks = torch.nn.Parameter(torch.zeros(4))
+
+    with recording.activate():
+        layer = Attention(4, 16, 0.25, 2, prefix=PREFIX, alibi_slopes=[0.5] * 4, sinks=sinks)
+
+    assert layer.impl.alibi_slopes == [0.5] * 4
+    assert layer.impl.sinks is sinks
+    assert not list(layer.parameters()), "the parameter is the model's"
+
+
+@pytest.mark.parametrize(
+    ("terms", "reason"),
+    [
+        ({"alibi_slopes": [0.5] * 4}, "ALiBi slopes are not supported"),
+        ({"sinks": torch.zeros(4)}, "attention sinks are not supported"),
+        ({"logits_soft_cap": 1.0}, "a soft cap on the logits is not supported"),
+        ({"per_layer_sliding_window": 4}, "sliding windows are not supported"),
+    ],
+)
+def test_a_term_that_the_backend_does_not_compute_is_refused(random_llama, terms, reason):
+    dispatcher = make_dispatcher(random_llama, attention__backend="support.attention_backends.PlainBackend")
+
+    with dispatcher.activate(), pytest.raises(ConfigError, match=f"cannot serve this model: {reason}"):
+        Attention(4, 16, 0.25, 2, prefix=PREFIX, **terms)

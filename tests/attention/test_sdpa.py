@@ -2,144 +2,17 @@
 
 from __future__ import annotations
 
-import random
-from dataclasses import dataclass, field
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.attention_step import HOST, TOLERANCE, Setup, assert_attends
 
 from vllm_ext.attention.backends import sdpa_metadata
 from vllm_ext.attention.backends.sdpa import SDPABackend
-from vllm_ext.contracts.attention import AttentionBackend, AttentionType, CommonAttentionMetadata
+from vllm_ext.contracts.attention import AttentionType
 from vllm_ext.contracts.kv_cache import FullAttentionSpec
 from vllm_ext.contracts.vllm_config import HFConfig, ModelConfig, VllmConfig
-
-HOST = torch.device("cpu")
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-
-
-@dataclass
-class Setup:
-    """One attention layer and its cache, with requests of ``(tokens in the cache before, new tokens)``."""
-
-    requests: list[tuple[int, int]]
-    num_heads: int = 4
-    num_kv_heads: int = 2
-    head_size: int = 8
-    block_size: int = 4
-    dtype: torch.dtype = torch.float32
-    seed: int = 0
-    window: int | None = None
-    soft_cap: float | None = None
-    keys: list[torch.Tensor] = field(init=False)
-    values: list[torch.Tensor] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.scale = 1.3 / self.head_size
-        self.generator = torch.Generator().manual_seed(self.seed)
-        lens = [before + new for before, new in self.requests]
-        self.keys = [self.randn(length, self.num_kv_heads, self.head_size) for length in lens]
-        self.values = [self.randn(length, self.num_kv_heads, self.head_size) for length in lens]
-        self.queries = [self.randn(new, self.num_heads, self.head_size) for _, new in self.requests]
-        self.place_blocks(lens)
-
-    def randn(self, *shape: int) -> torch.Tensor:
-        return torch.randn(shape, generator=self.generator).to(self.dtype)
-
-    def place_blocks(self, lens: list[int]) -> None:
-        widths = [-(-length // self.block_size) for length in lens]
-        self.num_blocks = sum(widths) + 3
-        unused = random.Random(self.seed).sample(range(self.num_blocks), self.num_blocks)
-        self.block_table = torch.zeros(len(lens), max(widths), dtype=torch.int32)
-        for row, width in enumerate(widths):
-            self.block_table[row, :width] = torch.tensor([unused.pop() for _ in range(width)])
-
-    def slots(self, request: int, first: int, end: int) -> list[int]:
-        row = self.block_table[request].tolist()
-        return [row[i // self.block_size] * self.block_size + i % self.block_size for i in range(first, end)]
-
-    def run(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The backend's output by request, and the cache after it."""
-        spec = FullAttentionSpec(self.block_size, self.num_kv_heads, self.head_size, self.dtype, self.window)
-        config = VllmConfig(ModelConfig("", HFConfig({}), self.dtype, 64, ""))
-        config.compilation_config.static_forward_context["layer"] = SimpleNamespace(logits_soft_cap=self.soft_cap)
-        builder = SDPABackend.get_builder_cls()(spec, ["layer"], config, HOST)
-        impl = SDPABackend.get_impl_cls()(
-            self.num_heads,
-            self.head_size,
-            self.scale,
-            self.num_kv_heads,
-            sliding_window=self.window,
-            logits_soft_cap=self.soft_cap,
-        )
-        cache = torch.zeros(self.num_blocks, self.num_kv_heads, self.block_size, 2 * self.head_size, dtype=self.dtype)
-        for request, (before, _) in enumerate(self.requests):
-            for position, slot in enumerate(self.slots(request, 0, before)):
-                cache[slot // self.block_size, :, slot % self.block_size] = self.content(request, position)
-        new = [slice(before, before + count) for before, count in self.requests]
-        query = torch.cat(self.queries)
-        key = torch.cat([keys[rows] for keys, rows in zip(self.keys, new, strict=True)])
-        value = torch.cat([values[rows] for values, rows in zip(self.values, new, strict=True)])
-        output = torch.full_like(query, torch.nan)
-        metadata = builder.build(0, self.common_metadata())
-        result = impl.forward(torch.nn.Module(), query, key, value, cache, metadata, output)
-        return list(result.split([count for _, count in self.requests])), cache
-
-    def content(self, request: int, position: int) -> torch.Tensor:
-        return torch.cat((self.keys[request][position], self.values[request][position]), dim=-1)
-
-    def common_metadata(self) -> CommonAttentionMetadata:
-        counts = [count for _, count in self.requests]
-        starts = torch.tensor([0, *counts]).cumsum(0).int()
-        lens = torch.tensor([before + count for before, count in self.requests]).int()
-        slots = [
-            slot for r, (before, count) in enumerate(self.requests) for slot in self.slots(r, before, before + count)
-        ]
-        return CommonAttentionMetadata(
-            query_start_loc=starts,
-            query_start_loc_cpu=starts,
-            seq_lens=lens,
-            seq_lens_cpu=lens,
-            num_reqs=len(counts),
-            num_actual_tokens=sum(counts),
-            max_query_len=max(counts),
-            max_seq_len=int(lens.max()),
-            block_table_tensor=self.block_table,
-            slot_mapping=torch.tensor(slots),
-        )
-
-    def expected(self) -> list[torch.Tensor]:
-        """softmax(QK^T)V, request by request, head by head, token by token."""
-        outputs = []
-        for (before, count), queries, keys, values in zip(
-            self.requests, self.queries, self.keys, self.values, strict=True
-        ):
-            output = torch.empty(queries.shape, dtype=torch.float64)
-            for token in range(count):
-                seen = before + token + 1
-                first = 0 if self.window is None else max(0, seen - self.window)
-                for head in range(self.num_heads):
-                    kv_head = head * self.num_kv_heads // self.num_heads
-                    scores = keys[first:seen, kv_head].double() @ queries[token, head].double() * self.scale
-                    if self.soft_cap is not None:
-                        scores = self.soft_cap * (scores / self.soft_cap).tanh()
-                    output[token, head] = scores.softmax(0) @ values[first:seen, kv_head].double()
-            outputs.append(output)
-        return outputs
-
-
-def assert_attends(setup: Setup) -> None:
-    outputs, cache = setup.run()
-
-    for output, expected in zip(outputs, setup.expected(), strict=True):
-        torch.testing.assert_close(output.double(), expected, atol=TOLERANCE[setup.dtype], rtol=0)
-    for request, (before, count) in enumerate(setup.requests):
-        for position, slot in enumerate(setup.slots(request, 0, before + count)):
-            stored = cache[slot // setup.block_size, :, slot % setup.block_size]
-            assert torch.equal(stored, setup.content(request, position))
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -296,18 +169,3 @@ def test_what_it_cannot_serve_is_said_with_reasons():
     assert len(reasons) == 2
     assert "float64" in reasons[0]
     assert "encoder" in reasons[1]
-
-
-def test_a_backend_without_windows_and_caps_says_so():
-    class Plain(SDPABackend):
-        supports_sliding_window = AttentionBackend.supports_sliding_window
-        supports_logits_soft_cap = AttentionBackend.supports_logits_soft_cap
-
-    layer = {"head_size": 64, "dtype": torch.float32, "block_size": 16, "attn_type": AttentionType.DECODER}
-
-    assert Plain.validate_configuration(**layer) == []
-    assert Plain.validate_configuration(**layer, has_sliding_window=True, has_logits_soft_cap=True) == [
-        "sliding windows are not supported",
-        "a soft cap on the logits is not supported",
-    ]
-    assert SDPABackend.validate_configuration(**layer, has_sliding_window=True, has_logits_soft_cap=True) == []

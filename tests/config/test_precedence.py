@@ -34,6 +34,10 @@ VALUES = {
     "engine.dtype": ("float32", "bfloat16", "float16"),
     "engine.enable_prefix_caching": ("false", "true", "false"),
     "engine.scheduling_policy": ("priority", "fcfs", "priority"),
+    "engine.scheduler_cls": ("from.File", "from.Env", "from.Cli"),
+    "engine.quantization": ("from_file", "from_env", "from_cli"),
+    "engine.load_format": ("from_file", "from_env", "from_cli"),
+    "engine.tokenizer_mode": ("from_file", "from_env", "from_cli"),
     "engine.executor": ("from_file", "from_env", "from_cli"),
     **{
         f"engine.{name}": ("11", "12", "13")

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vllm_ext import _custom_ops
 from vllm_ext.errors import CheckpointError, ConfigError
 from vllm_ext.layers.linear import (
     ColumnParallelLinear,
@@ -15,7 +16,12 @@ from vllm_ext.layers.linear import (
     RowParallelLinear,
     divide,
 )
-from vllm_ext.layers.linear_method import PackedLinearMethod, UnquantizedLinearMethod
+from vllm_ext.layers.linear_method import (
+    KernelLinearMethod,
+    OneDNNLinearMethod,
+    PackedLinearMethod,
+    UnquantizedLinearMethod,
+)
 from vllm_ext.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 
 
@@ -62,15 +68,28 @@ def test_a_layer_multiplies_with_what_was_loaded(engine, make, shards, bias, row
     assert before is None
 
 
-def test_the_platforms_method_packs_and_drops_the_dense_weight(engine):
-    layer = ReplicatedLinear(8, 8)
-    filled(layer, (None, 8))
+@pytest.mark.parametrize(("panel", "method"), [(32, KernelLinearMethod), (0, OneDNNLinearMethod)])
+def test_the_platforms_method_packs_and_drops_the_dense_weight(engine, monkeypatch, panel, method):
+    if panel and not _custom_ops.linear_panel():
+        pytest.skip("the compiled kernel does not run here")
+    monkeypatch.setattr(_custom_ops, "linear_panel", lambda: panel)
+    layer = ReplicatedLinear(8, 40, bias=True)
+    weight, bias = filled(layer, (None, 40))
     assert isinstance(layer.linear_method, PackedLinearMethod)
 
     layer.process_weights_after_loading(torch.float32)
 
-    assert isinstance(layer.linear_method, PackedLinearMethod)
+    assert isinstance(layer.linear_method, method)
     assert layer.weight is None
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(layer(x), F.linear(x, weight, bias), atol=1e-5, rtol=1e-5)
+
+
+def test_a_packed_layer_cannot_multiply_before_its_weight_was_packed(engine):
+    layer = ReplicatedLinear(8, 8)
+
+    with pytest.raises(RuntimeError, match="process_weights_after_loading"):
+        layer(torch.randn(1, 8))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_ext.attention.backends.sdpa import SDPABackend, SDPAImpl
+from vllm_ext.contracts.attention import AttentionBackend
 
 
 class RecordingImpl(SDPAImpl):
@@ -22,7 +23,36 @@ class RecordingBackend(SDPABackend):
         return RecordingImpl
 
 
+class ApartImpl(RecordingImpl):
+    """Keeps what it is asked to store, and whether that was before it attended."""
+
+    stored = None
+
+    def do_kv_cache_update(self, layer, key, value, kv_cache, slot_mapping):
+        assert not hasattr(self, "call"), "it is asked to store before it attends"
+        self.stored = (layer, tuple(key.shape), tuple(value.shape), kv_cache, slot_mapping)
+
+
+class ApartBackend(RecordingBackend):
+    """Stores keys and values before ``forward``."""
+
+    forward_includes_kv_cache_update = False
+
+    @staticmethod
+    def get_impl_cls():
+        return ApartImpl
+
+
 class PickyBackend(SDPABackend):
     @staticmethod
     def get_supported_head_sizes():
         return [64, 128]
+
+
+class PlainBackend(SDPABackend):
+    """Attention and nothing else."""
+
+    supports_sliding_window = AttentionBackend.supports_sliding_window
+    supports_logits_soft_cap = AttentionBackend.supports_logits_soft_cap
+    supports_alibi_slopes = AttentionBackend.supports_alibi_slopes
+    supports_sink = AttentionBackend.supports_sink

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from vllm_ext.contracts.attention import AttentionType
-from vllm_ext.contracts.forward_context import get_forward_context
+from vllm_ext.contracts.forward_context import ForwardContext, get_forward_context
 from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheSpec
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.contracts.vllm_config import VllmConfig, get_current_vllm_config
@@ -25,9 +25,11 @@ class Attention(nn.Module):
         prefix: name of the layer in the model; unique within it.
         logits_soft_cap: ``cap``, where the products ``x`` of query and key become ``cap * tanh(x / cap)``.
         per_layer_sliding_window: how many tokens a token sees, itself among them; all before it when omitted.
+        alibi_slopes: by query head: ``slope * (position of key - position of query)`` is added to the products.
+        sinks: ``[num_heads]``, a parameter of the model: a logit per head that shares the softmax and has no value.
 
     Raises:
-        ContractError: the model has two layers of this name.
+        ContractError: the model has two layers of this name, or the platform names no attention backend.
         ConfigError: the attention backend cannot serve such a layer.
     """
 
@@ -41,6 +43,8 @@ class Attention(nn.Module):
         *,
         logits_soft_cap: float | None = None,
         per_layer_sliding_window: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sinks: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
@@ -48,6 +52,8 @@ class Attention(nn.Module):
         self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
         self.sliding_window = per_layer_sliding_window
         self.logits_soft_cap = logits_soft_cap
+        self.alibi_slopes = alibi_slopes
+        self.has_sink = sinks is not None
         self.layer_name = prefix
         vllm_config = get_current_vllm_config()
         self.kv_cache_dtype = vllm_config.model_config.dtype
@@ -56,8 +62,10 @@ class Attention(nn.Module):
             dtype=vllm_config.model_config.dtype,
             kv_cache_dtype="auto",
             block_size=vllm_config.cache_config.block_size_of_user,
+            has_sink=self.has_sink,
             has_sliding_window=per_layer_sliding_window is not None,
             has_logits_soft_cap=logits_soft_cap is not None,
+            has_alibi_slopes=alibi_slopes is not None,
         )
         self.attn_backend = get_current_dispatcher().attention_factory(selector, num_heads)
         self.impl = self.attn_backend.get_impl_cls()(
@@ -65,13 +73,15 @@ class Attention(nn.Module):
             head_size,
             scale,
             self.num_kv_heads,
-            None,
+            alibi_slopes,
             per_layer_sliding_window,
             "auto",
             logits_soft_cap,
             AttentionType.DECODER,
             None,
+            **({} if sinks is None else {"sinks": sinks}),
         )
+        self._stores_apart = not self.attn_backend.forward_includes_kv_cache_update
         self.kv_cache = torch.empty(0)
         layers = vllm_config.compilation_config.static_forward_context
         if prefix in layers:
@@ -87,19 +97,32 @@ class Attention(nn.Module):
 
         Returns: a tensor like ``query``; undefined in a profiling run.
         """
-        metadata = get_forward_context().attn_metadata
+        context = get_forward_context()
+        metadata = context.attn_metadata
         num_tokens = query.shape[0]
         output = query.new_empty((num_tokens, self.num_heads, self.head_size))
+        key = key.view(num_tokens, self.num_kv_heads, self.head_size)
+        value = value.view(num_tokens, self.num_kv_heads, self.head_size)
+        if self._stores_apart and metadata is not None:
+            self.impl.do_kv_cache_update(self, key, value, self.kv_cache, self._slot_mapping(context))
         output = self.impl.forward(
             self,
             query.view(num_tokens, self.num_heads, self.head_size),
-            key.view(num_tokens, self.num_kv_heads, self.head_size),
-            value.view(num_tokens, self.num_kv_heads, self.head_size),
+            key,
+            value,
             self.kv_cache,
             None if metadata is None else metadata[self.layer_name],
             output,
         )
         return output.view(num_tokens, self.num_heads * self.head_size)
+
+    def _slot_mapping(self, context: ForwardContext) -> torch.Tensor:
+        if self.layer_name not in context.slot_mapping:
+            raise ContractError(
+                f"attention backend {self.attn_backend.get_name()!r} stores keys and values before forward(), and the "
+                f"worker gives no slot_mapping for layer {self.layer_name!r}: set_forward_context() takes it by layer"
+            )
+        return context.slot_mapping[self.layer_name]
 
     def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec:
         """What this layer stores for each token."""

@@ -66,7 +66,10 @@ class ProbeSettings(_Section, frozen=True):
 
 
 class AttentionSettings(_Section, frozen=True):
-    backend: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+    backend: Annotated[
+        str,
+        Meta(description="auto (the platform's choice), a name such as SDPA or one of a plugin's, or a class path"),
+    ] = "auto"
 
 
 class WorkerSettings(_Section, frozen=True):
@@ -109,6 +112,18 @@ class EngineSettings(_Section, frozen=True):
         SchedulingPolicy,
         Meta(description="fcfs (first come, first served) or priority (lower values first, then first come)"),
     ] = "fcfs"
+    scheduler_cls: Annotated[str, Meta(description="auto (the engine's own scheduler) or a class path")] = "auto"
+    quantization: Annotated[
+        str | None,
+        Meta(description="quantization method for the weights, such as int8; null for the checkpoint's own, if any"),
+    ] = None
+    load_format: Annotated[
+        str,
+        Meta(description="where weights come from: auto, safetensors, dummy (random numbers), or a plugin's format"),
+    ] = "auto"
+    tokenizer_mode: Annotated[
+        str, Meta(description="how texts become tokens: auto or hf (tokenizer.json), or a plugin's mode")
+    ] = "auto"
     executor: Annotated[str, Meta(description="executor plugin that runs the workers")] = "uniproc"
     tensor_parallel_size: Annotated[PositiveInt, Meta(description="workers that share each layer")] = 1
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the engine's random numbers")] = 0

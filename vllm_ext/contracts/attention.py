@@ -1,150 +1,62 @@
-"""The attention contract: a backend names its implementation, its metadata and its builder."""
+"""The attention contract: a backend names its implementation, its metadata and its builder, and says what it serves."""
 
 from __future__ import annotations
 
-import enum
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from vllm_ext.contracts.kv_cache import KVCacheLayout, KVCacheSpec
+from vllm_ext.contracts.attention_impl import (
+    AttentionImpl,
+    AttentionMetadata,
+    AttentionMetadataBuilder,
+    AttentionType,
+    CommonAttentionMetadata,
+)
+from vllm_ext.contracts.kv_cache import KVCacheLayout
 
 if TYPE_CHECKING:
     import torch
 
-    from vllm_ext.contracts.vllm_config import VllmConfig
+    from vllm_ext.contracts.platform import DeviceCapability
+
+__all__ = [
+    "AttentionBackend",
+    "AttentionImpl",
+    "AttentionMetadata",
+    "AttentionMetadataBuilder",
+    "AttentionType",
+    "CommonAttentionMetadata",
+    "MultipleOf",
+]
 
 
-class AttentionType(enum.StrEnum):
-    """Which way a layer attends; only ``DECODER`` (causal, over a KV cache) is required of a backend."""
+@dataclass(frozen=True, slots=True)
+class MultipleOf:
+    """Stands for all multiples of ``base`` in a list of sizes."""
 
-    DECODER = "decoder"
-    ENCODER = "encoder"
-    ENCODER_ONLY = "encoder_only"
-    ENCODER_DECODER = "encoder_decoder"
-
-
-class AttentionMetadata:
-    """Base of what a builder hands to its implementation; each backend defines its own fields."""
-
-
-@dataclass(slots=True)
-class CommonAttentionMetadata:
-    """One step, described for every backend alike.
-
-    Requests stand one after the other in the flat batch; ``reqs`` requests have ``num_actual_tokens`` query tokens.
-    """
-
-    query_start_loc: torch.Tensor
-    """int32 ``[reqs + 1]``, on the device: request ``i`` owns query tokens ``[loc[i], loc[i + 1])``."""
-    query_start_loc_cpu: torch.Tensor
-    """The same in host memory."""
-    seq_lens: torch.Tensor
-    """int32 ``[reqs]``, on the device: tokens in the cache after this step, by request."""
-    seq_lens_cpu: torch.Tensor
-    """The same in host memory."""
-    num_reqs: int
-    num_actual_tokens: int
-    max_query_len: int
-    max_seq_len: int
-    block_table_tensor: torch.Tensor
-    """int32 ``[reqs, blocks]``: cache blocks by request in sequence order; entries beyond ``seq_lens`` are undefined
-    but valid block numbers."""
-    slot_mapping: torch.Tensor
-    """int64 ``[num_actual_tokens]``: where each token's key and value go, ``block * block_size + offset``."""
-
-
-M = TypeVar("M", bound=AttentionMetadata)
-
-
-class AttentionMetadataBuilder(ABC, Generic[M]):
-    """Turns :class:`CommonAttentionMetadata` into a backend's own, once per step and KV cache group."""
-
-    def __init__(
-        self,
-        kv_cache_spec: KVCacheSpec,
-        layer_names: list[str],
-        vllm_config: VllmConfig,
-        device: torch.device,
-    ) -> None:
-        self.kv_cache_spec = kv_cache_spec
-        self.layer_names = layer_names
-        self.vllm_config = vllm_config
-        self.device = device
-
-    @abstractmethod
-    def build(
-        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
-    ) -> M:
-        """Metadata of one step; valid until the next call. ``common_prefix_len`` is always 0."""
-
-
-class AttentionImpl(ABC, Generic[M]):
-    """The computation of one layer, bound when the model is built."""
-
-    def __init__(
-        self,
-        num_heads: int,
-        head_size: int,
-        scale: float,
-        num_kv_heads: int | None = None,
-        alibi_slopes: list[float] | None = None,
-        sliding_window: int | None = None,
-        kv_cache_dtype: str = "auto",
-        logits_soft_cap: float | None = None,
-        attn_type: AttentionType = AttentionType.DECODER,
-        kv_sharing_target_layer_name: str | None = None,
-    ) -> None:
-        self.num_heads = num_heads
-        self.head_size = head_size
-        self.scale = float(scale)
-        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
-        self.alibi_slopes = alibi_slopes
-        self.sliding_window = sliding_window
-        self.kv_cache_dtype = kv_cache_dtype
-        self.logits_soft_cap = logits_soft_cap
-        self.attn_type = attn_type
-        self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
-
-    @abstractmethod
-    def forward(
-        self,
-        layer: torch.nn.Module,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        kv_cache: torch.Tensor,
-        attn_metadata: M | None,
-        output: torch.Tensor,
-        output_scale: torch.Tensor | None = None,
-        output_block_scale: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """Store key and value in the cache, attend, write into ``output`` and return it.
-
-        Everything is stored before anything is attended to: a request may share blocks with another one of the step.
-
-        Args:
-            query: ``[tokens, heads, head_size]``.
-            key, value: ``[tokens, kv_heads, head_size]``.
-            kv_cache: this layer's cache, in the order of the layout that was agreed on (without L).
-            attn_metadata: ``None`` in a profiling run; ``output`` is then left as it is and nothing is stored.
-            output: ``[tokens, heads, head_size]``, written in place.
-        """
-
-    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
-        """Called once after the model's weights were loaded."""
+    base: int
 
 
 class AttentionBackend(ABC):
-    """A way to compute attention over the paged cache; all methods are called on the class."""
+    """A way to compute attention over the paged cache, as vLLM's class of this name; it is never instantiated.
 
-    supported_dtypes: ClassVar[tuple[str, ...]] = ("float16", "bfloat16", "float32")
-    """Names of torch dtypes."""
+    For each layer that is built, :meth:`validate_configuration` asks the methods ``supports_…``.
+    """
+
+    supported_dtypes: ClassVar[Sequence[torch.dtype | str]] = ("float16", "bfloat16", "float32")
+    """Dtypes of query, key and value, or their names (vLLM: without float32)."""
+    supported_kv_cache_dtypes: ClassVar[Sequence[str]] = ("auto", "float16", "bfloat16")
+    """Dtypes of the cache by vLLM's names; empty for any. ``auto`` is that of key and value."""
+    forward_includes_kv_cache_update: ClassVar[bool] = True
+    """Whether :meth:`AttentionImpl.forward` stores key and value. If not, the layer calls
+    :meth:`AttentionImpl.do_kv_cache_update` before it."""
 
     @staticmethod
     @abstractmethod
     def get_name() -> str:
-        """The name under which it is listed."""
+        """The name under which it is listed; where it is registered, its name in ``AttentionBackendEnum``."""
 
     @staticmethod
     @abstractmethod
@@ -156,19 +68,48 @@ class AttentionBackend(ABC):
     def get_builder_cls() -> type[AttentionMetadataBuilder[Any]]:
         """The class that makes the step's metadata."""
 
+    @classmethod
+    def full_cls_name(cls) -> tuple[str, str]:
+        """Module and qualified name of the class: what it is known by in records of the choice."""
+        return cls.__module__, cls.__qualname__
+
+    @staticmethod
+    def get_supported_kernel_block_sizes() -> Sequence[int | MultipleOf]:
+        """Numbers of tokens that its kernels take as a block; a KV cache block holds a multiple of one of them."""
+        return [MultipleOf(1)]
+
+    @classmethod
+    def supports_block_size(cls, block_size: int | None) -> bool:
+        """Whether a KV cache block may hold ``block_size`` tokens; ``None`` is a size still to be chosen."""
+        sizes = cls.get_supported_kernel_block_sizes()
+        bases = [size.base if isinstance(size, MultipleOf) else size for size in sizes]
+        return block_size is None or any(block_size % base == 0 for base in bases)
+
     @staticmethod
     def get_supported_head_sizes() -> list[int]:
-        """Head sizes it can compute; empty for any."""
+        """Head sizes it can compute, in numbers per head; empty for any."""
         return []
 
     @classmethod
-    def supports_block_size(cls, block_size: int) -> bool:
-        """Whether a KV cache block may hold ``block_size`` tokens."""
-        return True
+    def supports_head_size(cls, head_size: int) -> bool:
+        """Whether query, key and value heads may have ``head_size`` numbers."""
+        sizes = cls.get_supported_head_sizes()
+        return not sizes or head_size in sizes
 
     @classmethod
-    def supports_attn_type(cls, attn_type: AttentionType) -> bool:
-        return attn_type is AttentionType.DECODER
+    def supports_dtype(cls, dtype: torch.dtype) -> bool:
+        """Whether query, key and value may be of ``dtype``."""
+        return dtype_name(dtype) in map(dtype_name, cls.supported_dtypes)
+
+    @classmethod
+    def supports_kv_cache_dtype(cls, kv_cache_dtype: str | None) -> bool:
+        """Whether the cache may hold this dtype, by vLLM's name for it; ``None`` is ``auto``."""
+        return not cls.supported_kv_cache_dtypes or (kv_cache_dtype or "auto") in cls.supported_kv_cache_dtypes
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
+        """Whether it serves layers of this :class:`AttentionType`."""
+        return attn_type == AttentionType.DECODER
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
@@ -176,9 +117,46 @@ class AttentionBackend(ABC):
         return False
 
     @classmethod
+    def supports_sink(cls) -> bool:
+        """Whether it serves layers with ``sinks``, a logit per head that has a share of the softmax and no value."""
+        return False
+
+    @classmethod
     def supports_logits_soft_cap(cls) -> bool:
         """Whether it serves layers with ``logits_soft_cap``, ``cap * tanh(x / cap)``; an extension of the contract."""
         return False
+
+    @classmethod
+    def supports_alibi_slopes(cls) -> bool:
+        """Whether it serves layers with ``alibi_slopes``, which add ``slope * (position of key - position of query)``
+        to the logits of a head; an extension of the contract."""
+        return False
+
+    @classmethod
+    def is_mla(cls) -> bool:
+        """Whether it computes multi-head latent attention, which layers of this engine are not, and nothing else."""
+        return False
+
+    @classmethod
+    def supports_compute_capability(cls, capability: DeviceCapability) -> bool:
+        """Whether it runs on a device of this capability; not asked where the platform has no such concept."""
+        return True
+
+    @classmethod
+    def supports_combination(
+        cls,
+        head_size: int,
+        dtype: torch.dtype,
+        kv_cache_dtype: str | None,
+        block_size: int | None,
+        use_mla: bool,
+        has_sink: bool,
+        use_sparse: bool,
+        use_mm_prefix: bool,
+        device_capability: DeviceCapability | None,
+    ) -> str | None:
+        """Why it cannot serve a layer whose properties it supports one by one; ``None`` where it can."""
+        return None
 
     @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...] | None:
@@ -191,26 +169,57 @@ class AttentionBackend(ABC):
         *,
         head_size: int,
         dtype: torch.dtype,
-        block_size: int | None,
-        attn_type: AttentionType,
+        kv_cache_dtype: str | None = "auto",
+        block_size: int | None = None,
+        attn_type: str = AttentionType.DECODER,
+        use_mla: bool = False,
+        has_sink: bool = False,
+        use_sparse: bool = False,
+        use_mm_prefix: bool = False,
         has_sliding_window: bool = False,
         has_logits_soft_cap: bool = False,
+        has_alibi_slopes: bool = False,
+        device_capability: DeviceCapability | None = None,
+        **others: Any,
     ) -> list[str]:
-        """Reasons why it cannot serve such a layer; empty when it can. ``block_size`` is ``None`` while the platform
-        may still choose it.
+        """Reasons why it cannot serve a layer; empty when it can.
+
+        Called with every field of :class:`AttentionSelectorConfig` as a keyword, and ``device_capability``.
         """
-        reasons = []
-        sizes = cls.get_supported_head_sizes()
-        if sizes and head_size not in sizes:
-            reasons.append(f"head size {head_size} is not among {sizes}")
-        if str(dtype).removeprefix("torch.") not in cls.supported_dtypes:
-            reasons.append(f"dtype {dtype} is not among {list(cls.supported_dtypes)}")
-        if block_size is not None and not cls.supports_block_size(block_size):
-            reasons.append(f"block size {block_size} is not supported")
-        if not cls.supports_attn_type(attn_type):
-            reasons.append(f"attention type {attn_type.value!r} is not supported")
-        if has_sliding_window and not cls.supports_sliding_window():
-            reasons.append("sliding windows are not supported")
-        if has_logits_soft_cap and not cls.supports_logits_soft_cap():
-            reasons.append("a soft cap on the logits is not supported")
-        return reasons
+        checks = [
+            (cls.supports_head_size(head_size), f"head size {head_size} is not among {cls.get_supported_head_sizes()}"),
+            (cls.supports_dtype(dtype), f"dtype {dtype} is not among {[*map(dtype_name, cls.supported_dtypes)]}"),
+            (
+                cls.supports_kv_cache_dtype(kv_cache_dtype),
+                f"KV cache dtype {kv_cache_dtype!r} is not among {list(cls.supported_kv_cache_dtypes)}",
+            ),
+            (cls.supports_block_size(block_size), f"block size {block_size} is not supported"),
+            (cls.supports_attn_type(attn_type), f"attention type {str(attn_type)!r} is not supported"),
+            (cls.is_mla() == use_mla, "it computes multi-head latent attention (MLA) only"),
+            (not has_sliding_window or cls.supports_sliding_window(), "sliding windows are not supported"),
+            (not has_sink or cls.supports_sink(), "attention sinks are not supported"),
+            (not has_logits_soft_cap or cls.supports_logits_soft_cap(), "a soft cap on the logits is not supported"),
+            (not has_alibi_slopes or cls.supports_alibi_slopes(), "ALiBi slopes are not supported"),
+            (
+                device_capability is None or cls.supports_compute_capability(device_capability),
+                f"compute capability {device_capability} is not supported",
+            ),
+        ]
+        reasons = [reason for is_met, reason in checks if not is_met]
+        combination = cls.supports_combination(
+            head_size,
+            dtype,
+            kv_cache_dtype,
+            block_size,
+            use_mla,
+            has_sink,
+            use_sparse,
+            use_mm_prefix,
+            device_capability,
+        )
+        return [*reasons, combination] if combination else reasons
+
+
+def dtype_name(dtype: torch.dtype | str) -> str:
+    """``float32`` for ``torch.float32``, for its text and for its name."""
+    return str(dtype).removeprefix("torch.")

@@ -61,7 +61,7 @@ class Executor(ABC):
         return specs
 
     def get_supported_kv_cache_layouts(self) -> list[list[KVCacheLayout] | None]:
-        """What each worker can read, best first; ``None`` for any."""
+        """Layouts of the KV cache that each worker can read, best first; ``None`` for any."""
         return self.collective_rpc("get_supported_kv_cache_layouts")
 
     def set_kv_cache_layout(self, layout: KVCacheLayout) -> None:
@@ -78,7 +78,7 @@ class Executor(ABC):
         return frozenset.intersection(*self.collective_rpc("get_supported_sampling_params"))
 
     def determine_available_memory(self) -> list[int]:
-        """Bytes for the KV cache, by worker."""
+        """Bytes that the KV cache may take, of each worker."""
         return self.collective_rpc("determine_available_memory")
 
     def update_max_model_len(self, max_model_len: int) -> None:

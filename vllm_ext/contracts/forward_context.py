@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import torch
+
     from vllm_ext.contracts.attention import AttentionMetadata
     from vllm_ext.contracts.platform import Platform
     from vllm_ext.contracts.vllm_config import VllmConfig
@@ -22,6 +24,9 @@ class ForwardContext:
     num_tokens: int
     additional: dict[str, Any]
     """What :meth:`Platform.set_additional_forward_context` returned for this step."""
+    slot_mapping: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    """By layer name, as in :class:`CommonAttentionMetadata`; for backends that do not store keys and values in
+    ``forward``."""
 
 
 def additional_forward_context(
@@ -48,9 +53,10 @@ def set_forward_context(
     attn_metadata: dict[str, AttentionMetadata] | None,
     num_tokens: int,
     additional: dict[str, Any] | None = None,
+    slot_mapping: Mapping[str, torch.Tensor] | None = None,
 ) -> Iterator[None]:
     """Make the metadata of one step visible to the layers called inside the block."""
-    token = _current.set(ForwardContext(attn_metadata, num_tokens, additional or {}))
+    token = _current.set(ForwardContext(attn_metadata, num_tokens, additional or {}, slot_mapping or {}))
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.contracts.vllm_config import VllmConfig
+    from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum
 
 __all__ = [
     "AttentionSelectorConfig",
@@ -180,12 +181,29 @@ class Platform(PlatformDevice):
     @classmethod
     def get_attn_backend_cls(
         cls,
-        selected_backend: str | None,
+        selected_backend: AttentionBackendEnum | None,
         attn_selector_config: AttentionSelectorConfig,
         num_heads: int | None = None,
     ) -> str:
-        """Class path of the attention backend for such a layer; ``selected_backend`` is the user's wish."""
+        """Class path of the attention backend for such a layer.
+
+        Asked once for each kind of layer, while the model is built; raises :class:`ConfigError` where none can serve.
+        The older signature with ``use_v1`` is deprecated and still called.
+
+        Args:
+            selected_backend: what ``attention.backend`` of the settings names, which has to be used or refused;
+                ``None`` where the platform chooses.
+            attn_selector_config: the layer.
+            num_heads: its query heads on this rank.
+        """
         return ""
+
+    @classmethod
+    def get_attn_backend_candidates(cls, attn_selector_config: AttentionSelectorConfig) -> list[AttentionBackendEnum]:
+        """Backends that :meth:`get_attn_backend_cls` chooses from for such a layer, best first; for ``explain``, which
+        says why each was passed over. An extension of vLLM's contract.
+        """
+        return []
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
@@ -214,16 +232,32 @@ class Platform(PlatformDevice):
 
 
 class AttentionSelectorConfig(NamedTuple):
-    """What a platform is told about a layer before it picks an attention backend."""
+    """What a platform and a backend are told about a layer before a backend is picked."""
 
     head_size: int
     dtype: torch.dtype
     kv_cache_dtype: str
+    """``auto``: that of key and value."""
     block_size: int | None
     """Tokens in a block; ``None`` while the platform may still choose, since the user did not."""
+    use_mla: bool = False
+    has_sink: bool = False
+    use_sparse: bool = False
+    use_mm_prefix: bool = False
+    use_per_head_quant_scales: bool = False
     attn_type: str = "decoder"
     has_sliding_window: bool = False
+    use_non_causal: bool = False
+    use_batch_invariant: bool = False
+    use_kv_connector: bool = False
+    use_pcp: bool = False
+    use_adaptive_verification: bool = False
+    use_dcp: bool = False
+    use_rswa: bool = False
+    """The fields ``use_…`` are vLLM's; layers of this engine leave them at their defaults."""
     has_logits_soft_cap: bool = False
+    """An extension of vLLM's contract."""
+    has_alibi_slopes: bool = False
     """An extension of vLLM's contract."""
 
 

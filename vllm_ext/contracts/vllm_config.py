@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from vllm_ext.contracts.kv_cache import KVCacheLayout
+    from vllm_ext.contracts.quantization import QuantizationConfig
 
 SchedulingPolicy = Literal["fcfs", "priority"]
 
@@ -71,6 +72,7 @@ class HFConfig:
         return rope
 
     def to_dict(self) -> dict[str, Any]:
+        """A new dictionary of all keys; sub-objects are shared."""
         return dict(self._values)
 
 
@@ -84,14 +86,17 @@ class ModelConfig:
     max_model_len: int
     tokenizer: str
     seed: int = 0
-    quantization: str | None = None
-    """Name of the quantization method of the weights."""
     original_max_model_len: int | None = None
     """The user's limit; ``None`` where there is none, so that ``max_model_len`` may be lowered to what the KV cache
     holds."""
+    tokenizer_mode: str = "auto"
+    """Which of the registered tokenizers reads ``tokenizer``."""
+    quantization: str | None = None
+    """Name of the quantization method, whoever named it: the settings, or the checkpoint."""
 
     @property
     def architectures(self) -> list[str]:
+        """Names of model classes, the best first; empty where ``config.json`` has none."""
         return list(self.hf_config.get("architectures", []))
 
 
@@ -128,9 +133,12 @@ class ParallelConfig:
     distributed_executor_backend: str = "uniproc"
     tensor_parallel_size: int = 1
     rank: int = 0
+    all2all_backend: str = "allgather_reducescatter"
+    """How tokens reach experts of other ranks; a platform's communicator may know other names."""
 
     @property
     def world_size(self) -> int:
+        """Number of workers."""
         return self.tensor_parallel_size
 
 
@@ -143,6 +151,8 @@ class SchedulerConfig:
     policy: SchedulingPolicy = "fcfs"
     disable_hybrid_kv_cache_manager: bool = False
     """Whether layers with and without a sliding window come in one KV cache group."""
+    scheduler_cls: str | type = "auto"
+    """Class path of the scheduler, or the class itself; ``auto`` is the engine's own."""
 
 
 @dataclass
@@ -161,11 +171,13 @@ class LoadConfig:
     """``use_tqdm_on_load``: show progress while weights are read (on a terminal)."""
 
     use_tqdm_on_load: bool = False
+    load_format: str = "auto"
+    """Which of the registered model loaders fills the model."""
 
 
 @dataclass
 class AttentionConfig:
-    """``backend`` is ``None`` (the platform chooses) or a class path."""
+    """``backend`` is ``None`` (the platform chooses), a name of ``AttentionBackendEnum`` or a class path."""
 
     backend: str | None = None
 
@@ -201,6 +213,8 @@ class VllmConfig:
     attention_config: AttentionConfig = field(default_factory=AttentionConfig)
     compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
     profiler_config: ProfilerConfig = field(default_factory=ProfilerConfig)
+    quant_config: QuantizationConfig | None = None
+    """How the weights are quantized, where they are."""
     additional_config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -215,6 +229,11 @@ def set_current_vllm_config(vllm_config: VllmConfig) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def find_current_vllm_config() -> VllmConfig | None:
+    """The configuration of the engine being built; ``None`` outside of one."""
+    return _current.get()
 
 
 def get_current_vllm_config() -> VllmConfig:

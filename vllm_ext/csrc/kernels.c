@@ -1,7 +1,6 @@
 #include "kernels.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 /* One copy of a function for each generation of processors; the loader picks. */
@@ -94,88 +93,129 @@ void store_kv(kv_cache cache, const float *key, const float *value, const int64_
     }
 }
 
-/* One KV head of one request: everything that a thread needs for its piece of work. */
+/* One KV head of one request: what a thread computes at once. */
 typedef struct {
     float *out;
     const float *query, *cache;
     const int32_t *blocks;
-    float *scores; /* [group, len - first] */
     int64_t group, size, first, len, block_size, block_stride;
     float scale, cap;
 } piece;
 
-/* The tokens of a piece lie in blocks: runs the code for each with `base`, its first token, and [begin, end) in it. */
-#define FOR_EACH_BLOCK(p, ...)                                                                                         \
-    for (int64_t base = (p).first - (p).first % (p).block_size; base < (p).len; base += (p).block_size) {              \
-        const float *block = (p).cache + (p).blocks[base / (p).block_size] * (p).block_stride;                         \
-        int64_t begin = base < (p).first ? (p).first - base : 0;                                                       \
-        int64_t end = (p).len - base < (p).block_size ? (p).len - base : (p).block_size;                               \
-        __VA_ARGS__                                                                                                    \
-    }
+/* Tokens that are scored and accumulated together: a vector of scores, which fits any block size of 16 and more. */
+#define SPAN 16
+/* Query heads that pass over the cache together; more of them pass again. */
+#define HEADS 8
+/* Numbers in a line of the cache of the processor. */
+#define CACHE_LINE 16
+/* Below every score, and finite, as -ffast-math asks. */
+#define LOWEST (-1e30f)
 
-ALWAYS_INLINE void score(piece p, int64_t size)
+/* Up to SPAN tokens of the cache that follow each other in memory, [tokens, 2 * size]. */
+typedef struct {
+    const float *content;
+    int64_t tokens;
+} span;
+
+ALWAYS_INLINE span span_at(piece p, int64_t token)
 {
-    int64_t width = p.len - p.first;
-    FOR_EACH_BLOCK(p, for (int64_t t = begin; t < end; t++) {
-        const float *key = block + t * 2 * size;
-        for (int64_t g = 0; g < p.group; g++) {
-            const float *query = p.query + g * size;
-            float sum = 0;
-            for (int64_t i = 0; i < size; i++)
-                sum += query[i] * key[i];
-            p.scores[g * width + base + t - p.first] = sum * p.scale;
-        }
-    })
+    int64_t offset = token % p.block_size, tokens = p.block_size - offset;
+    tokens = tokens < SPAN ? tokens : SPAN;
+    return (span){p.cache + p.blocks[token / p.block_size] * p.block_stride + offset * 2 * p.size,
+                  tokens < p.len - token ? tokens : p.len - token};
 }
 
-ALWAYS_INLINE void softmax(piece p)
+/* The processor foresees reads within a block only. So while the heads of a pass score a span, each fetches its part of
+   the next one: numbers [begin, end) of each token. Many fetches at once would stop it. */
+typedef struct {
+    const float *content; /* NULL behind the last span */
+    int64_t begin, end;
+} fetch;
+
+ALWAYS_INLINE void score(float *restrict scores, piece p, const float *restrict query, span s, fetch next, int64_t size)
 {
-    int64_t width = p.len - p.first;
-    for (int64_t g = 0; g < p.group; g++) {
-        float *scores = p.scores + g * width, total = 0, top;
-        if (p.cap > 0)
-            for (int64_t t = 0; t < width; t++)
-                scores[t] = p.cap * tanhf(scores[t] / p.cap);
-        top = scores[0];
-        for (int64_t t = 1; t < width; t++)
-            top = scores[t] > top ? scores[t] : top;
-        for (int64_t t = 0; t < width; t++) {
-            scores[t] = expf(scores[t] - top);
-            total += scores[t];
-        }
-        float factor = 1.0f / total;
-        for (int64_t t = 0; t < width; t++)
-            scores[t] *= factor;
+    for (int64_t t = 0; t < s.tokens; t++) {
+        const float *key = s.content + t * 2 * size;
+        float sum = 0;
+        if (next.content)
+            for (int64_t i = next.begin; i < next.end; i += CACHE_LINE)
+                __builtin_prefetch(next.content + t * 2 * size + i, 0, 2);
+        for (int64_t i = 0; i < size; i++)
+            sum += query[i] * key[i];
+        scores[t] = sum * p.scale;
+    }
+    if (p.cap > 0)
+        for (int64_t t = 0; t < s.tokens; t++)
+            scores[t] = p.cap * tanhf(scores[t] / p.cap);
+    for (int64_t t = s.tokens; t < SPAN; t++)
+        scores[t] = LOWEST;
+}
+
+/* Scores to weights, against the highest score so far; what was summed up before has to be multiplied by the result. */
+ALWAYS_INLINE float weigh(float *restrict scores, float *restrict top, float *restrict total)
+{
+    float before = *top, high = before, sum = 0, factor = 1;
+    for (int t = 0; t < SPAN; t++)
+        high = scores[t] > high ? scores[t] : high;
+    for (int t = 0; t < SPAN; t++) {
+        scores[t] = expf(scores[t] - high);
+        sum += scores[t];
+    }
+    if (high > before)
+        factor = expf(before - high);
+    *top = high;
+    *total = *total * factor + sum;
+    return factor;
+}
+
+ALWAYS_INLINE void accumulate(float *restrict out, float factor, const float *restrict weights, span s, int64_t size)
+{
+    for (int64_t i = 0; i < size; i++)
+        out[i] *= factor;
+    int64_t t = 0;
+    for (; t + 4 <= s.tokens; t += 4) {
+        const float *value = s.content + t * 2 * size + size, *w = weights + t;
+        for (int64_t i = 0; i < size; i++)
+            out[i] += w[0] * value[i] + w[1] * value[i + 2 * size] + w[2] * value[i + 4 * size] +
+                      w[3] * value[i + 6 * size];
+    }
+    for (; t < s.tokens; t++) {
+        const float *value = s.content + t * 2 * size + size;
+        for (int64_t i = 0; i < size; i++)
+            out[i] += weights[t] * value[i];
     }
 }
 
-ALWAYS_INLINE void accumulate(piece p, int64_t size)
+/* One pass over the cache, with a softmax that is corrected on the way: memory is read once and in order. */
+ALWAYS_INLINE void attend_heads(piece p, int64_t size, int64_t begin, int64_t end)
 {
-    int64_t width = p.len - p.first;
-    memset(p.out, 0, sizeof(float) * (size_t)(p.group * size));
-    FOR_EACH_BLOCK(p, for (int64_t g = 0; g < p.group; g++) {
-        float *out = p.out + g * size;
-        const float *weights = p.scores + g * width + base - p.first;
-        int64_t t = begin;
-        for (; t + 4 <= end; t += 4) {
-            const float *value = block + t * 2 * size + size, *w = weights + t;
-            for (int64_t i = 0; i < size; i++)
-                out[i] += w[0] * value[i] + w[1] * value[i + 2 * size] + w[2] * value[i + 4 * size] +
-                          w[3] * value[i + 6 * size];
+    float top[HEADS], total[HEADS] = {0};
+    for (int i = 0; i < HEADS; i++)
+        top[i] = LOWEST;
+    memset(p.out + begin * size, 0, sizeof(float) * (size_t)((end - begin) * size));
+    span s = span_at(p, p.first);
+    for (int64_t token = p.first; token < p.len;) {
+        span next = token + s.tokens < p.len ? span_at(p, token + s.tokens) : (span){NULL, 0};
+        for (int64_t g = begin; g < end; g++) {
+            float scores[SPAN];
+            int64_t part = g - begin, parts = end - begin;
+            fetch ahead = {next.content, 2 * size * part / parts, 2 * size * (part + 1) / parts};
+            score(scores, p, p.query + g * size, s, ahead, size);
+            float factor = weigh(scores, top + g - begin, total + g - begin);
+            accumulate(p.out + g * size, factor, scores, s, size);
         }
-        for (; t < end; t++) {
-            const float *value = block + t * 2 * size + size;
-            for (int64_t i = 0; i < size; i++)
-                out[i] += weights[t] * value[i];
-        }
-    })
+        token += s.tokens;
+        s = next;
+    }
+    for (int64_t g = begin; g < end; g++)
+        for (int64_t i = 0; i < size; i++)
+            p.out[g * size + i] *= 1.0f / total[g - begin];
 }
 
 ALWAYS_INLINE void attend_sized(piece p, int64_t size)
 {
-    score(p, size);
-    softmax(p);
-    accumulate(p, size);
+    for (int64_t begin = 0; begin < p.group; begin += HEADS)
+        attend_heads(p, size, begin, begin + HEADS < p.group ? begin + HEADS : p.group);
 }
 
 EACH_PROCESSOR
@@ -194,38 +234,27 @@ static void attend(piece p)
     }
 }
 
-int paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch, int threads)
+void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch, int threads)
 {
     int64_t head_stride = cache.block_size * 2 * cache.size;
-    int failed = 0;
-#pragma omp parallel num_threads(threads) reduction(| : failed)
-    {
-        float *scores = malloc(sizeof(float) * (size_t)(batch.group * batch.max_len));
-        failed = scores == NULL;
-#pragma omp for collapse(2) schedule(static)
-        for (int64_t i = 0; i < batch.count; i++)
-            for (int64_t h = 0; h < cache.kv_heads; h++) {
-                if (!scores)
-                    continue;
-                int64_t row = batch.rows[i], heads = h * batch.group * cache.size, len = batch.lens[row];
-                piece p = {
-                    .out = out + batch.tokens[i] * batch.out_stride + heads,
-                    .query = query + batch.tokens[i] * batch.query_stride + heads,
-                    .cache = cache.data + h * head_stride,
-                    .blocks = batch.tables + row * batch.table_stride,
-                    .scores = scores,
-                    .group = batch.group,
-                    .size = cache.size,
-                    .first = batch.window > 0 && len > batch.window ? len - batch.window : 0,
-                    .len = len,
-                    .block_size = cache.block_size,
-                    .block_stride = cache.kv_heads * head_stride,
-                    .scale = batch.scale,
-                    .cap = batch.cap,
-                };
-                attend(p);
-            }
-        free(scores);
-    }
-    return failed ? -1 : 0;
+#pragma omp parallel for num_threads(threads) collapse(2) schedule(static)
+    for (int64_t i = 0; i < batch.count; i++)
+        for (int64_t h = 0; h < cache.kv_heads; h++) {
+            int64_t row = batch.rows[i], heads = h * batch.group * cache.size, len = batch.lens[row];
+            piece p = {
+                .out = out + batch.tokens[i] * batch.out_stride + heads,
+                .query = query + batch.tokens[i] * batch.query_stride + heads,
+                .cache = cache.data + h * head_stride,
+                .blocks = batch.tables + row * batch.table_stride,
+                .group = batch.group,
+                .size = cache.size,
+                .first = batch.window > 0 && len > batch.window ? len - batch.window : 0,
+                .len = len,
+                .block_size = cache.block_size,
+                .block_stride = cache.kv_heads * head_stride,
+                .scale = batch.scale,
+                .cap = batch.cap,
+            };
+            attend(p);
+        }
 }

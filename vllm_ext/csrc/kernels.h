@@ -35,7 +35,19 @@ typedef struct {
     float scale, cap;
 } decode_batch;
 
-/* Returns 0, or -1 where there is no memory for the scores. */
-int paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch, int threads);
+void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch, int threads);
+
+/* out[m, n] = x[m, k] @ weight.T + bias. The weight lies in panels of LINEAR_PANEL rows, [panels, k, LINEAR_PANEL], filled up with
+   zeros, aligned to 64 bytes; bias may be NULL. Only where can_multiply() says so. */
+#define LINEAR_PANEL 32
+
+typedef struct {
+    float *out;
+    const float *x, *weight, *bias;
+    int64_t m, n, k, x_stride;
+} linear_args;
+
+int can_multiply(void);
+void linear(linear_args a, int threads);
 
 #endif

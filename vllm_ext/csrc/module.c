@@ -94,12 +94,39 @@ static PyObject *py_paged_decode(PyObject *self, PyObject *const *args, Py_ssize
         .scale = real(args, 17),
         .cap = real(args, 18),
     };
-    int threads = (int)number(args, 19), code;
+    int threads = (int)number(args, 19);
     FINISH
     Py_BEGIN_ALLOW_THREADS
-    code = paged_decode(out, query, cache, batch, threads);
+    paged_decode(out, query, cache, batch, threads);
     Py_END_ALLOW_THREADS
-    return code ? PyErr_NoMemory() : Py_NewRef(Py_None);
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_linear(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    if (!has_arguments("linear", count, 9))
+        return NULL;
+    linear_args a = {
+        .out = address(args, 0),
+        .x = address(args, 1),
+        .weight = address(args, 2),
+        .bias = address(args, 3),
+        .m = number(args, 4),
+        .n = number(args, 5),
+        .k = number(args, 6),
+        .x_stride = number(args, 7),
+    };
+    int threads = (int)number(args, 8);
+    FINISH
+    Py_BEGIN_ALLOW_THREADS
+    linear(a, threads);
+    Py_END_ALLOW_THREADS
+    Py_RETURN_NONE;
+}
+
+static PyObject *py_linear_panel(PyObject *self, PyObject *const *args, Py_ssize_t count)
+{
+    return has_arguments("linear_panel", count, 0) ? PyLong_FromLong(can_multiply() ? LINEAR_PANEL : 0) : NULL;
 }
 
 #define FUNCTION(name, text) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, text}
@@ -112,6 +139,8 @@ static PyMethodDef methods[] = {
                        "value_stride, threads)"),
     FUNCTION(paged_decode, "paged_decode(out, query, cache, kv_heads, block_size, size, tables, lens, tokens, rows, count, "
                            "group, table_stride, query_stride, out_stride, max_len, window, scale, cap, threads)"),
+    FUNCTION(linear, "linear(out, x, weight, bias, m, n, k, x_stride, threads)"),
+    FUNCTION(linear_panel, "linear_panel(): rows of a weight in one panel; 0 where linear() cannot run"),
     {NULL, NULL, 0, NULL},
 };
 

@@ -7,30 +7,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.config import Config
-from vllm_ext.contracts.attention import AttentionBackend, AttentionType
+from vllm_ext.contracts.attention import AttentionBackend
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.groups import EXECUTOR
 from vllm_ext.contracts.platform import AttentionSelectorConfig
-from vllm_ext.contracts.qualname import is_class_path, resolve_class
+from vllm_ext.contracts.qualname import check_constructor, resolve_class
 from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
+from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platform_hooks, update_block_size
-from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
+from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
+from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler
 from vllm_ext.dispatch.worker_extension import extend_worker
-from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable
+from vllm_ext.errors import ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
 from vllm_ext.plan.rules import value_of
+from vllm_ext.registry.owners import loading
+from vllm_ext.registry.scope import Scope, use_scope
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
     from vllm_ext.contracts.executor import Executor
+    from vllm_ext.contracts.kv_cache import KVCacheConfig
     from vllm_ext.contracts.linear_method import LinearMethod
+    from vllm_ext.contracts.scheduler import SchedulerInterface
 
 
 class Dispatcher:
@@ -54,15 +60,23 @@ class Dispatcher:
         """The settings that hold: in safe mode, without the class paths of ``config``."""
         self.consulted: Counter[str] = Counter()
         """How often each slot's factory was asked."""
+        self.groups: dict[str, Any] = {}
+        """The engine's process groups by their unique names; they enter themselves, and leave when destroyed."""
         self._classes: dict[tuple[str, Any], Any] = {}
-        self._backends: dict[tuple[AttentionSelectorConfig, int], type[AttentionBackend]] = {}
+        self.attention_choices: dict[tuple[AttentionSelectorConfig, int], AttentionChoice] = {}
+        """By kind of layer and number of query heads: the backend, and what else was considered."""
+        self.scope = Scope.of(self.bound_plan.platform_distribution, self.bound_plan.foreign_distributions)
+        """Whose registrations count in this engine."""
         if self.platform.is_unspecified():
             raise PlatformUnavailable(
                 "no platform is available to build an engine on; 'vllm-ext list --group vllm_ext.platforms' shows "
                 "the in-tree ones, and platform.driver chooses one"
             )
-        with use_platform(self.platform):
+        with use_platform(self.platform), use_scope(self.scope), self._as_owner():
             prepare_platform(self.platform)
+            self._attention = AttentionChooser(
+                self.platform, self.platform_name, self.platform_origin, self._resolve_attention
+            )
             self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
             self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.device_config.distribution = self.bound_plan.platform_distribution
@@ -70,6 +84,7 @@ class Dispatcher:
             self.vllm_config.additional_config.update(self.bound_plan.options)
             self.changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
             """What the platform's hooks changed in the configuration."""
+        check_custom_ops(self.vllm_config.compilation_config.custom_ops, f"the hooks of {self.platform_name}")
 
     @property
     def platform_name(self) -> str:
@@ -83,6 +98,11 @@ class Dispatcher:
         decision = self.bound_plan.platform
         return f"platform:{decision.name if decision else self.platform.device_name}"
 
+    def _as_owner(self) -> AbstractContextManager[None]:
+        """What the platform's hooks register inside the block is its plugin's, whoever wrote the class."""
+        decision = self.bound_plan.platform
+        return loading(decision.name, decision.distribution) if decision else nullcontext()
+
     @contextmanager
     def activate(self) -> Iterator[None]:
         """Make this engine's platform, configuration and dispatcher the current ones inside the block."""
@@ -90,6 +110,7 @@ class Dispatcher:
         try:
             with (
                 use_platform(self.platform),
+                use_scope(self.scope),
                 set_current_vllm_config(self.vllm_config),
                 use_bound_plan(self.bound_plan),
             ):
@@ -151,12 +172,16 @@ class Dispatcher:
         """The backend class for such a layer, checked to be able to serve it.
 
         Raises:
-            ConfigError: the backend cannot serve the layer; the text has each reason.
+            ConfigError: no backend can serve the layer, or the one that the user named; the text has each reason.
+            ContractError: the platform's answer is no attention backend.
         """
         self.consulted["attention"] += 1
-        if (selector, num_heads) not in self._backends:
-            self._backends[selector, num_heads] = self._choose_attention(selector, num_heads)
-        return self._backends[selector, num_heads]
+        layer = (selector, num_heads)
+        if layer not in self.attention_choices or not self.attention_choices[layer].is_made:
+            with use_platform(self.platform), use_scope(self.scope):
+                choice = self._attention.choose(self._attention_wish(), selector, num_heads)
+            self.attention_choices[layer] = choice
+        return self.attention_choices[layer].backend
 
     def communicator_factory(self, **kwargs: Any) -> DeviceCommunicatorBase:
         """A communicator for one process group; arguments as of :class:`DeviceCommunicatorBase`."""
@@ -164,15 +189,15 @@ class Dispatcher:
         return self.communicator_cls()(**kwargs)
 
     def communicator_cls(self) -> type[DeviceCommunicatorBase]:
-        """The class of the communicators; ContractError where it is none."""
-        from vllm_ext.contracts.communicator import DeviceCommunicatorBase
+        """The class of the communicators; ContractError where it is none, or cannot be built as they are."""
+        from vllm_ext.contracts.communicator import CONSTRUCTOR_KEYWORDS, DeviceCommunicatorBase
 
         wanted = self.settings.communicator.cls
         with platform_code(self.platform):
             qualname = self.platform.get_device_communicator_cls() if wanted == "auto" else wanted
-        cls: type[DeviceCommunicatorBase] = self._resolve(
-            "communicator", qualname, DeviceCommunicatorBase, self._source("communicator.cls")
-        )
+        source = self._source("communicator.cls")
+        cls: type[DeviceCommunicatorBase] = self._resolve("communicator", qualname, DeviceCommunicatorBase, source)
+        check_constructor(cls, CONSTRUCTOR_KEYWORDS, slot="communicator", source=source)
         return cls
 
     def linear_method(self) -> LinearMethod:
@@ -184,30 +209,40 @@ class Dispatcher:
         method: LinearMethod = cls()
         return method
 
-    def _choose_attention(self, selector: AttentionSelectorConfig, num_heads: int) -> type[AttentionBackend]:
-        wanted = self.vllm_config.attention_config.backend
-        if wanted is not None and is_class_path(wanted):
-            qualname, source = wanted, f"attention.backend {wanted!r} of the settings"
-        else:
-            source = self.platform_name
-            with platform_code(self.platform):
-                qualname = self.platform.get_attn_backend_cls(
-                    wanted, attn_selector_config=selector, num_heads=num_heads
-                )
+    def _attention_wish(self) -> Wish:
+        """The backend that settings, or a hook of the platform, name."""
+        is_hooks = any(change.path == "attention_config.backend" for change in self.changes)
+        origin = self.platform_origin if is_hooks else str(self.config.origin("attention.backend"))
+        return Wish(self.vllm_config.attention_config.backend, origin)
+
+    def _resolve_attention(self, qualname: Any, source: str) -> type[AttentionBackend]:
         backend: type[AttentionBackend] = self._resolve("attention", qualname, AttentionBackend, source)
-        reasons = backend.validate_configuration(
-            head_size=selector.head_size,
-            dtype=selector.dtype,
-            block_size=selector.block_size,
-            attn_type=AttentionType(selector.attn_type),
-            has_sliding_window=selector.has_sliding_window,
-            has_logits_soft_cap=selector.has_logits_soft_cap,
-        )
-        if reasons:
-            raise ConfigError(
-                f"attention backend {backend.get_name()!r} ({source}) cannot serve this model: {'; '.join(reasons)}"
-            )
         return backend
+
+    def scheduler_cls(self) -> type:
+        """The class of the scheduler, checked; ContractError where it does not keep the contract."""
+        return resolve_scheduler(self.vllm_config.scheduler_config.scheduler_cls, self._scheduler_source())
+
+    def scheduler_factory(self, kv_cache_config: KVCacheConfig) -> SchedulerInterface:
+        """The engine's scheduler, built with vLLM's keywords."""
+        self.consulted["scheduler"] += 1
+        block_size = self.vllm_config.cache_config.block_size
+        keywords = {
+            "vllm_config": self.vllm_config,
+            "kv_cache_config": kv_cache_config,
+            "structured_output_manager": None,
+            "include_finished_set": False,
+            "log_stats": True,
+            "block_size": block_size,
+            "hash_block_size": block_size,
+        }
+        with self.activate():
+            scheduler: SchedulerInterface = build_scheduler(self.scheduler_cls(), self._scheduler_source(), keywords)
+        return scheduler
+
+    def _scheduler_source(self) -> str:
+        named = self.vllm_config.scheduler_config.scheduler_cls == self.settings.engine.scheduler_cls
+        return "setting engine.scheduler_cls" if named else self.platform_name
 
     def is_platforms_choice(self, key: str) -> bool:
         """Whether the setting ``key``, of a class path, leaves the choice to the platform."""
@@ -225,6 +260,11 @@ class Dispatcher:
 
 
 _current: ContextVar[Dispatcher | None] = ContextVar("vllm_ext_dispatcher", default=None)
+
+
+def find_current_dispatcher() -> Dispatcher | None:
+    """The dispatcher of the engine being built or stepped; ``None`` outside of one."""
+    return _current.get()
 
 
 def get_current_dispatcher() -> Dispatcher:

@@ -45,8 +45,6 @@ def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str)
     model_config, scheduler_config = vllm_config.model_config, vllm_config.scheduler_config
     changes: list[Change] = []
     with platform_code(platform):
-        if model_config.quantization is not None:
-            platform.verify_quantization(model_config.quantization)
         changes += _run_hook(platform, "apply_config_platform_defaults", vllm_config, origin)
         if platform.support_static_graph_mode():
             vllm_config.compilation_config.cudagraph_mode = "FULL_AND_PIECEWISE"

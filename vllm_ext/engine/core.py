@@ -12,7 +12,6 @@ from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
-from vllm_ext.engine.scheduler import Scheduler
 from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, VllmExtError, innermost_cause, listing
 
@@ -35,11 +34,14 @@ class EngineCore:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
         self._platform = dispatcher.platform
+        # What is wrong with the scheduler is said before a model is loaded.
+        dispatcher.scheduler_cls()
         with self._worker_code("to start"):
             self.executor = dispatcher.executor_factory()
         with shut_down_on_error(self.executor.shutdown), self._worker_code("to prepare its KV cache"):
             self.kv_cache_config = self._initialize_kv_cache()
-        self.scheduler = Scheduler(self.vllm_config, self.kv_cache_config)
+        with shut_down_on_error(self.executor.shutdown):
+            self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
 
     def add_request(self, request: Request) -> None:
         """Queue a request; InvalidRequest where it can never be served."""
@@ -84,8 +86,8 @@ class EngineCore:
             ) from error
 
     def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
-        """Forget what the KV cache holds for prompts to come; see :meth:`Scheduler.reset_prefix_cache`. The workers
-        are told where it was done.
+        """Forget what the KV cache holds for prompts to come; see :meth:`SchedulerInterface.reset_prefix_cache`. The
+        workers are told where it was done.
         """
         done = self.scheduler.reset_prefix_cache(reset_running_requests=reset_running_requests)
         if done:
@@ -127,8 +129,11 @@ class EngineCore:
         self.scheduler.check_integrity()
 
     def shutdown(self) -> None:
-        """Stop the workers; may be called twice."""
-        self.executor.shutdown()
+        """Stop the scheduler and the workers; may be called twice."""
+        try:
+            self.scheduler.shutdown()
+        finally:
+            self.executor.shutdown()
 
     def _initialize_kv_cache(self) -> KVCacheConfig:
         """Ask the workers what they need and can have, agree, and let them allocate and warm up."""

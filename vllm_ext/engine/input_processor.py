@@ -31,9 +31,9 @@ class InputProcessor:
     def __init__(self, vllm_config: VllmConfig, platform: Platform) -> None:
         self._platform = platform
         model_config = vllm_config.model_config
-        self.tokenizer = load_tokenizer(Path(model_config.tokenizer))
+        self.tokenizer = load_tokenizer(model_config)
         self._eos_token_ids = load_eos_token_ids(Path(model_config.model), model_config.hf_config)
-        self._vocab_size: int = model_config.hf_config.get("vocab_size") or self.tokenizer.get_vocab_size()
+        self._vocab_size: int = model_config.hf_config.get("vocab_size") or self.tokenizer.vocab_size
         self._worker_cls = vllm_config.parallel_config.worker_cls
         self.default_sampling_params = load_default_sampling_params(Path(model_config.model), model_config.hf_config)
         """What the model directory asks for; for requests without parameters."""
@@ -91,9 +91,9 @@ class InputProcessor:
     def _token_ids(self, prompt: ParsedPrompt) -> list[int]:
         """Token ids of the prompt, checked against the vocabulary."""
         token_ids = prompt.token_ids
-        if token_ids is None:
+        if token_ids is None and prompt.text is not None:
             try:
-                token_ids = self.tokenizer.encode(prompt.text, add_special_tokens=True).ids
+                token_ids = self.tokenizer.encode(prompt.text, add_special_tokens=True)
             except TypeError as error:  # how the library answers to half of a surrogate pair
                 raise InvalidRequest("the prompt's text cannot be tokenized: it is not valid Unicode") from error
             except Exception as error:  # the library raises bare Exception

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from vllm_ext import _custom_ops
 from vllm_ext.contracts.linear_method import LinearLayer, LinearMethod
 
 
@@ -19,22 +20,55 @@ class UnquantizedLinearMethod(LinearMethod):
 
 
 class PackedLinearMethod(LinearMethod):
-    """oneDNN's product on a weight in oneDNN's own layout, which spares a rearrangement per call.
+    """Dense weights in the layout of whatever multiplies them fastest here, which spares a rearrangement per call.
 
-    Where oneDNN does not compute in the weight's dtype on this machine, the layer changes to the plain method.
+    That is the compiled kernel where it runs; else oneDNN, where it computes in the weight's dtype; else the layer
+    changes to the plain method. The dense copy goes at once: were all layers packed first, the peak would be twice the
+    weights.
     """
+
+    def process_weights_after_loading(self, layer: LinearLayer) -> None:
+        weight = layer.weight
+        if weight is not None and weight.dtype is torch.float32 and _custom_ops.linear_panel():
+            layer.linear_method = KernelLinearMethod(weight.data)
+            layer.weight = None
+        elif weight is not None and _can_pack(weight.dtype):
+            layer.linear_method = OneDNNLinearMethod(weight.data)
+            layer.weight = None
+        else:
+            layer.linear_method = UnquantizedLinearMethod()
+
+    def apply(self, layer: LinearLayer, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        raise RuntimeError("process_weights_after_loading() was not called for this layer")
+
+
+class KernelLinearMethod(LinearMethod):
+    """The compiled kernel on a weight ``[out, in]`` in panels: against oneDNN, 0.7 of the time for up to 8 rows, 0.8
+    for 16, and the same for hundreds (``tools/bench_linear.py``, Zen 4).
+    """
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._packed = _custom_ops.pack_weight(weight)
+        self._out_features = weight.shape[0]
+
+    def process_weights_after_loading(self, layer: LinearLayer) -> None:
+        """Nothing to do."""
+
+    def apply(self, layer: LinearLayer, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        return _custom_ops.linear(x, self._packed, bias, self._out_features)
+
+
+class OneDNNLinearMethod(LinearMethod):
+    """oneDNN's product on a weight ``[out, in]`` in oneDNN's own layout."""
 
     # Packed for 16 rows, a weight is as fast for 1 and for 1000; packed for 1, it takes twice as long for 16.
     _ROWS_HINT = 16
 
+    def __init__(self, weight: torch.Tensor) -> None:
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, self._ROWS_HINT)
+
     def process_weights_after_loading(self, layer: LinearLayer) -> None:
-        weight = layer.weight
-        if weight is None or not _can_pack(weight.dtype):
-            layer.linear_method = UnquantizedLinearMethod()
-            return
-        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight.data, self._ROWS_HINT)
-        # The dense copy goes at once: were all layers packed first, the peak would be twice the weights.
-        layer.weight = None
+        """Nothing to do."""
 
     def apply(self, layer: LinearLayer, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")

@@ -15,7 +15,13 @@ from vllm_ext.plan.requirements import VLLM, mentions_vllm
 from vllm_ext.plan.rules import value_of
 from vllm_ext.plan.screen import ALLOWED_KEY, refused_distribution
 
-CLASS_PATH_KEYS = ("attention.backend", "worker.cls", "worker.extension_cls", "communicator.cls")
+CLASS_PATH_KEYS = (
+    "attention.backend",
+    "worker.cls",
+    "worker.extension_cls",
+    "communicator.cls",
+    "engine.scheduler_cls",
+)
 
 
 def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> set[str]:

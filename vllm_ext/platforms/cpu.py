@@ -7,19 +7,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from vllm_ext import _custom_ops
+from vllm_ext.contracts.attention_selection import first_serving, selected_path
 from vllm_ext.contracts.platform import AttentionSelectorConfig, Platform, PlatformEnum
-from vllm_ext.errors import ConfigError, listing
 from vllm_ext.platforms.host_memory import num_usable_cpus, read_host_memory
+from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.vllm_config import VllmConfig
-
-
-_BACKENDS = {
-    "CPU_ATTN": "vllm_ext.attention.backends.cpu_attn.CPUAttentionBackend",
-    "SDPA": "vllm_ext.attention.backends.sdpa.SDPABackend",
-}
 
 
 class CpuPlatform(Platform):
@@ -72,16 +66,19 @@ class CpuPlatform(Platform):
 
     @classmethod
     def get_attn_backend_cls(
-        cls, selected_backend: str | None, attn_selector_config: AttentionSelectorConfig, num_heads: int | None = None
+        cls,
+        selected_backend: AttentionBackendEnum | None,
+        attn_selector_config: AttentionSelectorConfig,
+        num_heads: int | None = None,
     ) -> str:
-        if selected_backend is None:
-            selected_backend = "CPU_ATTN" if _custom_ops.are_usable(attn_selector_config.dtype) else "SDPA"
-        if selected_backend not in _BACKENDS:
-            raise ConfigError(
-                f"attention.backend is {selected_backend!r}, which platform 'cpu' does not have; it has: "
-                f"{listing(_BACKENDS)}. A backend of your own is named by its class path"
-            )
-        return _BACKENDS[selected_backend]
+        if selected_backend is not None:
+            return selected_path(selected_backend)
+        candidates = cls.get_attn_backend_candidates(attn_selector_config)
+        return first_serving(candidates, attn_selector_config, cls.get_device_capability(), platform=cls.device_name)
+
+    @classmethod
+    def get_attn_backend_candidates(cls, attn_selector_config: AttentionSelectorConfig) -> list[AttentionBackendEnum]:
+        return [AttentionBackendEnum[name] for name in ("CPU_ATTN", "SDPA", "REFERENCE")]
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 
+from packaging.utils import canonicalize_name
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -23,6 +25,11 @@ class Owner:
         """The same for all registrations of one distribution, or of one top-level module outside of any."""
         return self.distribution or self.module.partition(".")[0]
 
+    @property
+    def party(self) -> str:
+        """Canonical name of the distribution, whether it registers while it is loaded or later; else of the module."""
+        return canonicalize_name(self.distribution or _distribution_of(self.module) or self.module.partition(".")[0])
+
     def __str__(self) -> str:
         distribution = self.distribution or _distribution_of(self.module)
         if self.plugin:
@@ -31,6 +38,8 @@ class Owner:
 
 
 _loading: ContextVar[tuple[str, str] | None] = ContextVar("vllm_ext_loading", default=None)
+_known: dict[str, Owner] = {}
+"""Modules that registered something while a plugin was being loaded: they may do it again at any time."""
 
 
 @contextmanager
@@ -47,7 +56,15 @@ def current_owner() -> Owner:
     """The owner of a registration made now."""
     module = _calling_module()
     loaded = _loading.get()
-    return Owner(module) if loaded is None else Owner(module, *loaded)
+    if loaded is None:
+        return _known.get(module, Owner(module))
+    _known[module] = owner = Owner(module, *loaded)
+    return owner
+
+
+def forget_owners() -> None:
+    """Forget which modules belong to plugins; meant for tests."""
+    _known.clear()
 
 
 def _calling_module() -> str:

@@ -78,7 +78,7 @@ class ModelRunner:
         step = self.batch.make_step(scheduler_output.num_scheduled_tokens)
         with self.platform.inference_mode():
             hidden_states = self._forward(
-                self._to_device(step.input_ids), self._to_device(step.positions), self._build_metadata(step)
+                self._to_device(step.input_ids), self._to_device(step.positions), *self._build_metadata(step)
             )
             prompt_logprobs = self._prompt_logprobs.collect(step.req_ids, step.query_start_loc, hidden_states)
             self._pending = step, self._compute_logits(step, hidden_states), prompt_logprobs
@@ -122,7 +122,7 @@ class ModelRunner:
         with self.platform.inference_mode():
             hidden_states = self._forward(torch.zeros_like(positions), positions, None)
             logits = self.model.compute_logits(hidden_states[:max_num_seqs])
-            self.sampler.sample(logits, _drawing_metadata(len(logits)))
+            self.sampler(logits, _drawing_metadata(len(logits)))
 
     def warm_up(self) -> None:
         """Serve a short prompt and one token after it, then forget the request: no state is left but the contents of
@@ -156,11 +156,15 @@ class ModelRunner:
         self._prompt_logprobs = PromptLogprobs(self.model.compute_logits)
 
     def _forward(
-        self, input_ids: torch.Tensor, positions: torch.Tensor, metadata: dict[str, AttentionMetadata] | None
+        self,
+        input_ids: torch.Tensor,
+        positions: torch.Tensor,
+        metadata: dict[str, AttentionMetadata] | None,
+        slot_mapping: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         num_tokens = input_ids.shape[0]
         additional = additional_forward_context(self.platform, metadata, self.vllm_config, num_tokens)
-        with set_forward_context(metadata, num_tokens, additional):
+        with set_forward_context(metadata, num_tokens, additional, slot_mapping):
             return self.model(input_ids, positions)
 
     def _compute_logits(self, step: StepInputs, hidden_states: torch.Tensor) -> torch.Tensor | None:
@@ -177,9 +181,9 @@ class ModelRunner:
         metadata = self.batch.sampling.metadata(slots)
         if metadata is None:
             # Nothing is changed in place, so that the cost of entering the mode is saved.
-            return self.sampler.sample(logits)
+            return self.sampler(logits)
         with self.platform.inference_mode():
-            return self.sampler.sample(logits, metadata)
+            return self.sampler(logits, metadata)
 
     def _update_prompt_logprobs(self, scheduler_output: SchedulerOutput) -> None:
         for req_id in scheduler_output.finished_req_ids:
@@ -189,11 +193,12 @@ class ModelRunner:
             if new.sampling_params.prompt_logprobs is not None and not new.num_output_tokens:
                 self._prompt_logprobs.add(new)
 
-    def _build_metadata(self, step: StepInputs) -> dict[str, AttentionMetadata]:
-        """The step's attention metadata by layer name; built once per group of layers."""
+    def _build_metadata(self, step: StepInputs) -> tuple[dict[str, AttentionMetadata], dict[str, torch.Tensor]]:
+        """The step's attention metadata and slot mapping, by layer name; built once per group of layers."""
         starts, lens = (torch.from_numpy(a.astype(np.int32)) for a in (step.query_start_loc, step.seq_lens))
         starts_device, lens_device = starts.to(self.device), lens.to(self.device)
         metadata: dict[str, AttentionMetadata] = {}
+        slots: dict[str, torch.Tensor] = {}
         for group, layer_names, builder in self._groups:
             table, slot_mapping = self.batch.block_table(group, step, self._block_sizes[group])
             common = CommonAttentionMetadata(
@@ -209,7 +214,8 @@ class ModelRunner:
                 slot_mapping=self._to_device(slot_mapping),
             )
             metadata.update(dict.fromkeys(layer_names, builder.build(0, common)))
-        return metadata
+            slots.update(dict.fromkeys(layer_names, common.slot_mapping))
+        return metadata, slots
 
     def _to_device(self, array: IntArray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(self.device)

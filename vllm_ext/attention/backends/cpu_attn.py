@@ -104,6 +104,14 @@ class CPUAttentionBackend(SDPABackend):
         return CPUAttentionMetadataBuilder
 
     @classmethod
+    def supports_sink(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_alibi_slopes(cls) -> bool:
+        return False
+
+    @classmethod
     def validate_configuration(cls, **layer: Any) -> list[str]:
         reasons = super().validate_configuration(**layer)
         missing = _custom_ops.why_missing()

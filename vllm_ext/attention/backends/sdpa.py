@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 
@@ -34,6 +36,14 @@ class SDPABackend(AttentionBackend):
         return True
 
     @classmethod
+    def supports_alibi_slopes(cls) -> bool:
+        return True
+
+    @classmethod
+    def supports_sink(cls) -> bool:
+        return True
+
+    @classmethod
     def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
         # A head's tokens of a block lie together, so that a gather of rows gives each head its context in one piece.
         return (KVCacheLayout.LBHNC,)
@@ -41,6 +51,12 @@ class SDPABackend(AttentionBackend):
 
 class SDPAImpl(AttentionImpl[SDPAMetadata]):
     """One layer. The cache is ``[blocks, kv_heads, block_size, 2 * head_size]``, key before value."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._slopes = None if self.alibi_slopes is None else torch.tensor(self.alibi_slopes, dtype=torch.float32)
+        self._has_terms = any(term is not None for term in (self.logits_soft_cap, self._slopes, self.sinks))
+        """Whether it computes what the fused kernel does not."""
 
     def forward(
         self,
@@ -92,8 +108,8 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         keys, values, mask = group.keys, group.values, group.mask
         # The query heads of a KV head stand as if they were tokens: nothing is repeated for them.
         shape = (*keys.shape[:-2], -1, self.head_size)
-        if self.logits_soft_cap is not None:
-            attended = self._attend_capped(query[group.tokens].view(shape), keys, values, mask, self.logits_soft_cap)
+        if self._has_terms:
+            attended = self._attend_with_terms(query[group.tokens].view(shape), keys, values, mask, group.distances)
         elif group.as_products:
             queries, transposed = (query[group.tokens] * self.scale).view(shape), keys.transpose(1, 2)
             scores = torch.bmm(queries, transposed) if mask is None else torch.baddbmm(mask, queries, transposed)
@@ -124,23 +140,54 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
                 prefill.keys[:, :, seen],
                 prefill.values[:, :, seen],
             )
-            if self.logits_soft_cap is None:
+            if not self._has_terms:
                 attended = F.scaled_dot_product_attention(
                     queries, keys, values, attn_mask=mask, scale=self.scale, enable_gqa=True
                 )
             else:
                 # [1, KV heads, query heads of each, tokens, head size]
                 grouped = queries.unflatten(1, (self.num_kv_heads, -1))
-                attended = self._attend_capped(
-                    grouped, keys.unsqueeze(2), values.unsqueeze(2), mask, self.logits_soft_cap
+                distances = None if self._slopes is None else _distances(mask.shape[-2], mask.shape[-1], query.device)
+                attended = self._attend_with_terms(
+                    grouped, keys.unsqueeze(2), values.unsqueeze(2), mask, distances
                 ).flatten(1, 2)
             output[tokens] = attended[0].transpose(0, 1)
 
-    def _attend_capped(
-        self, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None, cap: float
+    def _attend_with_terms(
+        self,
+        queries: torch.Tensor,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        mask: torch.Tensor | None,
+        distances: torch.Tensor | None,
     ) -> torch.Tensor:
-        """Attention by plain products, as the fused kernel cannot cap its logits; these are float32."""
-        scores = (queries.float() @ keys.float().transpose(-1, -2)).mul_(self.scale / cap).tanh_().mul_(cap)
+        """Attention by plain products, as the fused kernel knows neither soft cap nor slopes nor sinks.
+
+        The logits are float32; their first three dimensions are request, KV head, and query head within it.
+        """
+        cap = self.logits_soft_cap
+        scores = (queries.float() @ keys.float().transpose(-1, -2)).mul_(
+            self.scale if cap is None else self.scale / cap
+        )
+        if cap is not None:
+            scores.tanh_().mul_(cap)
+        if self._slopes is not None and distances is not None:
+            scores += self._by_head(self._slopes, scores) * distances
         if mask is not None:
             scores += mask
-        return scores.softmax(dim=-1).to(values.dtype) @ values
+        if self.sinks is None:
+            weights = scores.softmax(dim=-1)
+        else:
+            sinks = self._by_head(self.sinks.float(), scores).expand(*scores.shape[:-1], 1)
+            weights = torch.cat((scores, sinks), dim=-1).softmax(dim=-1)[..., :-1]
+        return weights.to(values.dtype) @ values
+
+    def _by_head(self, numbers: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """``[num_heads]`` in a shape that goes with ``scores``."""
+        return numbers.view(1, self.num_kv_heads, -1, *(1 for _ in scores.shape[3:]))
+
+
+def _distances(num_queries: int, num_keys: int, device: torch.device) -> torch.Tensor:
+    """float32 ``[num_queries, num_keys]``: how far keys stand before queries, as numbers up to 0; both end alike."""
+    queries = torch.arange(num_keys - num_queries, num_keys, device=device).unsqueeze(1)
+    return (torch.arange(num_keys, device=device) - queries).float()

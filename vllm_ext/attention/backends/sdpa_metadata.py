@@ -32,6 +32,7 @@ class DecodeGroup:
     head_size]``. ``mask`` is additive ``[reqs, 1, 1, seq_len]``, or ``None`` where all see ``seq_len`` tokens.
 
     ``as_products`` asks for plain products instead of the fused kernel; requests and KV heads are one dimension then.
+    ``distances``, float32 like the mask: how far each key stands before the query; ``None`` where no layer asks.
     """
 
     tokens: slice | torch.Tensor
@@ -41,6 +42,7 @@ class DecodeGroup:
     values: torch.Tensor
     mask: torch.Tensor | None
     as_products: bool
+    distances: torch.Tensor | None
 
 
 @dataclass(slots=True)
@@ -78,9 +80,13 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
         self.spec = cast(FullAttentionSpec, kv_cache_spec)
         self._window = self.spec.sliding_window
-        layers = vllm_config.compilation_config.static_forward_context
-        # The fused kernel knows no soft cap; it takes a mask, and so tiles that bound the mask.
-        self._needs_tiles = any(layers[name].logits_soft_cap for name in layer_names if name in layers)
+        known = vllm_config.compilation_config.static_forward_context
+        layers = [known[name] for name in layer_names if name in known]
+        self._has_slopes = any(getattr(layer, "alibi_slopes", None) for layer in layers)
+        # The fused kernel knows no such terms; without it there is a mask, and so tiles that bound the mask.
+        self._needs_tiles = self._has_slopes or any(
+            getattr(layer, "logits_soft_cap", None) or getattr(layer, "has_sink", False) for layer in layers
+        )
         self._heads = torch.arange(self.spec.num_kv_heads, device=device)
         self._workspace = torch.empty(0, dtype=self.spec.dtype, device=device)
         self._causal = torch.empty((0, 0), dtype=self.spec.dtype, device=device)
@@ -160,13 +166,18 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         rows = self.cache_rows(blocks)
         workspace = self._room_for(rows)
         keys, values = self._views(workspace, len(reqs), longest)
-        as_products = longest <= _PRODUCTS_MAX_LEN and self.spec.dtype is torch.float32
+        # Layers with terms of their own compute products anyway, head by head.
+        as_products = longest <= _PRODUCTS_MAX_LEN and self.spec.dtype is torch.float32 and not self._needs_tiles
         if as_products:
             keys, values = keys.flatten(0, 1), values.flatten(0, 1)
             if mask is not None:
                 mask = mask.view(-1, 1, longest).repeat_interleave(self.spec.num_kv_heads, dim=0)
         tokens = self._indices([starts[req] for req in reqs])
-        return DecodeGroup(tokens, rows, workspace, keys, values, mask, as_products)
+        distances = None
+        if self._has_slopes:
+            last = torch.tensor(lens, device=self.device).view(-1, 1, 1, 1) - 1
+            distances = (torch.arange(longest, device=self.device) - last).float()
+        return DecodeGroup(tokens, rows, workspace, keys, values, mask, as_products, distances)
 
     def _seen(
         self, common: CommonAttentionMetadata, members: slice | torch.Tensor, seq_lens: list[int]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vllm_ext import AttentionBackend, AttentionImpl, AttentionMetadata, AttentionMetadataBuilder
-from vllm_ext.contracts.attention import CommonAttentionMetadata
+from vllm_ext.contracts.attention import CommonAttentionMetadata, MultipleOf
 from vllm_ext.contracts.kv_cache import KVCacheLayout
 from vllm_ext_dummy_platform import calls
 
@@ -16,7 +16,8 @@ from vllm_ext_dummy_platform import calls
 class MyDummyAttention(AttentionBackend):
     """Names the three classes below and what they can do."""
 
-    supported_dtypes = ("float32", "bfloat16")
+    supported_dtypes = (torch.float32, torch.bfloat16)
+    forward_includes_kv_cache_update = False
 
     @staticmethod
     def get_name() -> str:
@@ -29,6 +30,10 @@ class MyDummyAttention(AttentionBackend):
     @staticmethod
     def get_builder_cls() -> type[AttentionMetadataBuilder[Any]]:
         return MyDummyAttentionMetadataBuilder
+
+    @staticmethod
+    def get_supported_kernel_block_sizes() -> list[int | MultipleOf]:
+        return [MultipleOf(4)]
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
@@ -56,10 +61,6 @@ class MyDummyAttentionMetadata(AttentionMetadata):
     """One step, for all layers."""
 
     requests: list[RequestSpan]
-    slot_blocks: torch.Tensor
-    """By token: the cache block it is stored in."""
-    slot_offsets: torch.Tensor
-    """By token: its place in that block."""
 
 
 class MyDummyAttentionMetadataBuilder(AttentionMetadataBuilder[MyDummyAttentionMetadata]):
@@ -68,6 +69,7 @@ class MyDummyAttentionMetadataBuilder(AttentionMetadataBuilder[MyDummyAttentionM
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> MyDummyAttentionMetadata:
+        calls["attention_metadata"] += 1
         common = common_attn_metadata
         block_size = self.kv_cache_spec.block_size
         starts = common.query_start_loc_cpu.tolist()
@@ -76,11 +78,7 @@ class MyDummyAttentionMetadataBuilder(AttentionMetadataBuilder[MyDummyAttentionM
             num_blocks = -(-seq_len // block_size)
             blocks = common.block_table_tensor[row, :num_blocks]
             requests.append(RequestSpan(starts[row], starts[row + 1], seq_len, blocks))
-        return MyDummyAttentionMetadata(
-            requests=requests,
-            slot_blocks=common.slot_mapping // block_size,
-            slot_offsets=common.slot_mapping % block_size,
-        )
+        return MyDummyAttentionMetadata(requests)
 
 
 class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
@@ -91,6 +89,19 @@ class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
         for option in ("alibi_slopes", "logits_soft_cap", "kv_sharing_target_layer_name"):
             if getattr(self, option) is not None:
                 raise ValueError(f"attention backend DUMMY_ATTN does not compute {option}")
+
+    def do_kv_cache_update(
+        self,
+        layer: torch.nn.Module,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        calls["kv_cache_update"] += 1
+        # kv_cache is [blocks, heads, tokens of a block, key and value]
+        block_size = kv_cache.shape[2]
+        kv_cache[slot_mapping // block_size, :, slot_mapping % block_size] = torch.cat((key, value), dim=-1)
 
     def forward(
         self,
@@ -107,8 +118,6 @@ class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
         if attn_metadata is None:  # a profiling run: there is no cache yet
             return output
         calls["attention"] += 1
-        # kv_cache is [blocks, heads, tokens of a block, key and value]
-        kv_cache[attn_metadata.slot_blocks, :, attn_metadata.slot_offsets] = torch.cat((key, value), dim=-1)
         for request in attn_metadata.requests:
             rows = slice(request.first, request.last)
             output[rows] = self._attend(query[rows], kv_cache[request.blocks], request.seq_len)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from vllm_ext import Platform, PlatformEnum
+from vllm_ext.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm_ext.contracts.platform import DeviceCapability
 
 if TYPE_CHECKING:
@@ -98,7 +99,8 @@ class MyDummyPlatform(Platform):
 
     @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:
-        """Nothing to register; ``parser`` is for vLLM's command line."""
+        # Registering the same again changes nothing, so that it may run any number of times.
+        register_backend("DUMMY_ATTN", f"{PACKAGE}.my_dummy_attention.MyDummyAttention")
 
     @classmethod
     def validate_environ(cls, hard_fail: bool) -> None:
@@ -174,11 +176,12 @@ class MyDummyPlatform(Platform):
     @classmethod
     def get_attn_backend_cls(
         cls,
-        selected_backend: str | None,
+        selected_backend: AttentionBackendEnum | None,
         attn_selector_config: AttentionSelectorConfig,
         num_heads: int | None = None,
     ) -> str:
-        return f"{PACKAGE}.my_dummy_attention.MyDummyAttention"
+        # What the user names is used, or the engine says why not; the choice is this platform's where nothing is named.
+        return (selected_backend or AttentionBackendEnum["DUMMY_ATTN"]).get_path()
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:

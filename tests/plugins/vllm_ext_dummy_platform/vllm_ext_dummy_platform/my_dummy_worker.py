@@ -27,6 +27,7 @@ from vllm_ext.contracts.worker import CompilationTimes
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.distributed.parallel_state import GroupCoordinator, init_distributed_environment, use_tp_group
 from vllm_ext.worker.loader import load_model
+from vllm_ext.worker.sampler import Sampler
 from vllm_ext_dummy_platform import calls
 
 logger = logging.getLogger(__name__)
@@ -106,6 +107,7 @@ class MyDummyWorker(WorkerBase):
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         with use_tp_group(self.tp_group):
             self.model = load_model(self.vllm_config, self.device, dummy_weights=load_dummy_weights)
+            self.sampler = Sampler(self.model_config.seed)
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return {name: layer.get_kv_cache_spec(self.vllm_config) for name, layer in self._attention_layers().items()}
@@ -283,7 +285,9 @@ class MyDummyWorker(WorkerBase):
         for group in self.groups:
             by_layer |= dict.fromkeys(group.layer_names, group.builder.build(0, common))
         additional = additional_forward_context(self.current_platform, by_layer, self.vllm_config, len(input_ids))
-        with set_forward_context(by_layer, len(input_ids), additional):
+        # The attention layer hands it to backends that store keys and values before they attend.
+        slot_mapping = dict.fromkeys(by_layer, common.slot_mapping)
+        with set_forward_context(by_layer, len(input_ids), additional, slot_mapping):
             return self.get_model()(self._long(input_ids), self._long(positions))
 
     def _common_metadata(self, spans: list[Span]) -> CommonAttentionMetadata:
@@ -326,7 +330,7 @@ class MyDummyWorker(WorkerBase):
     def _sample_one(self, request: RequestState, logits: torch.Tensor) -> int:
         params = request.sampling_params
         if params.is_greedy:
-            token = int(logits.argmax())
+            token = int(self.sampler(logits[None]).token_ids)
         else:
             probabilities = (logits.float() / params.temperature).softmax(dim=-1)
             generator = self._generator(request)

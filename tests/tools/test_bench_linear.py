@@ -1,0 +1,42 @@
+"""tools/bench_linear.py: what it measures and prints; the figures themselves are never tested."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from support.tools import load_tool
+
+from vllm_ext import _custom_ops
+
+tool = load_tool("bench_linear")
+
+
+@pytest.fixture(autouse=True)
+def _same_threads_afterwards():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def test_every_number_of_rows_is_timed(capsys, monkeypatch):
+    if not _custom_ops.linear_panel():
+        pytest.skip("the compiled kernel does not run here")
+    monkeypatch.setattr(tool, "LAYERS", 1)
+
+    assert tool.main(["--rows", "1", "3", "--threads", "1", "--repeats", "1"]) == 0
+
+    products = json.loads(capsys.readouterr().out)["products"]
+    assert [entry["rows"] for entry in products] == [1, 3]
+    for entry in products:
+        assert entry["ratio_to_onednn"] == pytest.approx(entry["kernel_ms"] / entry["onednn_ms"], abs=0.01)
+
+
+def test_without_the_kernel_there_is_nothing_to_time(capsys, monkeypatch):
+    monkeypatch.setattr(_custom_ops, "linear_panel", lambda: 0)
+
+    with pytest.raises(SystemExit):
+        tool.main([])
+
+    assert "the kernel does not run here" in capsys.readouterr().err

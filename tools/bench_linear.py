@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Time a model's dense products in the compiled kernel, in oneDNN and in torch, in turn, as ratios.
+
+    python tools/bench_linear.py --rows 1 8 16 64 512
+
+The weights are those of 8 layers of the reference shape, 94 MB in float32, so that each product reads its own from
+memory, as a step of a model does. Results go to stdout as JSON: medians in ms, and the kernel's time over the others'.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from bench_engine import positive
+
+from vllm_ext import _custom_ops
+
+LAYERS = 8
+SHAPES = [(1024, 512), (512, 512), (2816, 512), (512, 1408)]
+"""``[out, in]`` of a layer: query, key and value; output; gate and up; down."""
+
+
+def products(rows: int) -> dict[str, Any]:
+    """By implementation, a function that runs all products once."""
+    weights = [torch.randn(shape) for _ in range(LAYERS) for shape in SHAPES]
+    inputs = {width: torch.randn(rows, width) for _, width in SHAPES}
+    panels = [_custom_ops.pack_weight(weight) for weight in weights]
+    reordered = [torch.ops.mkldnn._reorder_linear_weight(weight, 16) for weight in weights]
+
+    def kernel() -> None:
+        for weight, packed in zip(weights, panels, strict=True):
+            _custom_ops.linear(inputs[weight.shape[1]], packed, None, weight.shape[0])
+
+    def onednn() -> None:
+        for weight, packed in zip(weights, reordered, strict=True):
+            torch.ops.mkldnn._linear_pointwise(inputs[weight.shape[1]], packed, None, "none", [], "")
+
+    def plain() -> None:
+        for weight in weights:
+            F.linear(inputs[weight.shape[1]], weight)
+
+    return {"kernel": kernel, "onednn": onednn, "torch": plain}
+
+
+def measure(rows: int, repeats: int) -> dict[str, float]:
+    """Medians of ``repeats`` turns after one that is not counted."""
+    seconds: dict[str, list[float]] = {}
+    functions = products(rows)
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            if turn:
+                seconds.setdefault(name, []).append(time.perf_counter() - started)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "rows": rows,
+        **{f"{name}_ms": round(value * 1e3, 3) for name, value in medians.items()},
+        **{f"ratio_to_{name}": round(medians["kernel"] / medians[name], 3) for name in ("onednn", "torch")},
+    }
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="Time the dense products.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--rows", type=positive, nargs="+", default=[1, 8, 16, 64, 512])
+    parser.add_argument("--threads", type=positive, default=2)
+    parser.add_argument("--repeats", type=positive, default=15)
+    arguments = parser.parse_args(argv)
+    if not _custom_ops.linear_panel():
+        parser.error(f"the kernel does not run here: {_custom_ops.why_missing() or 'no AVX-512'}")
+    torch.set_num_threads(arguments.threads)
+    with torch.inference_mode():
+        results = [measure(rows, arguments.repeats) for rows in arguments.rows]
+    print(json.dumps({"threads": arguments.threads, "torch": torch.__version__, "products": results}, indent=2))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""What an attention backend computes with: the step's metadata, its builder, and the implementation of one layer."""
+
+from __future__ import annotations
+
+import enum
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import torch
+
+    from vllm_ext.contracts.kv_cache import KVCacheSpec
+    from vllm_ext.contracts.vllm_config import VllmConfig
+
+
+class AttentionType(enum.StrEnum):
+    """Which way a layer attends; only ``DECODER`` (causal, over a KV cache) is required of a backend."""
+
+    DECODER = "decoder"
+    ENCODER = "encoder"
+    ENCODER_ONLY = "encoder_only"
+    ENCODER_DECODER = "encoder_decoder"
+
+
+class AttentionMetadata:
+    """Base of what a builder hands to its implementation; each backend defines its own fields."""
+
+
+@dataclass(slots=True)
+class CommonAttentionMetadata:
+    """One step, described for every backend alike.
+
+    Requests stand one after the other in the flat batch; ``reqs`` requests have ``num_actual_tokens`` query tokens.
+    """
+
+    query_start_loc: torch.Tensor
+    """int32 ``[reqs + 1]``, on the device: request ``i`` owns query tokens ``[loc[i], loc[i + 1])``."""
+    query_start_loc_cpu: torch.Tensor
+    """The same in host memory."""
+    seq_lens: torch.Tensor
+    """int32 ``[reqs]``, on the device: tokens in the cache after this step, by request."""
+    seq_lens_cpu: torch.Tensor
+    """The same in host memory."""
+    num_reqs: int
+    num_actual_tokens: int
+    max_query_len: int
+    max_seq_len: int
+    block_table_tensor: torch.Tensor
+    """int32 ``[reqs, blocks]``: cache blocks by request in sequence order; entries beyond ``seq_lens`` are undefined
+    but valid block numbers."""
+    slot_mapping: torch.Tensor
+    """int64 ``[num_actual_tokens]``: where each token's key and value go, ``block * block_size + offset``."""
+    causal: bool = True
+    """Whether no token sees those after it; always so in this engine."""
+
+    def batch_size(self) -> int:
+        """Number of requests, as vLLM's method of this name."""
+        return self.num_reqs
+
+    def naive_query_lens(self) -> torch.Tensor:
+        """int32 ``[reqs]``, on the device: query tokens by request."""
+        return self.query_start_loc[1:] - self.query_start_loc[:-1]
+
+    def compute_num_computed_tokens(self) -> torch.Tensor:
+        """int32 ``[reqs]``, on the device: tokens in the cache before this step, by request."""
+        return self.seq_lens - self.naive_query_lens()
+
+
+M = TypeVar("M", bound=AttentionMetadata)
+
+
+class AttentionMetadataBuilder(ABC, Generic[M]):
+    """Turns :class:`CommonAttentionMetadata` into a backend's own, once per step and KV cache group."""
+
+    def __init__(
+        self,
+        kv_cache_spec: KVCacheSpec,
+        layer_names: list[str],
+        vllm_config: VllmConfig,
+        device: torch.device,
+    ) -> None:
+        self.kv_cache_spec = kv_cache_spec
+        self.layer_names = layer_names
+        self.vllm_config = vllm_config
+        self.device = device
+
+    @abstractmethod
+    def build(
+        self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
+    ) -> M:
+        """Metadata of one step; valid until the next call. ``common_prefix_len`` is always 0."""
+
+
+class AttentionImpl(ABC, Generic[M]):
+    """The computation of one layer, bound when the model is built; the first ten arguments are given by position.
+
+    Args:
+        num_heads: query heads on this rank.
+        head_size: numbers in a head.
+        scale: factor on the products of query and key.
+        num_kv_heads: KV heads on this rank, as many as query heads when ``None``.
+        alibi_slopes: by query head: ``slope * (position of key - position of query)`` is added to the logits.
+        sliding_window: how many tokens a token sees, itself among them; ``None`` for all before it.
+        kv_cache_dtype: ``auto``: that of key and value.
+        logits_soft_cap: ``cap``, where logits ``x`` become ``cap * tanh(x / cap)``, before slopes are added.
+        attn_type: ``decoder``.
+        kv_sharing_target_layer_name: ``None``: each layer has keys and values of its own.
+        sinks: ``[num_heads]``, given by keyword and only where the layer has them: a logit per head that takes part in
+            the softmax and has no value. A parameter of the model: read it in each step, since it is loaded later.
+    """
+
+    def __init__(
+        self,
+        num_heads: int,
+        head_size: int,
+        scale: float,
+        num_kv_heads: int | None = None,
+        alibi_slopes: list[float] | None = None,
+        sliding_window: int | None = None,
+        kv_cache_dtype: str = "auto",
+        logits_soft_cap: float | None = None,
+        attn_type: str = AttentionType.DECODER,
+        kv_sharing_target_layer_name: str | None = None,
+        *,
+        sinks: torch.Tensor | None = None,
+    ) -> None:
+        self.num_heads = num_heads
+        self.head_size = head_size
+        self.scale = float(scale)
+        self.num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        self.alibi_slopes = alibi_slopes
+        self.sliding_window = sliding_window
+        self.kv_cache_dtype = kv_cache_dtype
+        self.logits_soft_cap = logits_soft_cap
+        self.attn_type = attn_type
+        self.kv_sharing_target_layer_name = kv_sharing_target_layer_name
+        self.sinks = sinks
+
+    @abstractmethod
+    def forward(
+        self,
+        layer: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        attn_metadata: M | None,
+        output: torch.Tensor,
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Store key and value in the cache, attend, write into ``output`` and return it.
+
+        A backend whose ``forward_includes_kv_cache_update`` is false finds them stored already.
+
+        Everything is stored before anything is attended to: a request may share blocks with another one of the step.
+
+        Args:
+            query: ``[tokens, heads, head_size]``.
+            key, value: ``[tokens, kv_heads, head_size]``.
+            kv_cache: this layer's cache, in the order of the layout that was agreed on (without L).
+            attn_metadata: ``None`` in a profiling run; ``output`` is then left as it is and nothing is stored.
+            output: ``[tokens, heads, head_size]``, written in place.
+            output_scale, output_block_scale: ``None``, of vLLM's fused quantization of the output.
+        """
+
+    def do_kv_cache_update(
+        self,
+        layer: torch.nn.Module,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        kv_cache: torch.Tensor,
+        slot_mapping: torch.Tensor,
+    ) -> None:
+        """Store the step's keys and values; called before :meth:`forward` where the backend asks for it.
+
+        Not called in a profiling run. Arguments are those of :meth:`forward`, and of
+        :class:`CommonAttentionMetadata` the ``slot_mapping``.
+
+        Raises:
+            NotImplementedError: the backend says that ``forward`` does not store them, and neither does this.
+        """
+        raise NotImplementedError(
+            f"{type(self).__qualname__} does not implement do_kv_cache_update(), and its backend has "
+            "forward_includes_kv_cache_update = False"
+        )
+
+    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
+        """Called once after the model's weights were loaded."""
