@@ -309,6 +309,24 @@ def test_on_rocm_the_form_for_cuda_serves(double):
     assert build(OnCuda, Rocm)(ONE).item() == 8
 
 
+FORMS = {
+    PlatformEnum.CPU: "forward_cpu",
+    PlatformEnum.CUDA: "forward_cuda",
+    PlatformEnum.ROCM: "forward_hip",
+    PlatformEnum.TPU: "forward_tpu",
+    PlatformEnum.XPU: "forward_xpu",
+    PlatformEnum.OOT: "forward_oot",
+}
+
+
+@pytest.mark.parametrize("kind", FORMS)
+def test_each_kind_of_platform_has_a_form_of_its_own(kind):
+    names = (*FORMS.values(), "forward_native")
+    every_form = type("EveryForm", (CustomOp,), {name: lambda self, name=name: name for name in names})
+
+    assert build(every_form, type("Kind", (InTree,), {"_enum": kind}))() == FORMS[kind]
+
+
 def test_the_form_is_chosen_once():
     @CustomOp.register("chosen")
     class Chosen(CustomOp):

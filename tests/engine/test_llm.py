@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 from support.fake_engine import FakeDispatcher, continuation, make_vllm_config
 
+from vllm_ext.config import Override, load_config
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.llm import LLM
 from vllm_ext.errors import ConfigError, EngineError, InvalidRequest
 
@@ -232,6 +236,25 @@ def test_leaving_the_context_closes(model_dir):
         worker = worker_of(llm)
 
     assert worker.calls[-1] == "shutdown"
+
+
+@pytest.mark.parametrize(
+    "front_end, vllm_config, end",
+    [(LLM, "dispatcher.vllm_config", LLM.close), (AsyncLLM, "vllm_config", AsyncLLM.shutdown)],
+)
+def test_settings_that_are_loaded_already_make_either(random_llama, front_end, vllm_config, end):
+    settings = {"engine.model": str(random_llama), "engine.max_model_len": 99, "platform.driver": "cpu"}
+    config = load_config(overrides=[Override(key, value, "test") for key, value in settings.items()], environ={})
+
+    engine = front_end.from_config(config)
+    try:
+        assert attrgetter(vllm_config)(engine).model_config.max_model_len == 99
+    finally:
+        end(engine)
+
+
+def test_it_names_its_platform(make_llm):
+    assert make_llm().platform_name == "platform 'fake'"
 
 
 def test_a_progress_bar_counts_requests(make_llm, capsys):

@@ -1,0 +1,99 @@
+"""What a quantization method says of itself is asked before a model is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from support.fake_engine import FakePlatform
+
+from vllm_ext import QuantizationConfig, register_quantization_config
+from vllm_ext.contracts.device import DeviceCapability
+from vllm_ext.contracts.vllm_config import HFConfig
+from vllm_ext.dispatch.quantization import make_quant_config
+from vllm_ext.errors import ConfigError
+from vllm_ext.registry.quantization import QUANTIZATION_METHODS
+
+
+class Device(FakePlatform):
+    capability: DeviceCapability | None = DeviceCapability(7, 5)
+
+    @classmethod
+    def get_device_capability(cls, device_id: int = 0) -> DeviceCapability | None:
+        return cls.capability
+
+
+class Grid(QuantizationConfig):
+    def __init__(self, step: float = 0.5) -> None:
+        self.step = step
+
+    def get_name(self) -> str:
+        return "grid"
+
+    def get_supported_act_dtypes(self) -> list[torch.dtype]:
+        return [torch.bfloat16, torch.float32]
+
+    @classmethod
+    def get_min_capability(cls) -> int:
+        return 75
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        return ["grid.json", "older_grid.json"]
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Grid:
+        return cls(config["step"])
+
+    def get_quant_method(self, layer, prefix):
+        return None
+
+
+@pytest.fixture(autouse=True)
+def registered():
+    before = QUANTIZATION_METHODS.snapshot()
+    register_quantization_config("grid")(Grid)
+    yield
+    QUANTIZATION_METHODS.restore(before)
+
+
+def make(directory: Path, dtype: torch.dtype = torch.float32, platform: FakePlatform | None = None) -> Any:
+    return make_quant_config("grid", HFConfig({}, directory / "config.json"), dtype, platform or Device())
+
+
+def test_a_dtype_that_the_method_does_not_compute_in_is_refused(tmp_path):
+    message = r"quantization 'grid' does not compute in float16; it supports: bfloat16, float32\. Set engine\.dtype"
+    with pytest.raises(ConfigError, match=message):
+        make(tmp_path, torch.float16)
+
+
+@pytest.mark.parametrize("capability", [DeviceCapability(7, 5), DeviceCapability(8, 0), None])
+def test_a_device_with_the_capability_or_without_the_concept_is_taken(tmp_path, capability):
+    platform = type("Other", (Device,), {"capability": capability})()
+
+    assert make(tmp_path, platform=platform).step == 0.5
+
+
+def test_a_device_below_the_lowest_capability_is_refused(tmp_path):
+    older = type("Older", (Device,), {"capability": DeviceCapability(7, 0)})()
+
+    with pytest.raises(ConfigError, match=r"'grid' needs compute capability 7\.5, and platform 'fake' has 7\.0"):
+        make(tmp_path, platform=older)
+
+
+@pytest.mark.parametrize(
+    ("files", "step"),
+    [
+        ({}, 0.5),
+        ({"older_grid.json": 0.25}, 0.25),
+        ({"grid.json": 0.125, "older_grid.json": 0.25}, 0.125),
+    ],
+)
+def test_a_file_of_the_methods_own_describes_the_checkpoint(tmp_path, files, step):
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps({"step": value}))
+
+    assert make(tmp_path).step == step
