@@ -33,12 +33,25 @@ def _clean_registries():
     from vllm_ext.managers.policy import forget_reports
     from vllm_ext.registry.attention_backends import ATTENTION_BACKENDS
     from vllm_ext.registry.custom_ops import CUSTOM_OPS
+    from vllm_ext.registry.lora_resolvers import LORA_RESOLVERS
+    from vllm_ext.registry.model_loaders import MODEL_LOADERS
     from vllm_ext.registry.models import ModelRegistry
+    from vllm_ext.registry.owners import forget_owners
+    from vllm_ext.registry.quantization import QUANTIZATION_METHODS
+    from vllm_ext.registry.tokenizers import TokenizerRegistry
 
-    models, ops, backends = ModelRegistry.snapshot(), CUSTOM_OPS.snapshot(), ATTENTION_BACKENDS.snapshot()
+    registries = (
+        ModelRegistry,
+        ATTENTION_BACKENDS,
+        QUANTIZATION_METHODS,
+        MODEL_LOADERS,
+        TokenizerRegistry,
+        LORA_RESOLVERS,
+    )
+    before, ops = [registry.snapshot() for registry in registries], CUSTOM_OPS.snapshot()
     yield
-    ATTENTION_BACKENDS.restore(backends)
-    ModelRegistry.restore(models)
+    for registry, state in zip(registries, before, strict=True):
+        registry.restore(state)
     # In-tree ops register when their module is imported, which may have been in this test, and happens once.
     now = CUSTOM_OPS.ops.snapshot()
     in_tree = {name: op for name, op in now.items() if op.value.__module__.startswith("vllm_ext.")}
@@ -46,3 +59,4 @@ def _clean_registries():
     current_platform.set_default(None)
     set_default_bound_plan(None)
     forget_reports()
+    forget_owners()

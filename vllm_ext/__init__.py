@@ -19,22 +19,31 @@ if TYPE_CHECKING:
         AttentionMetadataBuilder,
     )
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
-    from vllm_ext.contracts.current_platform import current_platform
-    from vllm_ext.contracts.custom_op import CustomOp
+    from vllm_ext.contracts.custom_op import CustomOp, PluggableLayer
     from vllm_ext.contracts.endpoint import EndpointPlugin
     from vllm_ext.contracts.io_processor import IOProcessor
+    from vllm_ext.contracts.linear_method import LinearMethod
     from vllm_ext.contracts.logits_processor import LogitsProcessor
+    from vllm_ext.contracts.lora_request import LoRARequest
+    from vllm_ext.contracts.lora_resolver import LoRAResolver, LoRAResolverRegistry
+    from vllm_ext.contracts.model_loader import BaseModelLoader, register_model_loader
     from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
     from vllm_ext.contracts.platform import Platform, PlatformEnum
+    from vllm_ext.contracts.quantization import QuantizationConfig, register_quantization_config
     from vllm_ext.contracts.sampling_params import SamplingParams
+    from vllm_ext.contracts.scheduler import SchedulerInterface
     from vllm_ext.contracts.stat_logger import StatLoggerBase
+    from vllm_ext.contracts.tokenizer import TokenizerLike
+    from vllm_ext.contracts.torch_op import direct_register_custom_op
     from vllm_ext.contracts.worker import WorkerBase
     from vllm_ext.dispatch.bootstrap import load_general_plugins, load_plugins_by_group
+    from vllm_ext.dispatch.default_platform import current_platform
     from vllm_ext.engine.async_llm import AsyncLLM
     from vllm_ext.engine.llm import LLM
     from vllm_ext.engine.llm_engine import LLMEngine
     from vllm_ext.errors import Unavailable
     from vllm_ext.registry.models import ModelRegistry
+    from vllm_ext.registry.tokenizers import TokenizerRegistry
 
 _MODULE_OF = {
     "AsyncLLM": "engine.async_llm",
@@ -42,6 +51,7 @@ _MODULE_OF = {
     "AttentionImpl": "contracts.attention",
     "AttentionMetadata": "contracts.attention",
     "AttentionMetadataBuilder": "contracts.attention",
+    "BaseModelLoader": "contracts.model_loader",
     "CompletionOutput": "contracts.outputs",
     "CustomOp": "contracts.custom_op",
     "DeviceCommunicatorBase": "contracts.communicator",
@@ -49,18 +59,30 @@ _MODULE_OF = {
     "IOProcessor": "contracts.io_processor",
     "LLM": "engine.llm",
     "LLMEngine": "engine.llm_engine",
+    "LinearMethod": "contracts.linear_method",
+    "LoRARequest": "contracts.lora_request",
+    "LoRAResolver": "contracts.lora_resolver",
+    "LoRAResolverRegistry": "contracts.lora_resolver",
     "LogitsProcessor": "contracts.logits_processor",
     "ModelRegistry": "registry.models",
     "Platform": "contracts.platform",
     "PlatformEnum": "contracts.platform",
+    "PluggableLayer": "contracts.custom_op",
+    "QuantizationConfig": "contracts.quantization",
     "RequestOutput": "contracts.outputs",
     "SamplingParams": "contracts.sampling_params",
+    "SchedulerInterface": "contracts.scheduler",
     "StatLoggerBase": "contracts.stat_logger",
+    "TokenizerLike": "contracts.tokenizer",
+    "TokenizerRegistry": "registry.tokenizers",
     "Unavailable": "errors",
     "WorkerBase": "contracts.worker",
     "current_platform": "dispatch.default_platform",
+    "direct_register_custom_op": "contracts.torch_op",
     "load_general_plugins": "dispatch.bootstrap",
     "load_plugins_by_group": "dispatch.bootstrap",
+    "register_model_loader": "contracts.model_loader",
+    "register_quantization_config": "contracts.quantization",
 }
 
 __all__ = [
@@ -70,25 +92,38 @@ __all__ = [
     "AttentionImpl",
     "AttentionMetadata",
     "AttentionMetadataBuilder",
+    "BaseModelLoader",
     "CompletionOutput",
     "CustomOp",
     "DeviceCommunicatorBase",
     "EndpointPlugin",
     "IOProcessor",
     "LLMEngine",
+    "LinearMethod",
+    "LoRARequest",
+    "LoRAResolver",
+    "LoRAResolverRegistry",
     "LogitsProcessor",
     "ModelRegistry",
     "Platform",
     "PlatformEnum",
+    "PluggableLayer",
+    "QuantizationConfig",
     "RequestOutput",
     "SamplingParams",
+    "SchedulerInterface",
     "StatLoggerBase",
+    "TokenizerLike",
+    "TokenizerRegistry",
     "Unavailable",
     "WorkerBase",
     "__version__",
     "current_platform",
+    "direct_register_custom_op",
     "load_general_plugins",
     "load_plugins_by_group",
+    "register_model_loader",
+    "register_quantization_config",
 ]
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())

@@ -17,6 +17,7 @@
     │   ├── UnsupportedModel     an architecture or a feature that nothing registered supports
     │   ├── CheckpointError      a model directory with missing, truncated or unfitting parts
     │   └── TokenizerError       a tokenizer that is missing or cannot be read
+    ├── CollectiveError          tensors or ranks that a collective cannot work with
     ├── InvalidRequest           a prompt or a sampling parameter out of range
     └── EngineError              the engine cannot be started, or cannot go on
 
@@ -125,6 +126,10 @@ class CheckpointError(ModelError):
 
 class TokenizerError(ModelError):
     """The tokenizer of a model directory is missing or cannot be read."""
+
+
+class CollectiveError(VllmExtError, ValueError):
+    """A collective was asked for with tensors, sizes or ranks that do not fit its group."""
 
 
 class InvalidRequest(VllmExtError, ValueError):

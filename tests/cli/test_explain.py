@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from textwrap import dedent
 
 import pytest
 from support.device import BACKEND_OF_CPU
@@ -194,3 +195,154 @@ def test_a_slot_that_does_not_exist_is_wrong_usage(vllm_ext):
 @pytest.mark.parametrize("setting, code", [("worker.cls=nope.X", 1), ("attention.backend=flash", 2)])
 def test_a_slot_that_cannot_be_filled_is_the_exit_code(vllm_ext, setting, code):
     assert vllm_ext("explain", "-f", "json", "--set", setting).code == code
+
+
+def test_what_the_platforms_hooks_changed_is_there_with_its_origin(vllm_ext):
+    done = vllm_ext("explain", "config", "-f", "json", "--platform", "cpu")
+
+    assert steps(done, "config") == [
+        (
+            "parallel_config.worker_cls",
+            "changed",
+            "check_and_update_config() changed it from 'auto' to 'vllm_ext.worker.worker.Worker'",
+            "platform:cpu",
+        )
+    ]
+
+
+def used(done, slot):
+    return {
+        row["candidate"]: (row["state"], row["at_start"], row["in_steps"]) for row in done.out if row["slot"] == slot
+    }
+
+
+class TestRun:
+    """4 tokens of the model in the box: 4 layers, 5 steps of which the last has no tokens."""
+
+    def test_every_slot_says_how_often_it_was_used(self, vllm_ext):
+        done = vllm_ext("explain", "--run", "-f", "json", "--platform", "cpu")
+
+        assert (done.code, done.err) == (0, "")
+        assert used(done, "worker") == {"vllm_ext.worker.worker.Worker": ("chosen", 1, 9)}
+        assert "execute_model 5; sample_tokens 4" in steps(done, "worker")[0][2]
+        assert next(iter(used(done, "attention").values())) == ("chosen", 4, 16)
+        ((_, built, calls),) = used(done, "communicator").values()
+        assert (built, calls) == (1, 4 * (1 + 2 * 4) + 4), "sums over the embedding and twice a layer; one gather"
+        ((state, at_start, in_steps),) = used(done, "platform").values()
+        assert (state, in_steps) == ("chosen", 8)
+        assert at_start > 10
+        ops = used(done, "ops")
+        assert ops["vllm_ext.layers.layernorm.RMSNorm"] == ("chosen", 9, 36)
+        assert ops["vllm_ext.layers.rotary_embedding.RotaryEmbedding"] == ("chosen", 1, 16)
+        assert ops["vllm_ext.worker.sampler.Sampler"] == ("chosen", 1, 4)
+        assert ops["vllm_ext.layers.activation.GeluAndMul"] == ("unused", 0, 0)
+        assert used(done, "registries") == {"model architecture 'LlamaForCausalLM'": ("used", 1, "")}
+
+    def test_who_registered_it_is_there(self, vllm_ext, plugins):
+        plugins.project("vllm_ext_dummy_platform")
+
+        done = vllm_ext("explain", "--run", "-f", "json", "--platform", "dummy")
+
+        owners = {row["candidate"].rpartition(".")[2]: row["owner"] for row in done.out}
+        assert owners["MyDummyWorker"] == owners["MyDummyAttention"] == "vllm-ext-dummy-platform 0.1"
+        assert owners["MyDummyRMSNorm"] == "plugin 'dummy_ops' of vllm-ext-dummy-platform"
+        assert owners["QKVParallelLinear"] == "vllm_ext itself"
+
+    def test_what_was_registered_in_vain_is_a_warning(self, vllm_ext, plugins):
+        plugins.project("vllm_ext_dummy_platform")
+
+        done = vllm_ext("explain", "ops", "--run", "-f", "json", "--platform", "dummy")
+
+        unused = {candidate for candidate, (state, *_) in used(done, "ops").items() if state == "unused"}
+        assert "vllm_ext_dummy_platform.my_dummy_custom_ops.MyDummyGeluAndMul" in unused
+        (line,) = [line for line in done.err.splitlines() if "registered" in line]
+        assert line.startswith(
+            "WARNING: plugin 'dummy_ops' of vllm-ext-dummy-platform registered "
+            "vllm_ext_dummy_platform.my_dummy_custom_ops.MyDummyGeluAndMul, and the run did not use it"
+        )
+        assert done.code == 0
+
+    def test_a_general_plugin_says_how_much_of_it_was_asked_for(self, vllm_ext, plugins):
+        code = "from vllm_ext import ModelRegistry\ndef register(): ModelRegistry.register_model('Mine', 'acme:Mine')\n"
+        plugins.distribution("acme", {"vllm.general_plugins": ["models = acme:register"]}, {"acme.py": code})
+
+        done = vllm_ext("explain", "--run", "-f", "json", "--platform", "cpu")
+
+        ((_, _, reason, _),) = steps(done, "general")
+        assert reason == "plugins.general.enabled is all; it registered 1, of which the engine asked for 0"
+        assert used(done, "registries")["model architecture 'Mine'"] == ("unused", 0, "")
+        assert "plugin 'models' of acme registered model architecture 'Mine', and the run did not use it" in done.err
+
+    def test_a_subclass_of_a_replaced_op_is_kept_and_that_is_said(self, vllm_ext, plugins, install):
+        install("npu")
+        code = """
+            from vllm_ext import ModelRegistry
+            from vllm_ext.layers.layernorm import RMSNorm
+            from vllm_ext.models.llama import LlamaForCausalLM
+
+            class Own(RMSNorm):
+                pass
+
+            class Theirs(RMSNorm):
+                pass
+
+            class Model(LlamaForCausalLM):
+                def __init__(self, vllm_config, prefix=""):
+                    super().__init__(vllm_config, prefix)
+                    self.model.norm = Own(self.model.norm.hidden_size)
+
+            def register():
+                RMSNorm.register_oot(Theirs)
+                ModelRegistry.register_model("LlamaForCausalLM", Model)
+        """
+        plugins.distribution("acme", {"vllm.general_plugins": ["a = acme:register"]}, {"acme.py": dedent(code)})
+
+        done = vllm_ext("explain", "ops", "--run", "-f", "json")
+
+        ops = used(done, "ops")
+        assert ops["acme.Theirs"] == ("chosen", 8, 32)
+        assert ops["acme.Own"] == ("kept", 1, 4)
+        (reason,) = [reason for candidate, _, reason, _ in steps(done, "ops") if candidate == "acme.Own"]
+        assert reason.startswith("a subclass of vllm_ext.layers.layernorm.RMSNorm, and only that class itself is repl")
+
+    def test_where_no_engine_can_be_built_the_trail_comes_before_the_error(self, vllm_ext):
+        done = vllm_ext("explain", "--run", "-f", "json", "--set", "engine.tensor_parallel_size=2")
+
+        assert done.code == 2
+        assert used(done, "worker") == {"vllm_ext.worker.worker.Worker": ("chosen", "", "")}
+        assert "executor 'uniproc' runs one worker" in done.err
+
+    def test_what_does_not_activate_is_the_exit_code(self, vllm_ext, install):
+        install("npu", "return None")
+
+        assert vllm_ext("explain", "--run", "-f", "json", "--platform", "npu").code == 3
+
+
+def test_what_plugins_registered_is_listed_without_a_run_too(vllm_ext, plugins):
+    code = "from vllm_ext import ModelRegistry\ndef register(): ModelRegistry.register_model('Mine', 'acme:Mine')\n"
+    plugins.distribution("acme", {"vllm.general_plugins": ["models = acme:register"]}, {"acme.py": code})
+
+    done = vllm_ext("explain", "registries", "-f", "json", "--platform", "cpu")
+
+    assert [(row["candidate"], row["state"], row["owner"]) for row in done.out] == [
+        ("model architecture 'Mine'", "registered", "plugin 'models' of acme")
+    ]
+
+
+def test_a_replacement_that_is_not_taken_says_why(vllm_ext, plugins):
+    plugins.project("vllm_ext_dummy_platform")
+    code = """
+        from vllm_ext.layers.layernorm import RMSNorm
+        class Third(RMSNorm): ...
+        def register(): RMSNorm.register_oot(Third)
+    """
+    plugins.distribution("third", {"vllm.general_plugins": ["t = third:register"]}, {"third.py": dedent(code)})
+
+    for platform, why in {
+        "cpu": "platform 'cpu' is an in-tree one, which keeps the in-tree ops",
+        "dummy": "that of the platform's distribution comes first, or else the last one registered",
+    }.items():
+        done = vllm_ext("explain", "ops", "-f", "json", "--platform", platform)
+        (row,) = [row for row in done.out if row["candidate"] == "third.Third"]
+        assert (row["state"], row["owner"]) == ("passed_over", "plugin 't' of third")
+        assert row["reason"] == f"registered for rms_norm, and {why}"

@@ -26,12 +26,18 @@ VALUES = {
     "platform.disabled": NAMES,
     "attention.backend": ("from_file", "from_env", "from_cli"),
     "worker.cls": ("from_file", "from_env", "from_cli"),
+    "worker.extension_cls": ("from_file", "from_env", "from_cli"),
+    "profiler.torch_profiler_dir": ("from_file", "from_env", "from_cli"),
     "communicator.cls": ("from_file", "from_env", "from_cli"),
     "custom_ops": NAMES,
     "engine.model": ("from_file", "from_env", "from_cli"),
     "engine.dtype": ("float32", "bfloat16", "float16"),
     "engine.enable_prefix_caching": ("false", "true", "false"),
     "engine.scheduling_policy": ("priority", "fcfs", "priority"),
+    "engine.scheduler_cls": ("from.File", "from.Env", "from.Cli"),
+    "engine.quantization": ("from_file", "from_env", "from_cli"),
+    "engine.load_format": ("from_file", "from_env", "from_cli"),
+    "engine.tokenizer_mode": ("from_file", "from_env", "from_cli"),
     "engine.executor": ("from_file", "from_env", "from_cli"),
     **{
         f"engine.{name}": ("11", "12", "13")

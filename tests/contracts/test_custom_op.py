@@ -1,13 +1,17 @@
 """Custom ops: which forward runs, and what an out-of-tree class replaces."""
 
+import copy
+import subprocess
+import sys
+
 import pytest
 import torch
 
-from vllm_ext import CustomOp, Platform, PlatformEnum
+from vllm_ext import CustomOp, Platform, PlatformEnum, PluggableLayer
 from vllm_ext.contracts.current_platform import use_platform
-from vllm_ext.contracts.custom_op import is_enabled
+from vllm_ext.contracts.custom_op import is_enabled, maybe_get_oot_by_class
 from vllm_ext.contracts.vllm_config import CompilationConfig, DeviceConfig, VllmConfig, set_current_vllm_config
-from vllm_ext.errors import RegistrationError
+from vllm_ext.errors import ConfigError, RegistrationError
 from vllm_ext.registry.owners import loading
 
 
@@ -152,3 +156,258 @@ def test_a_replacement_of_a_distribution_without_a_platform_is_taken(double):
 def test_what_is_no_class_is_refused(double):
     with pytest.raises(RegistrationError, match="5 cannot replace custom op 'Double'"):
         double.register_oot(name="Double")(5)
+
+
+def test_vllms_keyword_for_the_class_is_taken(double):
+    class Other(double):
+        def forward_oot(self, x):
+            return 5 * x
+
+    CustomOp.register_oot(_decorated_op_cls=Other, name="Double")
+
+    assert build(double)(ONE).item() == 5
+
+
+def test_registering_a_replacement_again_changes_nothing(double, caplog):
+    replacement = replace(double, 3)
+    double.register_oot(replacement)
+    double.register_oot(replacement)
+
+    assert type(build(double)) is replacement
+    assert caplog.text == ""
+
+
+def test_an_op_may_not_take_the_name_of_another(double):
+    class Other(CustomOp):
+        pass
+
+    with pytest.raises(RegistrationError, match="Other cannot be custom op 'double', which is .*Double"):
+        CustomOp.register("double")(Other)
+    assert type(build(double)) is double
+
+
+def test_nor_that_of_an_in_tree_op():
+    class Norm(CustomOp):
+        pass
+
+    with pytest.raises(RegistrationError, match="custom op 'rms_norm', which is vllm_ext.layers.layernorm:RMSNorm"):
+        CustomOp.register("rms_norm")(Norm)
+
+
+def test_what_is_neither_op_nor_layer_is_not_registered():
+    with pytest.raises(RegistrationError, match="cannot be custom op 'x': it is no CustomOp or PluggableLayer"):
+        CustomOp.register("x")(torch.nn.Linear)
+
+
+def test_an_in_tree_op_is_a_target_before_its_module_is_imported():
+    """In a process of its own, which has imported no layer."""
+    program = """
+from vllm_ext import CustomOp
+from vllm_ext.registry.custom_ops import CUSTOM_OPS
+import sys
+assert "vllm_ext.layers.layernorm" not in sys.modules
+try:
+    CustomOp.register_oot(name="RMSNorm")(CustomOp)
+except TypeError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert "it is not a subclass of vllm_ext.layers.layernorm.RMSNorm" in done.stdout
+
+
+def test_the_name_of_the_op_leads_to_the_name_of_its_class():
+    with pytest.raises(RegistrationError, match=r"no custom op of class 'rms_norm' .* \(did you mean 'RMSNorm'\?\)"):
+        CustomOp.register_oot(name="rms_norm")(CustomOp)
+
+
+def test_a_class_that_nobody_registered_is_no_target(double):
+    class Special(double):
+        pass
+
+    class Other(Special):
+        pass
+
+    with pytest.raises(RegistrationError, match="no custom op of class 'Special' is registered to be replaced"):
+        Special.register_oot(Other)
+
+
+def test_a_subclass_that_is_an_op_of_its_own_has_replacements_of_its_own(double):
+    @CustomOp.register("special")
+    class Special(double):
+        def forward_native(self, x):
+            return 7 * x
+
+    replace(double, 3)
+    replace(Special, 11)
+
+    assert build(double)(ONE).item() == 3
+    assert build(Special)(ONE).item() == 11
+    assert build(Special, custom_ops=["-special"])(ONE).item() == 7
+
+
+def test_an_op_is_no_replacement_of_another(double):
+    @CustomOp.register("special")
+    class Special(double):
+        pass
+
+    with pytest.raises(RegistrationError, match="Special cannot replace custom op 'Double': it is the op 'special'"):
+        double.register_oot(Special)
+
+
+def test_two_ops_with_classes_of_one_name_are_told_apart_by_the_class(double):
+    @CustomOp.register("other_double")
+    class Double(CustomOp):
+        def forward_native(self, x):
+            return 4 * x
+
+    with pytest.raises(RegistrationError, match="2 custom ops have a class 'Double': double, other_double"):
+        CustomOp.register_oot(name="Double")(double)
+    replace(Double, 9)
+    assert build(Double)(ONE).item() == 9
+    assert build(double)(ONE).item() == 2
+
+
+def test_an_op_that_is_turned_on_and_off_is_an_error(double):
+    with pytest.raises(ConfigError, match=r"both \+double and -double"):
+        build(double, custom_ops=["+double", "-double"])
+
+
+def test_all_and_none_together_are_an_error(double):
+    with pytest.raises(ConfigError, match="both all and none"):
+        build(double, custom_ops=["all", "none"])
+
+
+@pytest.mark.parametrize("custom_ops, default_on, enabled", [([], True, True), (["none", "+double"], False, True)])
+def test_vllms_questions_are_answered(double, custom_ops, default_on, enabled):
+    config = VllmConfig(model_config=None, compilation_config=CompilationConfig(custom_ops=custom_ops))
+    with set_current_vllm_config(config):
+        assert (double.default_on(), double.enabled()) == (default_on, enabled)
+
+
+def test_an_op_that_is_turned_off_can_insist(double):
+    @CustomOp.register("insists")
+    class Insists(CustomOp):
+        def __init__(self):
+            super().__init__(enforce_enable=True)
+
+        def forward_oot(self, x):
+            return 6 * x
+
+    assert build(Insists, custom_ops=["none"])(ONE).item() == 6
+
+
+def test_on_rocm_the_form_for_cuda_serves(double):
+    class Rocm(InTree):
+        _enum = PlatformEnum.ROCM
+
+    @CustomOp.register("on_cuda")
+    class OnCuda(CustomOp):
+        def forward_cuda(self, x):
+            return 8 * x
+
+    assert build(OnCuda, Rocm)(ONE).item() == 8
+
+
+def test_the_form_is_chosen_once():
+    @CustomOp.register("chosen")
+    class Chosen(CustomOp):
+        asked = 0
+
+        def dispatch_forward(self):
+            Chosen.asked += 1
+            return super().dispatch_forward()
+
+        def forward_native(self, x):
+            return x
+
+    op = build(Chosen)
+    op(ONE), op(ONE)
+
+    assert Chosen.asked == 1
+
+
+@pytest.fixture
+def table():
+    @PluggableLayer.register("table")
+    class Table(PluggableLayer):
+        def __init__(self, value):
+            super().__init__()
+            self.value = value
+
+        def forward(self):
+            return self.value
+
+    return Table
+
+
+def replace_layer(layer_cls):
+    class Replacement(layer_cls):
+        def forward(self):
+            return -self.value
+
+    CustomOp.register_oot(_decorated_op_cls=Replacement, name=layer_cls.__name__)
+    return Replacement
+
+
+def test_a_whole_layer_is_replaced_through_the_same_registry(table):
+    replacement = replace_layer(table)
+
+    layer = build(lambda: table(4))
+
+    assert type(layer) is replacement
+    assert layer() == -4
+
+
+def test_a_whole_layer_outside_of_an_engine_is_what_it_says(table):
+    replace_layer(table)
+
+    assert type(table(4)) is table
+
+
+def test_what_is_built_in_place_of_a_class_can_be_asked(double):
+    replacement = replace(double, 3)
+
+    assert build(lambda: maybe_get_oot_by_class(double)) is replacement
+    assert build(lambda: maybe_get_oot_by_class(double), InTree) is double
+
+
+def test_a_copy_of_an_op_computes_by_itself():
+    @CustomOp.register("scaled")
+    class Scaled(CustomOp):
+        factor = 2
+
+        def forward_native(self, x):
+            return self.factor * x
+
+    op = build(Scaled)
+    other = copy.deepcopy(op)
+    other.factor = 5
+
+    assert (op(ONE).item(), other(ONE).item()) == (2, 5)
+
+
+def test_a_replacement_may_have_a_forward_of_its_own(double):
+    @double.register_oot
+    class Replacement(double):
+        def forward(self, x):
+            return 13 * x
+
+    assert build(double)(ONE).item() == 13
+
+
+def test_a_form_that_cannot_run_here_is_not_chosen():
+    @CustomOp.register("picky")
+    class Picky(CustomOp):
+        @classmethod
+        def can_run(cls, method):
+            assert method == "forward_oot"
+            return False
+
+        def forward_native(self, x):
+            return x
+
+        def forward_oot(self, x):
+            return 2 * x
+
+    assert build(Picky)(ONE).item() == 1

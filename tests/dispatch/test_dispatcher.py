@@ -34,6 +34,16 @@ class MyCommunicator(DeviceCommunicatorBase):
         self.kwargs = kwargs
 
 
+class OldCommunicator(DeviceCommunicatorBase):
+    def __init__(self, cpu_group, device=None, device_group=None, unique_name=""):
+        super().__init__(cpu_group, device, device_group, unique_name)
+
+
+class OddCommunicator(DeviceCommunicatorBase):
+    def __init__(self, cpu_group, fabric, device=None, device_group=None):
+        super().__init__(cpu_group, device, device_group)
+
+
 class OnlyHalf(SDPABackend):
     supported_dtypes = ("float16",)
 
@@ -121,6 +131,23 @@ def test_the_communicator_is_built_with_its_arguments():
     built = make(communicator__cls=path(MyCommunicator)).communicator_factory(unique_name="tp:0")
 
     assert (type(built), built.kwargs) == (MyCommunicator, {"unique_name": "tp:0"})
+
+
+@pytest.mark.parametrize(
+    ("named", "faults"),
+    [
+        ("OldCommunicator", "does not take 'use_all2all'"),
+        ("OddCommunicator", "does not take 'unique_name', and does not take 'use_all2all', and wants 'fabric' besides"),
+    ],
+)
+def test_a_communicator_that_cannot_be_built_as_vllm_builds_it_is_refused_by_name(named, faults):
+    with pytest.raises(ContractError) as caught:
+        make(communicator__cls=f"{__name__}.{named}").communicator_cls()
+
+    assert str(caught.value) == (
+        f"communicator class of setting communicator.cls: {__name__}.{named} cannot be built: its constructor {faults}"
+        ". It is called with the keywords cpu_group, device, device_group, unique_name, use_all2all"
+    )
 
 
 def test_it_counts_what_was_consulted():

@@ -104,6 +104,10 @@ def test_settings_reach_the_sub_configs_under_vllms_names():
             kv_cache_memory=1 << 20,
             enable_prefix_caching=False,
             scheduling_policy="priority",
+            scheduler_cls="acme.Scheduler",
+            quantization="int8",
+            load_format="dummy",
+            tokenizer_mode="hf",
             seed=5,
         ),
         custom_ops=["-rms_norm"],
@@ -116,3 +120,6 @@ def test_settings_reach_the_sub_configs_under_vllms_names():
     assert (config.cache_config.enable_prefix_caching, config.scheduler_config.policy) == (False, "priority")
     assert (config.model_config.seed, config.compilation_config.custom_ops) == (5, ["-rms_norm"])
     assert config.parallel_config.worker_cls == "auto"
+    assert config.scheduler_config.scheduler_cls == "acme.Scheduler"
+    assert (config.load_config.load_format, config.model_config.tokenizer_mode) == ("dummy", "hf")
+    assert (config.model_config.quantization, config.quant_config.get_name()) == ("int8", "int8")

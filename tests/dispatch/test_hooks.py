@@ -1,12 +1,14 @@
 """A platform's hooks: their order, and the record of what they changed."""
 
+import dataclasses
+
 import pytest
 
 from vllm_ext import Platform, PlatformEnum
 from vllm_ext.config.schema import Settings
 from vllm_ext.dispatch.engine_config import build_vllm_config
-from vllm_ext.dispatch.hooks import Change, run_platform_hooks
-from vllm_ext.errors import PluginLoadError, UnsupportedModel
+from vllm_ext.dispatch.hooks import Change, prepare_platform, run_platform_hooks, update_block_size
+from vllm_ext.errors import ConfigError, PluginLoadError, UnsupportedModel
 
 
 class Quiet(Platform):
@@ -27,9 +29,9 @@ def test_what_a_hook_changed_is_recorded_with_its_origin():
     changes = run_platform_hooks(Busy(), build_vllm_config(Settings(), Busy()), "platform:npu")
 
     assert set(map(repr, changes)) == {
-        repr(Change("cache_config.block_size", 16, 128, "platform:npu")),
-        repr(Change("parallel_config.worker_cls", "auto", "npu.Worker", "platform:npu")),
-        repr(Change("compilation_config.custom_ops", [], ["all"], "platform:npu")),
+        repr(Change("cache_config.block_size", 16, 128, "platform:npu", "check_and_update_config")),
+        repr(Change("parallel_config.worker_cls", "auto", "npu.Worker", "platform:npu", "check_and_update_config")),
+        repr(Change("compilation_config.custom_ops", [], ["all"], "platform:npu", "check_and_update_config")),
     }
 
 
@@ -37,25 +39,150 @@ def test_a_platform_that_changes_nothing_leaves_no_record():
     assert run_platform_hooks(Quiet(), build_vllm_config(Settings(), Quiet()), "platform:npu") == ()
 
 
-def test_defaults_are_set_before_the_last_word():
-    order = []
-
-    class Ordered(Quiet):
-        @classmethod
-        def pre_register_and_update(cls, parser=None):
-            order.append("pre_register_and_update")
-
+def test_a_change_has_the_hook_that_made_it_and_the_inner_path_of_what_was_added():
+    class Early(Busy):
         @classmethod
         def apply_config_platform_defaults(cls, vllm_config):
-            order.append("apply_config_platform_defaults")
+            vllm_config.cache_config.block_size = 32
+            vllm_config.additional_config["npu"] = {"batch": 4}
+
+    changes = run_platform_hooks(Early(), build_vllm_config(Settings(), Early()), "platform:npu")
+
+    assert [(c.path, c.before, c.after, c.hook) for c in changes if c.path in ("cache_config.block_size",)] == [
+        ("cache_config.block_size", 16, 32, "apply_config_platform_defaults"),
+        ("cache_config.block_size", 32, 128, "check_and_update_config"),
+    ]
+    assert Change(
+        "additional_config", {}, {"npu": {"batch": 4}}, "platform:npu", "apply_config_platform_defaults"
+    ) in list(changes)
+
+
+def test_a_hook_that_changes_more_in_a_second_run_is_named_and_the_first_run_holds(caplog):
+    config = build_vllm_config(Settings(), Busy())
+
+    run_platform_hooks(Busy(), config, "platform:npu")
+
+    assert caplog.messages == [
+        "platform:npu: check_and_update_config() changes more in a second run: compilation_config.custom_ops from "
+        "['all'] to ['all', 'all']. It has to be idempotent, since vLLM runs it more than once"
+    ]
+    assert config.compilation_config.custom_ops == ["all"]
+
+
+def test_a_change_inside_of_a_mapping_in_a_second_run_is_noticed(caplog):
+    class Counting(Quiet):
+        @classmethod
+        def apply_config_platform_defaults(cls, vllm_config):
+            counts = vllm_config.additional_config.setdefault("npu", {"runs": []})
+            counts["runs"].append(1)
+
+    config = build_vllm_config(Settings(), Counting())
+    run_platform_hooks(Counting(), config, "platform:npu")
+
+    assert "apply_config_platform_defaults() changes more in a second run: additional_config from" in caplog.text
+    assert config.additional_config == {"npu": {"runs": [1]}}
+
+
+def test_a_hook_that_fails_in_a_second_run_is_named(caplog):
+    class Once(Quiet):
+        @classmethod
+        def check_and_update_config(cls, vllm_config):
+            assert vllm_config.parallel_config.worker_cls == "auto", "the worker is set already"
+            vllm_config.parallel_config.worker_cls = "npu.Worker"
+
+    run_platform_hooks(Once(), build_vllm_config(Settings(), Once()), "platform:npu")
+
+    assert "check_and_update_config() fails in a second run: AssertionError: the worker is set already" in caplog.text
+
+
+def test_hooks_that_set_the_same_again_leave_no_word(caplog):
+    class Idempotent(Quiet):
+        @classmethod
+        def check_and_update_config(cls, vllm_config):
+            vllm_config.parallel_config.worker_cls = "npu.Worker"
+
+    run_platform_hooks(Idempotent(), build_vllm_config(Settings(), Idempotent()), "platform:npu")
+
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("supported, mode", [(True, "FULL_AND_PIECEWISE"), (False, "NONE")])
+def test_a_worker_may_capture_graphs_where_its_platform_supports_them(supported, mode):
+    class Graphs(Quiet):
+        @classmethod
+        def support_static_graph_mode(cls):
+            return supported
 
         @classmethod
         def check_and_update_config(cls, vllm_config):
-            order.append("check_and_update_config")
+            seen.append(vllm_config.compilation_config.cudagraph_mode)
 
-    run_platform_hooks(Ordered(), build_vllm_config(Settings(), Ordered()), "platform:npu")
+    seen = []
+    run_platform_hooks(Graphs(), build_vllm_config(Settings(), Graphs()), "platform:npu")
 
-    assert order == ["pre_register_and_update", "apply_config_platform_defaults", "check_and_update_config"]
+    assert set(seen) == {mode}
+
+
+def test_a_platform_can_refuse_a_quantization_method_by_its_list():
+    class Picky(Quiet):
+        supported_quantization = ("int8", "fp8")
+
+    Picky.verify_quantization("fp8")
+    Quiet.verify_quantization("whatever")
+    with pytest.raises(ConfigError, match="quantization 'awq' is not supported by platform 'npu'; supported: fp8, int"):
+        Picky.verify_quantization("awq")
+
+
+def test_the_environment_is_looked_at_as_vllm_does_by_default():
+    class Looking(Quiet):
+        @classmethod
+        def validate_environ(cls, hard_fail):
+            seen.append(hard_fail)
+
+    seen = []
+    prepare_platform(Looking())
+
+    assert seen == [False]
+
+
+class Layer:
+    """An attention layer whose backend takes blocks of certain sizes."""
+
+    def __init__(self, *sizes):
+        self.attn_backend = type(
+            "Backend", (), {"supports_block_size": lambda size: size in sizes, "get_name": lambda: "NPU_ATTN"}
+        )
+
+
+def config_with(*layers, **cache):
+    config = build_vllm_config(Settings(), Quiet())
+    config.compilation_config.static_forward_context.update({str(i): layer for i, layer in enumerate(layers)})
+    config.cache_config = dataclasses.replace(config.cache_config, **cache)
+    return config
+
+
+def test_blocks_get_a_size_that_all_layers_of_the_model_support():
+    config = config_with(Layer(64, 128), Layer(32, 128))
+
+    changes = update_block_size(Quiet(), config, "platform:npu")
+
+    assert config.cache_config.block_size == 128
+    assert changes == (Change("cache_config.block_size", 16, 128, "platform:npu", "update_block_size_for_backend"),)
+
+
+def test_a_size_that_is_supported_stays():
+    config = config_with(Layer(16, 128))
+
+    assert update_block_size(Quiet(), config, "platform:npu") == ()
+    assert config.cache_config.block_size == 16
+
+
+@pytest.mark.parametrize("cache", [{"user_specified_block_size": True}, {"block_size": 24}])
+def test_a_size_that_a_layer_does_not_support_is_refused(cache):
+    config = config_with(Layer(64), **cache)
+
+    with pytest.raises(ConfigError, match=r"'NPU_ATTN' of layer '0' does not support KV cache blocks of (16|24) tok"):
+        update_block_size(Quiet(), config, "platform:npu")
 
 
 def test_a_platform_can_refuse_an_architecture():

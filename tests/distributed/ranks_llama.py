@@ -7,8 +7,8 @@ import torch
 import torch.distributed as dist
 from support.device import DrivenWorker, make_dispatcher
 
-rank, world_size, init_method, model, output = sys.argv[1:]
-dispatcher = make_dispatcher(Path(model))
+rank, world_size, init_method, model, output, *settings = sys.argv[1:]
+dispatcher = make_dispatcher(Path(model), **dict(setting.split("=") for setting in settings))
 dispatcher.vllm_config.parallel_config.tensor_parallel_size = int(world_size)
 driver = DrivenWorker(dispatcher, rank=int(rank), init_method=init_method)
 driver.add("r", list(range(1, 30)))

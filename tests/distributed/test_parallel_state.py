@@ -78,10 +78,6 @@ def test_two_workers_in_one_process_take_turns(random_llama):
     assert len(first["a"]) == len(second["a"]) == 1
 
 
-def test_collectives_on_two_processes_are_those_of_torch(tmp_path):
-    run_ranks(HERE / "ranks_collectives.py", 2, tmp_path / "rendezvous")
-
-
 def test_a_model_on_two_processes_gives_the_logits_of_one(tmp_path, random_llama):
     run_ranks(HERE / "ranks_llama.py", 2, tmp_path / "rendezvous", str(random_llama), str(tmp_path / "logits"))
     with driven_worker(random_llama) as driver:

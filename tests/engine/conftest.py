@@ -72,7 +72,8 @@ def make_async_llm(model_dir: Path) -> Iterator[Callable[..., AsyncLLM]]:
     made: list[AsyncLLM] = []
 
     def make(prepare: Callable[[FakeWorker], None] = lambda worker: None, **options: object) -> AsyncLLM:
-        dispatcher = FakeDispatcher(make_vllm_config(model_dir, **options), prepare=prepare)
+        own = {name: options.pop(name) for name in ("worker_cls", "platform") if name in options}
+        dispatcher = FakeDispatcher(make_vllm_config(model_dir, **options), prepare=prepare, **own)
         engine = AsyncLLM.from_dispatcher(dispatcher)
         engine.worker = dispatcher.worker
         made.append(engine)

@@ -7,12 +7,13 @@ from support.fake_engine import FakeDispatcher, FakePlatform, FakeWorker, contin
 
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.kv_cache import KVCacheLayout
+from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.vllm_config import get_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.engine.core import EngineCore
 from vllm_ext.engine.request import Request
-from vllm_ext.errors import CheckpointError, ContractError, EngineError
+from vllm_ext.errors import CheckpointError, ContractError, EngineError, PluginLoadError
 
 
 @pytest.fixture
@@ -78,10 +79,97 @@ def test_missing_worker_methods_are_named_all_at_once_before_any_is_called(make_
 
     assert "HalfAWorker" in str(error.value)
     assert error.value.plugin == "platform 'fake'"
-    missing = (
-        "get_kv_cache_spec, determine_available_memory, initialize_from_config, compile_or_warm_up_model, execute_model"
-    )
+    missing = "get_kv_cache_spec, determine_available_memory, initialize_from_config, execute_model"
     assert f"does not implement: {missing}." in str(error.value)
+
+
+def test_a_misspelt_worker_method_is_named_beside_the_right_one(make_core):
+    class Misspelt(FakeWorker):
+        execute_model = WorkerBase.execute_model
+
+        def execute_models(self, scheduler_output):
+            raise AssertionError("not to be called")
+
+    with pytest.raises(ContractError, match=r"does not implement: execute_model \(it has 'execute_models'\)\."):
+        make_core(Misspelt)
+
+
+class AnnouncesASecondPhase(FakeWorker):
+    announces = False
+
+    def execute_model(self, scheduler_output) -> ModelRunnerOutput | None:
+        return None if self.announces else super().execute_model(scheduler_output)
+
+
+def test_a_worker_that_may_need_a_second_phase_and_has_none_is_warned_about_before_the_first_step(make_core, caplog):
+    core, _ = make_core(AnnouncesASecondPhase)
+
+    assert "AnnouncesASecondPhase of platform 'fake' does not implement sample_tokens(), which follows" in caplog.text
+    core.add_request(make_request("a", 1))
+    assert core.step()
+    core.step()
+
+
+def test_a_second_phase_that_is_announced_and_missing_is_named(make_core):
+    core, worker = make_core(AnnouncesASecondPhase)
+    worker.announces = True
+    core.add_request(make_request("a"))
+
+    with pytest.raises(EngineError, match=r"AnnouncesASecondPhase does not implement sample_tokens\(\)"):
+        core.step()
+
+
+def test_warming_up_has_to_return_its_seconds(make_core):
+    class Forgetful(FakeWorker):
+        def compile_or_warm_up_model(self):
+            return None
+
+    with pytest.raises(ContractError, match=r"compile_or_warm_up_model\(\) of the worker returned None; it has to ret"):
+        make_core(Forgetful)
+
+
+def test_a_model_that_does_not_generate_is_refused(make_core):
+    class Pooling(FakeWorker):
+        def get_supported_tasks(self):
+            return ("embed", "classify")
+
+    with pytest.raises(EngineError, match="supports the tasks classify, embed for this model, and this engine is for"):
+        make_core(Pooling)
+
+
+def test_the_layout_is_told_to_the_worker_before_its_memory_is_measured(make_core):
+    class Told(FakeWorker):
+        def set_kv_cache_layout(self, layout):
+            self.calls.append("set_kv_cache_layout")
+            super().set_kv_cache_layout(layout)
+
+    core, worker = make_core(Told)
+
+    assert worker.calls.index("set_kv_cache_layout") == worker.calls.index("determine_available_memory") - 1
+    assert core.vllm_config.cache_config.kv_cache_layout is worker.kv_cache_config.kv_cache_layout
+
+
+def test_the_older_spelling_of_the_cache_starts_an_engine(make_core):
+    class Older(FakeWorker):
+        get_kv_cache_spec = WorkerBase.get_kv_cache_spec
+
+        def get_kv_cache_spaces(self):
+            return FakeWorker.get_kv_cache_spec(self)
+
+    with pytest.warns(DeprecationWarning, match=r"Older implements get_kv_cache_spaces\(\)"):
+        _, worker = make_core(Older)
+
+    assert len(worker.kv_cache_config.kv_cache_groups[0].layer_names) == 2
+
+
+def test_a_platform_that_cannot_register_its_kinds_of_cache_is_named(make_core):
+    class Broken(FakePlatform):
+        @classmethod
+        def register_custom_kv_cache_specs(cls, vllm_config):
+            raise RuntimeError("no such kind")
+
+    with pytest.raises(PluginLoadError, match="platform 'fake' .*Broken.* failed: RuntimeError: no such kind"):
+        EngineCore(FakeDispatcher(make_vllm_config(), platform=Broken()))
 
 
 @pytest.mark.parametrize("method", ["init_device", "load_model", "determine_available_memory"])
@@ -246,4 +334,4 @@ def test_a_call_after_shutdown_says_so(make_core):
 def test_a_function_can_be_run_on_the_worker(make_core):
     core, worker = make_core()
 
-    assert core.executor.collective_rpc(lambda w, x, y: (w, x + y), (1,), {"y": 2}) == [(worker, 3)]
+    assert core.executor.collective_rpc(lambda w, x, y: (w, x + y), args=(1,), kwargs={"y": 2}) == [(worker, 3)]

@@ -9,6 +9,7 @@ from support.vocabularies import byte_fallback_tokenizer, byte_level_tokenizer, 
 from tokenizers import Tokenizer
 
 from vllm_ext.engine.detokenizer import IncrementalDetokenizer, TokenBytes
+from vllm_ext.engine.tokenizer import FastTokenizer
 
 BYTE_LEVEL = byte_level_tokenizer()
 BYTE_FALLBACK = byte_fallback_tokenizer()
@@ -26,7 +27,7 @@ TEXTS = st.text(
 
 def stream(tokenizer: Tokenizer, token_ids: list[int], *, at_start: bool = True) -> list[str]:
     """The deltas of a request, one for each token and one for the end."""
-    detokenizer = IncrementalDetokenizer(TokenBytes(tokenizer), at_start=at_start)
+    detokenizer = IncrementalDetokenizer(TokenBytes(FastTokenizer(tokenizer)), at_start=at_start)
     return [*(detokenizer.decode([token_id]) for token_id in token_ids), detokenizer.flush()]
 
 

@@ -117,9 +117,22 @@ def test_a_text_that_the_vocabulary_cannot_express_is_the_prompts_fault(make_llm
 
 
 def test_a_cache_smaller_than_a_request_may_grow_is_said(random_llama, engines, caplog):
-    engines.append(LLM(random_llama, kv_cache_memory=100_000))
+    engines.append(LLM(random_llama, kv_cache_memory=100_000, max_model_len=256))
 
     assert "a request may have 256: one that outgrows the cache ends early" in caplog.text
+
+
+def test_without_a_limit_of_the_users_a_request_may_be_as_long_as_the_cache(random_llama, engines, caplog):
+    engines.append(LLM(random_llama, kv_cache_memory=100_000))
+    core = engines[0].llm_engine.engine_core
+    capacity = core.kv_cache_config.num_blocks * 16
+
+    assert f"the KV cache holds {capacity} tokens, so a request may have {capacity + 1}, and not the model's 256" in (
+        caplog.text
+    )
+    assert core.vllm_config.model_config.max_model_len == capacity + 1
+    (output,) = engines[0].generate([[5] * 20], SamplingParams(temperature=0, max_tokens=None, ignore_eos=True))
+    assert len(output.outputs[0].token_ids) == capacity + 1 - 20
 
 
 def test_a_torch_dtype_is_as_good_as_its_name(random_llama, engines):

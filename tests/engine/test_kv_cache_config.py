@@ -84,3 +84,18 @@ def test_blocks_have_the_size_that_the_layers_report():
         EngineError, match=r"'layers.0' reports KV cache blocks of 4 tokens.*set engine.block_size to 4"
     ):
         common_spec([LAYERS], 16)
+
+
+def test_layers_with_and_without_a_window_come_in_one_group_where_the_platform_takes_one():
+    windowed, plain = (FullAttentionSpec(16, 2, 8, torch.float32, window) for window in (4, None))
+    other = FullAttentionSpec(16, 1, 8, torch.float32)
+    spec = {"a": windowed, "b": plain, "c": other}
+    config = make_vllm_config(block_size=16)
+
+    def groups():
+        made = make_kv_cache_config(config, spec, KVCacheLayout.LBNHC, 1 << 20)
+        return [(group.layer_names, group.kv_cache_spec) for group in made.kv_cache_groups]
+
+    assert groups() == [(("a",), windowed), (("b",), plain), (("c",), other)]
+    config.scheduler_config.disable_hybrid_kv_cache_manager = True
+    assert groups() == [(("a", "b"), plain), (("c",), other)]

@@ -25,7 +25,7 @@ def test_outputs_come_in_the_order_of_the_prompts(make_llm):
 
     assert [output.prompt_token_ids for output in outputs] == [
         [1, 2],
-        llm.llm_engine.tokenizer.encode("the dog").ids,
+        llm.llm_engine.tokenizer.encode("the dog"),
         [3],
     ]
     assert [output.outputs[0].token_ids for output in outputs] == [

@@ -10,11 +10,12 @@ from tokenizers import normalizers
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.engine.params_processor import ParamsProcessor
+from vllm_ext.engine.tokenizer import FastTokenizer
 from vllm_ext.errors import InvalidRequest
 from vllm_ext.worker.worker import Worker
 
 TOKENIZER = byte_level_tokenizer()
-PROCESSOR = ParamsProcessor(TOKENIZER, frozenset({0, 7}), TOKENIZER.get_vocab_size())
+PROCESSOR = ParamsProcessor(FastTokenizer(TOKENIZER), frozenset({0, 7}), TOKENIZER.get_vocab_size())
 
 
 def ids(text: str) -> tuple[int, ...]:
@@ -56,7 +57,7 @@ def test_a_bad_word_that_is_no_token_is_refused():
     tokenizer.normalizer = normalizers.Replace("x", "")
 
     with pytest.raises(InvalidRequest, match="bad_words has 'x', which the tokenizer turns into no token at all"):
-        ParamsProcessor(tokenizer, frozenset(), 420).process_params(SamplingParams(bad_words=["x"]))
+        ParamsProcessor(FastTokenizer(tokenizer), frozenset(), 420).process_params(SamplingParams(bad_words=["x"]))
 
 
 def test_half_a_surrogate_pair_is_refused():

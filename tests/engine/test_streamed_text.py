@@ -14,6 +14,7 @@ from vllm_ext.contracts.outputs import CompletionOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.output_processor import OutputProcessor
 from vllm_ext.engine.request import EngineCoreOutput
+from vllm_ext.engine.tokenizer import FastTokenizer
 
 TOKENIZERS = {
     "level": byte_level_tokenizer(),
@@ -40,7 +41,7 @@ def stream(
 ) -> list[CompletionOutput]:
     """The state after each step, up to the one that ends the request; ``chunks`` are taken over and over."""
     params = SamplingParams(max_tokens=None, **values)
-    processor = OutputProcessor(tokenizer)
+    processor = OutputProcessor(FastTokenizer(tokenizer))
     processor.add_request("r", None, prompt, params)
     states, start = [], 0
     for count in itertools.cycle(chunks):

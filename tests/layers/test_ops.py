@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from vllm_ext.contracts.vllm_config import HFConfig
-from vllm_ext.layers.activation import SiluAndMul
+from vllm_ext.errors import ConfigError
+from vllm_ext.layers.activation import GeluAndMul, SiluAndMul, get_act_and_mul_fn
 from vllm_ext.layers.layernorm import RMSNorm
 from vllm_ext.layers.rotary_embedding import RotaryEmbedding, get_rope
 
@@ -69,6 +70,34 @@ def test_silu_and_mul(engine, dtype):
 
     expected = F.silu(gate.double()) * up.double()
     torch.testing.assert_close(result.double(), expected, atol=DTYPES[dtype], rtol=DTYPES[dtype])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_and_mul(engine, approximate, dtype):
+    x = torch.randn(3, 20).to(dtype)
+    gate, up = x.double().chunk(2, dim=-1)
+    if approximate == "none":
+        gelu = gate * (1 + torch.erf(gate / 2**0.5)) / 2
+    else:
+        gelu = gate * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (gate + 0.044715 * gate**3))) / 2
+
+    result = GeluAndMul(approximate)(x)
+
+    torch.testing.assert_close(result.double(), gelu * up, atol=DTYPES[dtype], rtol=DTYPES[dtype])
+
+
+def test_an_approximation_that_gelu_does_not_have_is_refused(engine):
+    with pytest.raises(ConfigError, match="approximate is 'erf'; it takes none or tanh"):
+        GeluAndMul("erf")
+
+
+def test_activations_have_the_names_of_config_json(engine):
+    assert type(get_act_and_mul_fn("silu")) is SiluAndMul
+    assert get_act_and_mul_fn("gelu").approximate == "none"
+    assert get_act_and_mul_fn("gelu_pytorch_tanh").approximate == "tanh"
+    with pytest.raises(ConfigError, match="no gated activation 'relu'; there are: gelu, gelu_pytorch_tanh, silu"):
+        get_act_and_mul_fn("relu")
 
 
 def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tensor:

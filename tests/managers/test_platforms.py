@@ -17,6 +17,9 @@ class {name}(Platform):
     _enum = PlatformEnum.OOT
     device_type = "cpu"
     device_name = "{name}"
+    check_and_update_config = get_attn_backend_cls = classmethod(lambda cls, *args, **kwargs: "")
+    get_device_name = classmethod(lambda cls, device_id=0: "a device")
+    get_device_total_memory = classmethod(lambda cls, device_id=0: 1 << 30)
 """
 
 
@@ -267,3 +270,71 @@ def test_the_bound_plan_has_the_versions_it_runs_on(make_plan):
 
     assert set(versions) == {"vllm_ext", "python", "torch"}
     assert all(versions.values())
+
+
+class TestContract:
+    BASE = "from vllm_ext import PlatformEnum, Platform\nfrom vllm_ext.platforms.cpu import CpuPlatform\n"
+
+    def install_class(self, install, members: str, base: str = "CpuPlatform") -> None:
+        install(
+            "npu",
+            activates("npu"),
+            platform=f"{self.BASE}class Device({base}):\n    _enum = PlatformEnum.OOT\n{members}",
+        )
+
+    def test_everything_that_makes_it_useless_is_in_one_error(self, install, make_plan):
+        self.install_class(install, "    device_name = device_typ = 'npu'\n    def set_device(self): ...\n", "Platform")
+
+        with pytest.raises(PlatformUnavailable) as caught:
+            bind_platform(make_plan(platform__driver="npu"))
+
+        text = str(caught.value)
+        assert "npu_plugin.device.Device does not set device_type (it defines 'device_typ'; did you mean" in text
+        assert "It does not implement check_and_update_config, get_attn_backend_cls, get_device_name" in text
+        assert "It defines set_device(), which is called as set_device(device)" in text
+
+    def test_a_device_type_that_torch_does_not_know_is_refused(self, install, make_plan, caplog):
+        self.install_class(install, "    device_type = device_name = 'npu'\n")
+
+        assert bind_platform(make_plan()).platform.is_cpu()
+        assert "npu_plugin.device.Device has device_type 'npu', which is no device type of torch" in caplog.text
+
+    def test_a_device_type_for_backends_out_of_tree_is_accepted(self, install, make_plan):
+        self.install_class(install, "    device_type = device_name = 'privateuseone'\n")
+
+        assert bind_platform(make_plan()).platform.device_type == "privateuseone"
+
+    def test_a_probable_misspelling_is_warned_about_once(self, install, make_plan, caplog):
+        self.install_class(install, "    def log_warning(self): ...\n")
+
+        bind_platform(make_plan())
+        bind_platform(make_plan())
+
+        assert caplog.messages == [
+            "platform plugin 'npu' of npu-dist 0.1 defines 'log_warning', which nothing calls; did you mean "
+            "'log_warnings'?"
+        ]
+
+    def test_one_that_is_not_chosen_is_not_complained_about(self, install, make_plan, caplog):
+        self.install_class(install, "    def log_warning(self): ...\n")
+
+        bind_platform(make_plan(platform__driver="cpu"))
+
+        assert caplog.messages == []
+
+    @pytest.mark.parametrize(
+        "settings, members",
+        [
+            ({"worker__cls": "a.Worker", "attention__backend": "a.Backend"}, ""),
+            ({"attention__backend": "a.Backend"}, "    def apply_config_platform_defaults(self, vllm_config): ...\n"),
+        ],
+    )
+    def test_what_settings_or_another_hook_choose_need_not_be_chosen(self, install, make_plan, settings, members):
+        members += "    device_type = device_name = 'cpu'\n"
+        members += "    def get_device_name(self, device_id=0): ...\n"
+        members += "    def get_device_total_memory(self, device_id=0): ...\n"
+        self.install_class(install, members, "Platform")
+
+        with pytest.raises(PlatformUnavailable, match=r"does not implement .*get_attn_backend_cls"):
+            bind_platform(make_plan(platform__driver="npu"))
+        assert bind_platform(make_plan(platform__driver="npu", **settings)).platform.is_out_of_tree()

@@ -73,7 +73,11 @@ def test_logits_in_each_dtype(written, name, dtype):
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("mistral", {"hidden_act": "gelu"}, "hidden_act 'gelu' is not supported for MistralForCausalLM"),
+        (
+            "mistral",
+            {"hidden_act": "relu"},
+            "hidden_act 'relu' is not supported for MistralForCausalLM; supported: gelu, gelu_pytorch_tanh, silu",
+        ),
         ("qwen2", {"layer_types": ["full_attention", "chunked_attention", "full_attention"]}, "'chunked_attention'"),
         ("qwen3", {"rope_parameters": {"rope_type": "longrope"}}, "rope type 'longrope' is not supported; supported"),
     ],

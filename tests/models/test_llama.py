@@ -128,7 +128,7 @@ def test_rotary_buffers_of_old_checkpoints_are_passed_over(tmp_path):
     ("changes", "message"),
     [
         ({"rope_parameters": {"rope_type": "longrope", "factor": 4.0}}, "rope type 'longrope' is not supported"),
-        ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
+        ({"hidden_act": "relu"}, "hidden_act 'relu'"),
     ],
 )
 def test_what_is_not_implemented_is_refused(random_llama, tmp_path, changes, message):

@@ -97,7 +97,7 @@ class TestSafeMode:
     def test_a_name_in_vllm_plugins_is_no_error(self):
         assert plan_of(record("a"), safe_mode=True, allow_list="a").errors == ()
 
-    @pytest.mark.parametrize("key", ["worker__cls", "communicator__cls", "attention__backend"])
+    @pytest.mark.parametrize("key", ["worker__cls", "communicator__cls", "attention__backend", "engine__scheduler_cls"])
     def test_a_class_path_is_left_out_with_a_note(self, key):
         plan = plan_of(safe_mode=True, **{key: "acme.worker.Worker"})
         section, name = key.split("__")

@@ -1,56 +1,88 @@
-"""The dummy platform's communicator between two processes, against what the collectives mean."""
+"""The dummy platform's communicator: between two processes, and every override of it reached through its group."""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+import json
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
 
-RANK_SCRIPT = """
-import sys, torch, torch.distributed as dist
-from vllm_ext_dummy_platform import calls
-from vllm_ext_dummy_platform.my_dummy_device_communicator import MyDummyDeviceCommunicator
+import pytest
+import torch
+from support.collectives import CASES
+from support.overrides import remove
+from support.ranks import TESTS, run_ranks
 
-rank, store = int(sys.argv[1]), sys.argv[2]
-dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
-communicator = MyDummyDeviceCommunicator(cpu_group=dist.group.WORLD)
-both = [torch.arange(12.0).view(3, 4), 100 * torch.arange(12.0).view(3, 4)]
-mine = both[rank]
+from vllm_ext.config import Override, load_config
+from vllm_ext.dispatch.bootstrap import bootstrap
+from vllm_ext.distributed.parallel_state import GroupCoordinator, init_distributed_environment
+from vllm_ext.errors import CollectiveError
 
-def check(expected, found):
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+MODULE, CLASS = "my_dummy_device_communicator", "MyDummyDeviceCommunicator"
+ONE, IDS = torch.ones(2, 2), torch.ones(2, 2, dtype=torch.int64)
 
-check(torch.cat(both, dim=1), communicator.all_gather(mine))
-check(torch.cat(both, dim=0), communicator.all_gather(mine, dim=0))
-check((both[0] + both[1])[:, 2 * rank : 2 * rank + 2], communicator.reduce_scatter(mine))
-gathered = communicator.gather(mine, dst=1, dim=0)
-assert (gathered is None) == (rank == 0)
-if rank == 1:
-    check(torch.cat(both, dim=0), gathered)
-check(both[1], communicator.broadcast(mine.clone(), src=1))
-changed = mine.clone()
-assert communicator.all_reduce(changed) is changed
-check(both[0] + both[1], changed)
-print(dict(calls))
-# A rank that leaves while another still works would abort that one.
-dist.barrier()
-dist.destroy_process_group()
-"""
+CALLS: dict[str, Callable[[GroupCoordinator], Any]] = {
+    "all_reduce": lambda group: group.all_reduce(ONE.clone()),
+    "all_gather": lambda group: group.all_gather(ONE),
+    "all_gatherv": lambda group: group.all_gatherv(ONE, 0, [2]),
+    "reduce_scatter": lambda group: group.reduce_scatter(ONE),
+    "reduce_scatterv": lambda group: group.reduce_scatterv(ONE, 0, [2]),
+    "reduce_scatterv_into_output": lambda group: group.communicator.reduce_scatterv_into_output(ONE, ONE.clone()),
+    "gather": lambda group: group.gather(ONE),
+    "broadcast": lambda group: group.broadcast(ONE.clone()),
+    "send": lambda group: group.send(ONE),
+    "recv": lambda group: group.recv((2, 2), torch.float32),
+    "batch_isend_irecv": lambda group: group.communicator.batch_isend_irecv([]),
+    "dispatch_router_logits": lambda group: group.dispatch_router_logits(ONE, ONE),
+    "dispatch": lambda group: group.dispatch(ONE, ONE, IDS),
+    "combine": lambda group: group.combine(ONE),
+    "destroy": lambda group: group.destroy(),
+}
+
+
+def calls_of(method: str, model: Path) -> Counter[str]:
+    """What the plugin counts while its group, of one rank, is asked for ``method``."""
+    settings = {"engine.model": str(model), "platform.driver": "dummy"}
+    overrides = [Override(key, value, "test") for key, value in settings.items()]
+    dispatcher = bootstrap(load_config(overrides=overrides, environ={})).dispatcher()
+    group = GroupCoordinator("tp:0", init_distributed_environment(1, 0, ""), torch.device("cpu"), dispatcher)
+    from vllm_ext_dummy_platform import calls
+
+    calls.clear()
+    # There is nobody else to talk to.
+    with pytest.raises(CollectiveError) if method in ("send", "recv") else nullcontext():
+        CALLS[method](group)
+    seen = Counter(calls)
+    if method != "destroy":
+        group.destroy()
+    return seen
 
 
 def test_two_ranks_exchange_what_each_collective_promises(plugins, tmp_path):
     plugins.project("vllm_ext_dummy_platform")
-    path = os.pathsep.join([str(plugins.site), os.environ.get("PYTHONPATH", "")])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    commands = [[sys.executable, "-c", RANK_SCRIPT, str(rank), str(tmp_path / "store")] for rank in range(2)]
-    ranks = [
-        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for command in commands
-    ]
+    target = f"vllm_ext_dummy_platform.{MODULE}:{CLASS}"
+    script = TESTS / "distributed" / "ranks_collectives.py"
 
-    results = [rank.communicate(timeout=60) for rank in ranks]
+    run_ranks(script, 2, tmp_path / "rendezvous", target, f"{tmp_path}/", site=plugins.site)
 
-    counts = {"all_gather": 2, "reduce_scatter": 1, "gather": 1, "broadcast": 1, "all_reduce": 1}
-    for rank, (output, errors) in zip(ranks, results, strict=True):
-        assert rank.returncode == 0, errors
-        assert output.strip() == str(counts)
+    # It says in words of its own what it refuses, and knows no experts elsewhere.
+    others = {case for case in CASES if "refuse" in case or "experts_and_their" in case}
+    for rank in range(2):
+        faults = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert {case: text for case, text in faults.items() if case not in others} == {}
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_every_override_is_reached(plugins, random_llama, method):
+    plugins.project("vllm_ext_dummy_platform")
+
+    assert calls_of(method, random_llama)[method] == 1
+
+
+@pytest.mark.parametrize("method", CALLS)
+def test_an_override_that_is_left_out_is_not_counted(plugins, random_llama, method):
+    remove(plugins.project("vllm_ext_dummy_platform"), MODULE, f"{CLASS}.{method}")
+
+    assert calls_of(method, random_llama)[method] == 0

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import json
+import os
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
+from support.families import write_model
+from support.overrides import remove
 from support.reference import assert_equal_tokens, greedy_reference
+from torch.library import opcheck
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams
 from vllm_ext.errors import ConfigError, InvalidRequest, PluginNotFound, VllmExtError
@@ -48,7 +53,9 @@ def count_calls(llm: LLM, num_tokens: int) -> Counter[str]:
 
 def parts_not_used(model: Path) -> dict[str, str]:
     """The parts of the plugin that do not run when the model runs on it, and what was seen instead."""
-    num_layers, steps = json.loads((model / "config.json").read_text())["num_hidden_layers"], 4
+    config, steps = json.loads((model / "config.json").read_text()), 4
+    num_layers = config["num_hidden_layers"]
+    activation = {"silu": "silu_and_mul", "gelu_pytorch_tanh": "gelu_and_mul"}[config["hidden_act"]]
     try:
         llm = start(model)
     except VllmExtError as error:
@@ -76,32 +83,22 @@ def parts_not_used(model: Path) -> dict[str, str]:
         return {"shutdown": "layers are left after shutdown"}
     # Two norms in each layer and one at the end; two sums in each layer and one over the embedding.
     expected = {
+        "vocab_parallel_embedding": steps,
+        "rotary_embedding": steps * num_layers,
+        "row_parallel_linear": steps * 2 * num_layers,
+        "logits_processor": steps,
+        "parallel_lm_head": steps,
+        "sampler": steps * len(PROMPTS),
         "worker_steps": steps,
         "attention": steps * num_layers,
         "kv_cache_update": steps * num_layers,
         "attention_metadata": steps,
         "rms_norm": steps * (2 * num_layers + 1),
-        "silu_and_mul": steps * num_layers,
+        activation: steps * num_layers,
         "all_reduce": steps * (2 * num_layers + 1),
         "all_gather": steps,
     }
     return {part: f"{seen[part]} calls instead of {count}" for part, count in expected.items() if seen[part] != count}
-
-
-def remove(project: Path, module: str, target: str) -> None:
-    """Take a method (``Class.method``), or else the line that holds ``target``, out of a module of the project."""
-    path = project / f"{module}.py"
-    lines = path.read_text().splitlines(keepends=True)
-    spans = [
-        (min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)]), node.end_lineno)
-        for cls in ast.walk(ast.parse(path.read_text()))
-        if isinstance(cls, ast.ClassDef)
-        for node in cls.body
-        if isinstance(node, ast.FunctionDef) and f"{cls.name}.{node.name}" == target
-    ]
-    spans = spans or [(number, number) for number, line in enumerate(lines, 1) if target in line]
-    ((first, last),) = spans
-    path.write_text("".join([*lines[: first - 1], *lines[last:]]))
 
 
 @pytest.mark.parametrize("model", ["random_llama", "demo_model"])
@@ -122,7 +119,7 @@ def test_every_part_of_the_plugin_runs(project, model, random_llama):
     "module, target, part, complaint",
     [
         ("my_dummy_platform", "MyDummyPlatform.check_and_update_config", "start", "worker_cls at 'auto'"),
-        ("my_dummy_platform", "MyDummyPlatform.get_attn_backend_cls", "start", "attention class of platform 'dummy'"),
+        ("my_dummy_platform", "MyDummyPlatform.get_attn_backend_cls", "start", "not implement get_attn_backend_cls"),
         ("my_dummy_platform", "MyDummyPlatform.get_device_communicator_cls", "all_reduce", "0 calls"),
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_reduce", "all_reduce", "0 calls"),
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_gather", "all_gather", "0 calls"),
@@ -140,6 +137,13 @@ def test_every_part_of_the_plugin_runs(project, model, random_llama):
         ),
         ("my_dummy_custom_ops", "RMSNorm.register_oot(", "rms_norm", "0 calls"),
         ("my_dummy_custom_ops", "SiluAndMul.register_oot(", "silu_and_mul", "0 calls"),
+        ("my_dummy_custom_ops", "RotaryEmbedding.register_oot(", "rotary_embedding", "0 calls"),
+        ("my_dummy_custom_ops", "VocabParallelEmbedding.register_oot(", "vocab_parallel_embedding", "0 calls"),
+        ("my_dummy_custom_ops", "RowParallelLinear.register_oot(", "row_parallel_linear", "0 calls"),
+        ("my_dummy_custom_ops", 'name="ParallelLMHead"', "parallel_lm_head", "0 calls"),
+        ("my_dummy_custom_ops", 'name="LogitsProcessor"', "logits_processor", "0 calls"),
+        ("my_dummy_custom_ops", 'name="Sampler"', "sampler", "0 calls"),
+        ("my_dummy_custom_ops", "MyDummyRotaryEmbedding.forward_oot", "rotary_embedding", "0 calls"),
         ("my_dummy_custom_ops", "MyDummyRMSNorm.forward_oot", "rms_norm", "0 calls"),
         ("my_dummy_custom_ops", "MyDummySiluAndMul.forward_oot", "silu_and_mul", "0 calls"),
         ("my_dummy_worker", "MyDummyWorker.execute_model", "start", "execute_model"),
@@ -174,6 +178,67 @@ def test_the_settings_name_any_registered_backend(project, random_llama, name):
 
     with start(random_llama, overrides={"attention.backend": name}) as llm:
         assert {c.backend.get_name() for c in llm.dispatcher.attention_choices.values()} == {name.upper()}
+        assert_equal_tokens(generate(llm, PROMPTS), references)
+
+
+@pytest.fixture(scope="session")
+def gelu_llama(tmp_path_factory) -> Path:
+    """A Llama with the other gated activation."""
+    config = {"model_type": "llama", "hidden_act": "gelu_pytorch_tanh"}
+    return write_model(tmp_path_factory.mktemp("gelu"), config, spread=0.1)
+
+
+def test_the_tokens_of_the_other_activation_are_those_of_transformers(project, gelu_llama):
+    references = greedy_reference(gelu_llama, PROMPTS, NUM_TOKENS)
+
+    with start(gelu_llama) as llm:
+        assert_equal_tokens(generate(llm, PROMPTS), references)
+    assert parts_not_used(gelu_llama) == {}
+
+
+@pytest.mark.parametrize("target", ["GeluAndMul.register_oot(", "MyDummyGeluAndMul.forward_oot"])
+def test_the_other_activation_left_out_is_noticed(project, gelu_llama, target):
+    remove(project, "my_dummy_custom_ops", target)
+
+    assert "0 calls" in parts_not_used(gelu_llama)["gelu_and_mul"]
+
+
+def test_an_op_of_torch_that_is_not_registered_is_noticed(project, gelu_llama):
+    """It lasts as long as its process, so that this needs one of its own."""
+    remove(project, "my_dummy_custom_ops", "direct_register_custom_op(")
+    program = f"from vllm_ext import LLM; LLM({str(gelu_llama)!r}, platform='dummy')"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=os.environ | {"PYTHONPATH": str(project.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 1
+    assert "'_OpNamespace' 'vllm_ext' object has no attribute 'my_dummy_gelu_and_mul'" in done.stderr
+
+
+def test_its_op_of_torch_passes_torchs_own_check(project, gelu_llama):
+    with start(gelu_llama):
+        opcheck(torch.ops.vllm_ext.my_dummy_gelu_and_mul, (torch.randn(3, 8), "tanh"))
+
+
+@pytest.mark.parametrize("setting", ["-rms_norm", "-rotary_embedding"])
+def test_a_replaced_op_is_turned_off_by_the_name_of_the_op(project, random_llama, setting):
+    with start(random_llama, overrides={"custom_ops": [setting]}) as llm:
+        calls = count_calls(llm, 3)
+
+    assert calls[setting[1:]] == 0
+    assert calls["silu_and_mul"] > 0
+
+
+def test_the_in_tree_worker_samples_by_the_platforms_sampler(project, random_llama):
+    references = greedy_reference(random_llama, PROMPTS, NUM_TOKENS)
+
+    with start(random_llama, overrides={"worker.cls": "vllm_ext.worker.worker.Worker"}) as llm:
+        assert count_calls(llm, 5)["sampler"] == 5
         assert_equal_tokens(generate(llm, PROMPTS), references)
 
 
@@ -310,7 +375,7 @@ def test_engines_on_two_platforms_step_side_by_side(project, random_llama):
         assert_equal_tokens([token_ids[name][str(number)] for number in range(len(PROMPTS))], references)
 
 
-def test_registering_again_changes_nothing(project, random_llama):
+def test_registering_again_changes_nothing(project, random_llama, caplog):
     from vllm_ext_dummy_platform import register, register_ops
 
     with start(random_llama) as llm:
@@ -318,6 +383,7 @@ def test_registering_again_changes_nothing(project, random_llama):
         register_ops()
         register_ops()
         assert register() == register()
+        assert caplog.messages == []
 
         assert generate(llm, PROMPTS) == before
     assert parts_not_used(random_llama) == {}

@@ -109,3 +109,53 @@ def test_a_failed_import_is_tried_again(tmp_path, monkeypatch):
     sys.path_importer_cache.clear()
 
     assert ModelRegistry.resolve_model_cls(["Late"])[1] == "Late"
+
+
+def test_after_a_failed_import_another_registration_is_what_counts():
+    with loading("mine", "dist"):
+        ModelRegistry.register_model("Mended", "a_module_that_does_not_exist:Model")
+        with pytest.raises(UnsupportedModel):
+            ModelRegistry.resolve_model_cls(["Mended"])
+        ModelRegistry.register_model("Mended", Model)
+
+    assert ModelRegistry.resolve_model_cls(["Mended"]) == (Model, "Mended")
+
+
+def test_a_module_that_was_mended_is_imported_again_after_the_same_registration(tmp_path, monkeypatch):
+    path = tmp_path / "mended_model_module.py"
+    path.write_text("raise ImportError('half an upload')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        ModelRegistry.register_model("Mended", "mended_model_module:Model")
+        with pytest.raises(UnsupportedModel, match="half an upload"):
+            ModelRegistry.resolve_model_cls(["Mended"])
+
+    path.write_text("from torch import nn\nclass Model(nn.Module): ...\n")
+    ModelRegistry.register_model("Mended", "mended_model_module:Model")
+
+    assert ModelRegistry.resolve_model_cls(["Mended"])[0].__name__ == "Model"
+
+
+def test_a_refused_registration_leaves_what_was_there():
+    ModelRegistry.register_model("Kept", Model)
+
+    with pytest.raises(RegistrationError):
+        ModelRegistry.register_model("Kept", "nowhere")
+
+    assert ModelRegistry.resolve_model_cls(["Kept"]) == (Model, "Kept")
+
+
+def test_refusals_are_of_the_types_that_vllm_raises():
+    for arch, model_cls, kind in ((3, Model, TypeError), ("A", "no-colon", ValueError), ("A", int, TypeError)):
+        with pytest.raises(kind):
+            ModelRegistry.register_model(arch, model_cls)
+
+
+def test_plugins_ask_whether_an_architecture_is_there():
+    assert "LlamaForCausalLM" in ModelRegistry.get_supported_archs()
+    assert "MyLlava" not in ModelRegistry.get_supported_archs()
+
+
+def test_a_model_without_architectures_is_refused():
+    with pytest.raises(UnsupportedModel, match="no model is registered for the architecture of this model: none named"):
+        ModelRegistry.resolve_model_cls([])

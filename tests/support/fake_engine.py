@@ -33,6 +33,7 @@ from vllm_ext.contracts.vllm_config import (
 )
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
 from vllm_ext.engine.executors.uniproc import UniProcExecutor
+from vllm_ext.engine.scheduler import Scheduler
 
 VOCAB_SIZE = 1000
 BYTES_PER_BLOCK_TOKEN = 2 * 2 * 8 * 4 * 2
@@ -227,6 +228,15 @@ class FakeDispatcher:
         self.prepare(self.worker)
         return self.worker
 
+    def update_block_size(self) -> None:
+        self.platform.update_block_size_for_backend(self.vllm_config)
+
+    def scheduler_cls(self) -> type[Scheduler]:
+        return Scheduler
+
+    def scheduler_factory(self, kv_cache_config: KVCacheConfig) -> Scheduler:
+        return Scheduler(self.vllm_config, kv_cache_config)
+
     def executor_factory(self) -> UniProcExecutor:
         return UniProcExecutor(self)  # type: ignore[arg-type]
 
@@ -252,6 +262,7 @@ def make_vllm_config(
             dtype=torch.float32,
             max_model_len=max_model_len,
             tokenizer=str(model),
+            original_max_model_len=max_model_len,
         ),
         cache_config=CacheConfig(
             block_size=block_size, kv_cache_memory_bytes=memory, enable_prefix_caching=enable_prefix_caching

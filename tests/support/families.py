@@ -18,6 +18,8 @@ _QWEN_WINDOW = {"use_sliding_window": True, "sliding_window": 7, "max_window_lay
 
 NATIVE: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    "llama, gelu": {"model_type": "llama", "hidden_act": "gelu"},
+    "llama, gelu by tanh": {"model_type": "llama", "hidden_act": "gelu_pytorch_tanh"},
     "mistral": {"model_type": "mistral", "sliding_window": None, "head_dim": 24},
     "mistral, window": {"model_type": "mistral", "sliding_window": 11},
     "qwen2": {"model_type": "qwen2", "tie_word_embeddings": True},

@@ -10,9 +10,10 @@ from pathlib import Path
 TESTS = Path(__file__).parent.parent
 
 
-def run_ranks(script: Path, world_size: int, rendezvous: Path, *args: str) -> None:
-    """Run ``script RANK WORLD_SIZE INIT_METHOD ARGS...`` once per rank; all have to succeed."""
-    environ = os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "OMP_NUM_THREADS": "1"}
+def run_ranks(script: Path, world_size: int, rendezvous: Path, *args: str, site: Path | None = None) -> None:
+    """Run ``script RANK WORLD_SIZE INIT_METHOD ARGS...`` once per rank; all have to succeed. ``site`` has plugins."""
+    paths = [TESTS.parent, TESTS, *([] if site is None else [site])]
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, paths)), "OMP_NUM_THREADS": "1"}
     processes = [
         subprocess.Popen(
             [sys.executable, str(script), str(rank), str(world_size), f"file://{rendezvous}", *args],

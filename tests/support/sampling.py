@@ -37,7 +37,7 @@ class Rows:
         self.batch.append_tokens(np.array([slot]), np.array([token_id]))
 
     def sample(self, sampler: Sampler, logits: torch.Tensor, slots: Sequence[int]) -> SamplerOutput:
-        return sampler.sample(logits.clone(), self.batch.metadata(np.array(slots)))
+        return sampler(logits.clone(), self.batch.metadata(np.array(slots)))
 
     def processed(self, logits: torch.Tensor, slots: Sequence[int]) -> torch.Tensor:
         """The logits that the likeliest token is taken of."""

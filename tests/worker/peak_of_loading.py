@@ -15,7 +15,7 @@ def anonymous_bytes() -> int:
     return int(line.split()[1]) * 1024
 
 
-dispatcher = make_dispatcher(Path(sys.argv[1]))
+dispatcher = make_dispatcher(Path(sys.argv[1]), **dict(setting.split("=") for setting in sys.argv[2:]))
 worker = dispatcher.worker_factory(local_rank=0, rank=0, distributed_init_method="", is_driver_worker=True)
 done = threading.Event()
 peak = 0

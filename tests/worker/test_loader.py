@@ -17,7 +17,7 @@ from support.ranks import TESTS
 from support.tools import load_tool
 
 from vllm_ext import ModelRegistry
-from vllm_ext.errors import CheckpointError, ContractError, UnsupportedModel
+from vllm_ext.errors import CheckpointError, ContractError, PluginNotFound, UnsupportedModel
 
 WEIGHTS = "model.safetensors"
 
@@ -215,17 +215,60 @@ def test_dummy_weights_need_no_files(model):
         assert driver.logits.std() > 0
 
 
+def peak_of_loading(model: Path, *settings: str) -> int:
+    """By how many bytes a process grows at most while it loads ``model``."""
+    script = TESTS / "worker" / "peak_of_loading.py"
+    environ = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, script, model, *settings]
+    return int(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("tie", [False, True])
 def test_loading_takes_little_more_memory_than_the_weights(tmp_path, tie):
     tool = load_tool("make_checkpoint")
     shape = tool.Shape(1024, 8, 16, 8, 64, 2816, 2000, 256, tie)
     num_bytes = 4 * tool.write_checkpoint(tmp_path / "model", shape)
-    script = TESTS / "worker" / "peak_of_loading.py"
-    environ = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "2"}
-    result = subprocess.run(
-        [sys.executable, script, tmp_path / "model"], env=environ, capture_output=True, text=True, check=True
-    )
 
     assert num_bytes > 300e6
-    assert num_bytes < int(result.stdout) < 1.3 * num_bytes
+    assert num_bytes < peak_of_loading(tmp_path / "model") < 1.3 * num_bytes
+
+
+@pytest.mark.slow
+def test_weights_that_become_int8_are_never_there_in_full(tmp_path):
+    tool = load_tool("make_checkpoint")
+    num_bytes = 4 * tool.write_checkpoint(tmp_path / "model", tool.Shape(1024, 8, 16, 8, 64, 2816, 2000, 256, True))
+
+    assert num_bytes > 300e6
+    assert num_bytes / 4 < peak_of_loading(tmp_path / "model", "engine__quantization=int8") < 0.45 * num_bytes
+
+
+def test_an_unknown_load_format_is_answered_with_what_exists(model):
+    with pytest.raises(PluginNotFound) as caught, driven_worker(model, engine__load_format="safetensor"):
+        pass
+
+    assert str(caught.value) == (
+        "no load format 'safetensor' is registered (did you mean 'safetensors'?), which engine.load_format names; "
+        "registered: auto, dummy, safetensors. A general plugin can register one"
+    )
+
+
+@pytest.mark.parametrize("load_format", ["auto", "safetensors"])
+def test_weights_are_read_from_safetensors_unless_told_otherwise(model, load_format):
+    (model / WEIGHTS).unlink()
+
+    with pytest.raises(CheckpointError, match="no weights in"), driven_worker(model, engine__load_format=load_format):
+        pass
+
+
+def test_random_weights_can_be_asked_for_and_are_the_same_for_the_same_seed(model):
+    (model / WEIGHTS).unlink()
+    logits = []
+    for seed in (1, 1, 2):
+        with driven_worker(model, engine__load_format="dummy", engine__seed=seed) as driver:
+            driver.add("r", [1, 2, 3])
+            driver.step({"r": 3})
+            logits.append(driver.logits)
+
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.equal(logits[0], logits[2])

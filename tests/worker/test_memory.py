@@ -6,11 +6,15 @@ import pytest
 import torch
 from support.device import driven_worker, make_dispatcher
 
+from vllm_ext import SamplingParams
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.errors import EngineError
+from vllm_ext.worker import sampling_ops
 from vllm_ext.worker.memory import available_kv_cache_memory, measure_peak
 
 DEVICE = torch.device("cpu")
+UNKNOWN = torch.device("privateuseone", 0)
+"""A device of which torch cannot say how much is in use."""
 
 
 class Counting(Platform):
@@ -57,7 +61,47 @@ def test_the_peak_is_that_of_the_run_and_not_what_is_left_after_it(monkeypatch):
             pass
         Counting.used = 200
 
-    assert measure_peak(Watched(), DEVICE, run) == 700
+    assert measure_peak(Watched(), UNKNOWN, run) == 700
+
+
+def test_the_peak_of_a_run_on_the_processor_is_what_the_process_had_in_memory():
+    size = 64 << 20
+
+    def run() -> None:
+        torch.ones(size, dtype=torch.uint8)
+
+    assert 100 + size <= measure_peak(Counting(), DEVICE, run) < 100 + 2 * size
+
+
+def test_the_peak_of_an_earlier_run_does_not_count():
+    torch.ones(256 << 20, dtype=torch.uint8)
+
+    assert measure_peak(Counting(), DEVICE, lambda: None) < 32 << 20
+
+
+def test_where_torch_counts_what_a_device_allocates_its_peak_is_taken():
+    class WithAllocator(Counting):
+        allocated = peak = 0
+
+        @classmethod
+        def reset_peak_memory_stats(cls, device):
+            cls.peak = cls.allocated
+
+        @classmethod
+        def memory_allocated(cls, device):
+            return cls.allocated
+
+        @classmethod
+        def max_memory_allocated(cls, device):
+            return cls.peak
+
+    def run() -> None:
+        WithAllocator.peak = 1050
+        WithAllocator.allocated = 60
+
+    WithAllocator.peak, WithAllocator.allocated = 5000, 50
+
+    assert measure_peak(WithAllocator(), UNKNOWN, run) == 100 + 1000
 
 
 def test_a_failing_run_stops_the_measurement():
@@ -86,6 +130,23 @@ def test_the_measured_run_is_the_largest_step(random_llama):
 
         assert tokens == [300]
         assert driver.logits.shape[0] == 5
+
+
+def test_tokens_are_drawn_in_the_measured_run_and_requests_draw_the_same_as_without_it(random_llama, monkeypatch):
+    rows = []
+    apply_top_p = sampling_ops.apply_top_p
+    monkeypatch.setattr(sampling_ops, "apply_top_p", lambda x, p: rows.append(len(x)) or apply_top_p(x, p))
+
+    def tokens(*, measured: bool) -> list[int]:
+        with driven_worker(random_llama, engine__max_num_seqs=5) as driver:
+            if measured:
+                with driver.dispatcher.activate():
+                    driver.worker.determine_available_memory()
+            driver.add("a", [1, 2, 3], SamplingParams(temperature=1.0))
+            return [*driver.step({"a": 3})["a"], *driver.step({"a": 1})["a"]]
+
+    assert tokens(measured=True) == tokens(measured=False)
+    assert rows == [5]
 
 
 def test_the_largest_step_is_no_larger_than_all_requests_together(random_llama):

@@ -61,7 +61,7 @@ class Attention(nn.Module):
             head_size=head_size,
             dtype=vllm_config.model_config.dtype,
             kv_cache_dtype="auto",
-            block_size=vllm_config.cache_config.block_size,
+            block_size=vllm_config.cache_config.block_size_of_user,
             has_sink=self.has_sink,
             has_sliding_window=per_layer_sliding_window is not None,
             has_logits_soft_cap=logits_soft_cap is not None,

@@ -6,25 +6,34 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from vllm_ext.check.used_trail import never_used, used_trail
 from vllm_ext.cli.base import ListCommand, output_to_stderr
 from vllm_ext.config import Config
-from vllm_ext.dispatch.bootstrap import bootstrap
+from vllm_ext.dispatch.bootstrap import Bootstrapped, bootstrap
 from vllm_ext.dispatch.planning import make_plan
-from vllm_ext.dispatch.trail import SLOTS, Step, dispatch_trail, plugin_trail
+from vllm_ext.dispatch.step import SLOTS, Step, path_of
+from vllm_ext.dispatch.trail import dispatch_trail, plugin_trail
 from vllm_ext.errors import PluginError, VllmExtError
+from vllm_ext.plan import Plan
 
-_COLUMNS = tuple(name for name in Step._fields if name != "error")
+_COLUMNS = ("slot", "candidate", "state", "owner", "reason", "origin")
+_COLUMNS_OF_RUN = ("slot", "candidate", "state", "owner", "at_start", "in_steps", "reason", "origin")
 
 
 class Explain(ListCommand):
     """Show what was decided on platform, general plugins, worker, attention, communicator and ops, and why.
 
-    Chooses the platform and runs general plugins, as an engine does; loads no weights.
+    Also what the platform's hooks changed in the configuration.
+
+    Chooses the platform and runs general plugins, as an engine does; loads no weights. With --run it starts an engine,
+    generates a few tokens, and shows what was used: how many of a thing were built, or how often it was asked, until
+    the engine stood, and how often it was called in the steps.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         parser.add_argument("slot", nargs="?", choices=SLOTS, metavar="SLOT", help=f"only this: {', '.join(SLOTS)}")
+        parser.add_argument("--run", action="store_true", help="let a few tokens through an engine, and count")
         return parser
 
     def run(self, parsed_args: argparse.Namespace) -> int:
@@ -39,12 +48,15 @@ class Explain(ListCommand):
         config = self.load_config(parsed_args)
         # What plugins print is no result: stdout is for the rows alone.
         with output_to_stderr(self.app.stdout):
-            steps = self._steps(config, parsed_args.slot)
+            steps = self._steps(config, parsed_args.slot, with_run=parsed_args.run)
         shown = [step for step in steps if parsed_args.slot in (None, step.slot)]
+        for sentence in never_used(shown):
+            self.app.LOG.warning("%s", sentence)
         self._code = max((step.error.exit_code for step in shown if step.error), default=0)
-        return _COLUMNS, [step[: len(_COLUMNS)] for step in shown]
+        columns = _COLUMNS_OF_RUN if parsed_args.run else _COLUMNS
+        return columns, [_row(step, columns) for step in shown]
 
-    def _steps(self, config: Config, slot: str | None) -> list[Step]:
+    def _steps(self, config: Config, slot: str | None, *, with_run: bool) -> list[Step]:
         """Where something prevents an engine, the trail so far; the error is kept for after it was shown."""
         plan = make_plan(config)
         try:
@@ -54,10 +66,30 @@ class Explain(ListCommand):
             return plugin_trail(plan, error.outcomes)
         bound_plan = started.binding.bound_plan
         steps = plugin_trail(plan, started.outcomes, bound_plan.platform)
-        if slot in ("platform", "general"):
-            return steps
         try:
+            if with_run:
+                return self._run_steps(plan, started, steps)
+            if slot in ("platform", "general"):
+                return steps
             return steps + dispatch_trail(started.dispatcher())
         except VllmExtError as error:
             self._error = error
             return steps
+
+    def _run_steps(self, plan: Plan, started: Bootstrapped, steps: list[Step]) -> list[Step]:
+        """The whole trail after a run, or without counts where that failed."""
+        from vllm_ext.check.usage import Usage, WatchedDispatcher, run_a_little
+
+        steps = steps + dispatch_trail(started.dispatcher())
+        usage = Usage()
+        try:
+            run_a_little(WatchedDispatcher(started.binding, started.config, usage), usage)
+        except VllmExtError as error:
+            self._error = error
+            return steps
+        return used_trail(plan, steps, usage, path_of(type(started.binding.platform)))
+
+
+def _row(step: Step, columns: Sequence[str]) -> tuple[Any, ...]:
+    values = (getattr(step, column) for column in columns)
+    return tuple("" if value is None else value for value in values)

@@ -74,10 +74,19 @@ class AttentionSettings(_Section, frozen=True):
 
 class WorkerSettings(_Section, frozen=True):
     cls: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+    extension_cls: Annotated[
+        str | None, Meta(description="class path of methods to add to the worker, for collective_rpc; null for none")
+    ] = None
 
 
 class CommunicatorSettings(_Section, frozen=True):
     cls: Annotated[str, Meta(description="auto (the platform's choice) or a class path")] = "auto"
+
+
+class ProfilerSettings(_Section, frozen=True):
+    torch_profiler_dir: Annotated[
+        str | None, Meta(description="folder for the traces of start_profile(); null for no profiling")
+    ] = None
 
 
 class EngineSettings(_Section, frozen=True):
@@ -103,6 +112,18 @@ class EngineSettings(_Section, frozen=True):
         SchedulingPolicy,
         Meta(description="fcfs (first come, first served) or priority (lower values first, then first come)"),
     ] = "fcfs"
+    scheduler_cls: Annotated[str, Meta(description="auto (the engine's own scheduler) or a class path")] = "auto"
+    quantization: Annotated[
+        str | None,
+        Meta(description="quantization method for the weights, such as int8; null for the checkpoint's own, if any"),
+    ] = None
+    load_format: Annotated[
+        str,
+        Meta(description="where weights come from: auto, safetensors, dummy (random numbers), or a plugin's format"),
+    ] = "auto"
+    tokenizer_mode: Annotated[
+        str, Meta(description="how texts become tokens: auto or hf (tokenizer.json), or a plugin's mode")
+    ] = "auto"
     executor: Annotated[str, Meta(description="executor plugin that runs the workers")] = "uniproc"
     tensor_parallel_size: Annotated[PositiveInt, Meta(description="workers that share each layer")] = 1
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the engine's random numbers")] = 0
@@ -132,4 +153,5 @@ class Settings(_Section, frozen=True):
     custom_ops: Annotated[
         list[str], Meta(description="custom ops of the platform: all or none, then +name and -name")
     ] = []
+    profiler: ProfilerSettings = field(default_factory=ProfilerSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)

@@ -1,7 +1,11 @@
 """The communicator contract: collectives between the devices of one group.
 
 The base class computes every collective with torch.distributed; a platform overrides what its hardware does better.
-The embedded engine calls the communicator at any group size, so a size-one call must be cheap.
+The embedded engine calls the communicator at any group size, so a size-one call must be cheap. Ranks in arguments are
+ranks in the group. Unless a method says otherwise, all ranks of the group call it, in the same order, with tensors of
+one shape and dtype.
+
+In vLLM: ``vllm.distributed.device_communicators.base_device_communicator``.
 """
 
 from __future__ import annotations
@@ -11,91 +15,244 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
+from vllm_ext.contracts.all2all import ExpertCommunicator
 
-class DeviceCommunicatorBase:
-    """Collectives of one process group.
+CONSTRUCTOR_KEYWORDS = ("cpu_group", "device", "device_group", "unique_name", "use_all2all")
+"""What a group hands to the constructor of its communicator (vLLM's ``GroupCoordinator``, and ours)."""
 
-    Args:
-        cpu_group: gloo group of the same ranks, for host tensors.
-        device: where results live; host memory when omitted.
-        device_group: group for device tensors; ``cpu_group`` when omitted.
-        unique_name: e.g. ``tp:0``.
+
+class DeviceCommunicatorBase(ExpertCommunicator):
+    """Collectives of one process group; its arguments are those of :class:`GroupMember`. vLLM:
+    ``DeviceCommunicatorBase``.
     """
 
-    def __init__(
-        self,
-        cpu_group: dist.ProcessGroup,
-        device: torch.device | None = None,
-        device_group: dist.ProcessGroup | None = None,
-        unique_name: str = "",
-        global_ranks: list[int] | None = None,
-        global_world_size: int | None = None,
-        use_all2all: bool = False,
-    ) -> None:
-        self.cpu_group = cpu_group
-        self.device_group = cpu_group if device_group is None else device_group
-        self.device = torch.device("cpu") if device is None else device
-        self.unique_name = unique_name
-        self.use_all2all = use_all2all
-        self.rank_in_group = dist.get_rank(cpu_group)
-        self.world_size = dist.get_world_size(cpu_group)
-        self.ranks = dist.get_process_group_ranks(cpu_group) if global_ranks is None else global_ranks
-        self.global_rank = self.ranks[self.rank_in_group]
-        self.rank = self.global_rank
-        self.global_world_size = dist.get_world_size() if global_world_size is None else global_world_size
+    # Collectives with equal shares --------------------------------------------------------------------------------
 
     def all_reduce(self, input_: torch.Tensor) -> torch.Tensor:
-        """Sum over the group, in place; returns the same tensor."""
-        if self.world_size > 1:
-            dist.all_reduce(input_, group=self.device_group)
-        return input_
+        """Sum over the group, in place. vLLM: ``all_reduce``.
+
+        Args:
+            input_: any shape, numbers of any dtype; holds the sum afterwards.
+
+        Returns: the same tensor.
+        """
+        if self.world_size == 1:
+            return input_
+        # gloo takes the memory of a view for that of the whole tensor.
+        dense = input_.contiguous()
+        dist.all_reduce(dense, group=self.device_group)
+        return input_ if dense is input_ else input_.copy_(dense)
 
     def all_gather(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        """Concatenate equal shares along ``dim``; a new tensor unless the group has one member."""
+        """Concatenate equal shares along ``dim``, in rank order. vLLM: ``all_gather``.
+
+        Returns: a new tensor, ``dim`` as many times as long as there are ranks; the input itself in a group of one.
+
+        Raises:
+            CollectiveError: ``input_`` has no dimension ``dim``.
+        """
+        dim = self._dim("all_gather", input_, dim)
         if self.world_size == 1:
             return input_
-        parts = [torch.empty_like(input_) for _ in range(self.world_size)]
-        dist.all_gather(parts, input_.contiguous(), group=self.device_group)
-        return torch.cat(parts, dim=dim)
+        parts = input_.new_empty((self.world_size, *input_.shape))
+        dist.all_gather(list(parts.unbind()), input_.contiguous(), group=self.device_group)
+        return parts.movedim(0, dim).flatten(dim, dim + 1)
 
     def reduce_scatter(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
-        """Sum over the group, then keep this rank's equal share along ``dim``."""
-        if self.world_size == 1:
-            return input_
+        """Sum over the group, then keep this rank's equal share along ``dim``. vLLM: ``reduce_scatter``.
+
+        Returns: a new contiguous tensor; the input itself in a group of one.
+
+        Raises:
+            CollectiveError: there is no dimension ``dim``, or its length is not divisible by the number of ranks.
+        """
+        dim = self._dim("reduce_scatter", input_, dim)
         if input_.shape[dim] % self.world_size:
-            raise ValueError(
-                f"reduce_scatter: dimension {dim} of {tuple(input_.shape)} is not divisible by {self.world_size} ranks"
-            )
-        total = input_.clone()
-        dist.all_reduce(total, group=self.device_group)
-        return total.chunk(self.world_size, dim=dim)[self.rank_in_group].contiguous()
+            raise self._error("reduce_scatter", input_, f"dimension {dim} cannot be shared evenly")
+        return self._reduce_scatter(input_, dim, [input_.shape[dim] // self.world_size] * self.world_size)
 
     def gather(self, input_: torch.Tensor, dst: int = 0, dim: int = -1) -> torch.Tensor | None:
-        """Concatenate on rank ``dst`` (in the group) along ``dim``; ``None`` on the others."""
+        """Concatenate equal shares along ``dim`` on rank ``dst``. vLLM: ``gather``.
+
+        Returns: a new tensor on ``dst``, ``None`` on the others; the input itself in a group of one.
+
+        Raises:
+            CollectiveError: there is no dimension ``dim``, or no rank ``dst``.
+        """
+        dim = self._dim("gather", input_, dim)
+        target = self._global_rank("gather", "dst", dst)
         if self.world_size == 1:
             return input_
-        is_target = self.rank_in_group == dst
-        parts = [torch.empty_like(input_) for _ in range(self.world_size)] if is_target else None
-        dist.gather(input_.contiguous(), parts, dst=self.ranks[dst], group=self.device_group)
-        return None if parts is None else torch.cat(parts, dim=dim)
+        parts = input_.new_empty((self.world_size, *input_.shape)) if self.rank_in_group == dst else None
+        into = None if parts is None else list(parts.unbind())
+        dist.gather(input_.contiguous(), into, dst=target, group=self.device_group)
+        return None if parts is None else parts.movedim(0, dim).flatten(dim, dim + 1)
 
     def broadcast(self, tensor: torch.Tensor, src: int = 0) -> torch.Tensor:
-        """Fill ``tensor`` with that of rank ``src`` (in the group), in place."""
-        if self.world_size > 1:
-            dist.broadcast(tensor, src=self.ranks[src], group=self.device_group)
-        return tensor
+        """Fill ``tensor`` with that of rank ``src``, in place. vLLM: ``broadcast``.
+
+        Returns: the same tensor.
+
+        Raises:
+            CollectiveError: there is no rank ``src``.
+        """
+        source = self._global_rank("broadcast", "src", src)
+        if self.world_size == 1:
+            return tensor
+        dense = tensor.contiguous()
+        dist.broadcast(dense, src=source, group=self.device_group)
+        return tensor if dense is tensor else tensor.copy_(dense)
+
+    # Collectives with uneven shares -------------------------------------------------------------------------------
+
+    def all_gatherv(
+        self, input_: torch.Tensor | list[torch.Tensor], dim: int = 0, sizes: list[int] | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
+        """Concatenate shares of uneven length along ``dim``. vLLM: ``all_gatherv``.
+
+        Args:
+            input_: a tensor, or several that are gathered one after the other.
+            sizes: the length of ``dim`` on each rank, the same list on all of them; equal lengths if omitted.
+
+        Returns: a new tensor of length ``sum(sizes)``, or a list of them.
+
+        Raises:
+            CollectiveError: there is no dimension ``dim``; ``sizes`` has not one entry per rank, or this rank's is not
+                the length of its tensor.
+        """
+        if not isinstance(input_, torch.Tensor):
+            return [self._all_gatherv(tensor, dim, sizes) for tensor in input_]
+        return self._all_gatherv(input_, dim, sizes)
+
+    def reduce_scatterv(self, input_: torch.Tensor, dim: int = -1, sizes: list[int] | None = None) -> torch.Tensor:
+        """Sum over the group, then keep this rank's share of ``sizes`` along ``dim``. vLLM: ``reduce_scatterv``.
+
+        Args:
+            sizes: the length of each rank's share, the same list on all of them; equal lengths if omitted.
+
+        Returns: a new contiguous tensor; the input itself in a group of one.
+
+        Raises:
+            CollectiveError: there is no dimension ``dim``; ``sizes`` has not one entry per rank, or does not add up to
+                the length of ``dim``.
+        """
+        if sizes is None:
+            return self.reduce_scatter(input_, dim)
+        dim = self._dim("reduce_scatterv", input_, dim)
+        self._check_sizes("reduce_scatterv", input_, sizes)
+        if sum(sizes) != input_.shape[dim]:
+            raise self._error(
+                "reduce_scatterv", input_, f"sizes {sizes} add up to {sum(sizes)}, which dimension {dim} has not"
+            )
+        return self._reduce_scatter(input_, dim, sizes)
+
+    def reduce_scatterv_into_output(
+        self, input_: torch.Tensor, output: torch.Tensor, dim: int = -1, sizes: list[int] | None = None
+    ) -> None:
+        """:meth:`reduce_scatterv`, with the result in ``output``. vLLM: ``reduce_scatterv_into_output``.
+
+        Args:
+            output: of the result's shape, which is that of ``input_`` with this rank's share for ``dim``.
+
+        Raises:
+            CollectiveError: as :meth:`reduce_scatterv`, or ``output`` has another shape.
+        """
+        result = self.reduce_scatterv(input_, dim, sizes)
+        self._copy("reduce_scatterv_into_output", result, output)
+
+    # Point to point -----------------------------------------------------------------------------------------------
 
     def send(self, tensor: torch.Tensor, dst: int | None = None) -> None:
-        """Send to rank ``dst`` in the group, by default the next one; returns when the tensor may be reused."""
-        target = (self.rank_in_group + 1) % self.world_size if dst is None else dst
-        dist.send(tensor, dst=self.ranks[target], group=self.device_group)
+        """Send to rank ``dst``, by default the next one; returns when ``tensor`` may be reused. vLLM: ``send``.
+
+        Raises:
+            CollectiveError: there is no rank ``dst``, or it is this one.
+        """
+        target = self._peer("send", "dst", (self.rank_in_group + 1) % self.world_size if dst is None else dst)
+        dist.send(tensor.contiguous(), dst=target, group=self.device_group)
 
     def recv(self, size: Sequence[int], dtype: torch.dtype, src: int | None = None) -> torch.Tensor:
-        """Receive a tensor of ``size`` from rank ``src`` in the group, by default the previous one."""
-        source = (self.rank_in_group - 1) % self.world_size if src is None else src
+        """Receive from rank ``src``, by default the previous one. vLLM: ``recv``.
+
+        Args:
+            size, dtype: shape and dtype of what is sent.
+
+        Returns: a new tensor on the communicator's device.
+
+        Raises:
+            CollectiveError: there is no rank ``src``, or it is this one.
+        """
+        source = self._peer("recv", "src", (self.rank_in_group - 1) % self.world_size if src is None else src)
         tensor = torch.empty(tuple(size), dtype=dtype, device=self.device)
-        dist.recv(tensor, src=self.ranks[source], group=self.device_group)
+        dist.recv(tensor, src=source, group=self.device_group)
         return tensor
 
+    def batch_isend_irecv(self, p2p_ops: list[dist.P2POp]) -> None:
+        """Carry out sends and receives together, so that no order among them can block. vLLM: ``batch_isend_irecv``.
+
+        Args:
+            p2p_ops: torch's descriptions; their peers are ranks of the default group. Each one's counterpart is in the
+                list of another rank. May be empty.
+
+        Returns once all are complete.
+        """
+        if p2p_ops:
+            for work in dist.batch_isend_irecv(p2p_ops):
+                work.wait()
+
+    # Memory and life cycle ----------------------------------------------------------------------------------------
+
+    def get_symmetric_memory_buffer(
+        self, role: str, shape: Sequence[int], dtype: torch.dtype, device: torch.device
+    ) -> torch.Tensor | None:
+        """Memory that all ranks can reach, for ``role``. vLLM: ``get_symmetric_memory_buffer``.
+
+        Returns: ``None`` where there is no such memory, as here.
+        """
+        return None
+
+    def suspend(self) -> None:
+        """Give up device memory until :meth:`resume`; nothing to do here. vLLM: ``suspend``."""
+
+    def resume(self) -> None:
+        """Take back what :meth:`suspend` gave up. vLLM: ``resume``."""
+
+    def checkpoint_prepare(self) -> None:
+        """Get ready for the process to be frozen on disk; nothing to do here. vLLM: ``checkpoint_prepare``."""
+
+    def checkpoint_restore(self) -> None:
+        """Go on after the process came back from disk. vLLM: ``checkpoint_restore``."""
+
     def destroy(self) -> None:
-        """Release what the communicator holds besides the groups."""
+        """Release what the communicator holds besides the groups. Called once, at shutdown. vLLM: ``destroy``."""
+        if self.all2all_manager is not None:
+            self.all2all_manager.destroy()
+            self.all2all_manager = None
+
+    # What the methods above share ---------------------------------------------------------------------------------
+
+    def _all_gatherv(self, tensor: torch.Tensor, dim: int, sizes: list[int] | None) -> torch.Tensor:
+        if sizes is None:
+            return self.all_gather(tensor, dim)
+        dim = self._dim("all_gatherv", tensor, dim)
+        self._check_sizes("all_gatherv", tensor, sizes)
+        if tensor.shape[dim] != sizes[self.rank_in_group]:
+            raise self._error(
+                "all_gatherv", tensor, f"sizes {sizes} say {sizes[self.rank_in_group]} for dimension {dim} of this rank"
+            )
+        if self.world_size == 1:
+            return tensor
+        # Shares of one length, as gloo wants them; what was added is cut off again.
+        padded = tensor.new_zeros((max(sizes), *tensor.movedim(dim, 0).shape[1:]))
+        padded[: tensor.shape[dim]] = tensor.movedim(dim, 0)
+        parts = padded.new_empty((self.world_size, *padded.shape))
+        dist.all_gather(list(parts.unbind()), padded, group=self.device_group)
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)]).movedim(0, dim).contiguous()
+
+    def _reduce_scatter(self, input_: torch.Tensor, dim: int, sizes: list[int]) -> torch.Tensor:
+        if self.world_size == 1:
+            return input_
+        total = input_.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total, group=self.device_group)
+        start = sum(sizes[: self.rank_in_group])
+        return total.narrow(dim, start, sizes[self.rank_in_group]).clone(memory_format=torch.contiguous_format)

@@ -50,6 +50,7 @@ class CurrentPlatform:
         self._resolver = resolver
 
     def has_resolver(self) -> bool:
+        """Whether :meth:`set_resolver` was called."""
         return self._resolver is not None
 
     def set_default(self, platform: Platform | None) -> None:
@@ -62,6 +63,7 @@ class CurrentPlatform:
         self._lock = threading.RLock()
 
     def has_default(self) -> bool:
+        """Whether the process default is known; asking does not choose it."""
         return self._default is not None
 
     def __getattr__(self, name: str) -> Any:

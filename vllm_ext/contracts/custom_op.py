@@ -1,19 +1,21 @@
-"""Custom ops: layers whose computation a platform may replace.
+"""Custom ops and pluggable layers: what models are built of, and a platform may replace.
 
-An in-tree op is registered under a name (``rms_norm``); an out-of-tree class takes its place at construction, and which
-``forward_*`` runs is decided once, at construction too.
+An in-tree class is registered under a name (``rms_norm``); an out-of-tree subclass takes its place at construction.
+Which ``forward_*`` of a :class:`CustomOp` runs is decided once, at construction too. The names are those of vLLM's
+``vllm.model_executor.custom_op``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 from torch import nn
 
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.platform import PlatformEnum
-from vllm_ext.contracts.vllm_config import get_current_vllm_config
+from vllm_ext.contracts.vllm_config import find_current_vllm_config, get_current_vllm_config
+from vllm_ext.errors import ConfigError, RegistrationError
 from vllm_ext.registry.custom_ops import CUSTOM_OPS
 
 _FORWARD_BY_PLATFORM = {
@@ -25,87 +27,156 @@ _FORWARD_BY_PLATFORM = {
     PlatformEnum.OOT: "forward_oot",
 }
 
-C = TypeVar("C", bound="type[CustomOp]")
+C = TypeVar("C", bound="type[Replaceable]")
 
 
-class CustomOp(nn.Module):
-    """Base of replaceable ops. Built inside ``set_current_vllm_config``.
-
-    A subclass defines :meth:`forward_native` in plain torch, and ``forward_cpu``, ``forward_cuda`` … or
-    ``forward_oot`` where a platform has something faster.
-    """
+class Replaceable(nn.Module):
+    """What :class:`CustomOp` and :class:`PluggableLayer` share: a name, and a class that may stand in for another."""
 
     name: ClassVar[str]
+    """The name of the op, which a class that takes its place has too."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> CustomOp:
-        return super().__new__(find_replacement(cls) or cls)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._forward_method = self._choose_forward()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self._forward_method(*args, **kwargs)
-
-    def forward_native(self, *args: Any, **kwargs: Any) -> Any:
-        """The op in plain torch; the definition of its result."""
-        raise NotImplementedError(f"custom op {type(self).__qualname__} does not implement forward_native()")
-
-    def forward_cpu(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward_native(*args, **kwargs)
-
-    def forward_cuda(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward_native(*args, **kwargs)
-
-    def forward_hip(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward_cuda(*args, **kwargs)
-
-    def forward_tpu(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward_native(*args, **kwargs)
-
-    def forward_xpu(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward_native(*args, **kwargs)
-
-    def forward_oot(self, *args: Any, **kwargs: Any) -> Any:
-        return self.forward_native(*args, **kwargs)
-
-    @classmethod
-    def can_run(cls, method: str) -> bool:
-        """Whether ``method``, such as ``forward_cpu``, can compute in the engine being built; asked at construction."""
-        return True
-
-    def _choose_forward(self) -> Callable[..., Any]:
-        name = getattr(type(self), "name", type(self).__name__)
-        bound: Callable[..., Any] = getattr(self, choose_forward(type(self), name))
-        return bound
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        instance: Self = super().__new__(maybe_get_oot_by_class(cls))
+        return instance
 
     @classmethod
     def register(cls, name: str) -> Callable[[C], C]:
-        """Class decorator: make an in-tree op known as ``name``."""
+        """Class decorator: make an op of this package, or of a plugin, known as ``name``.
+
+        Raises:
+            RegistrationError: the name belongs to another class, or the class is neither op nor layer.
+        """
 
         def decorate(op_cls: C) -> C:
-            op_cls.name = name
+            if not isinstance(op_cls, type) or not issubclass(op_cls, Replaceable):
+                raise RegistrationError(f"{op_cls!r} cannot be custom op {name!r}: it is no CustomOp or PluggableLayer")
             CUSTOM_OPS.register(name, op_cls)
+            op_cls.name = name
             return op_cls
 
         return decorate
 
     @classmethod
-    def register_oot(cls, op_cls: Any = None, name: str | None = None) -> Any:
-        """Class decorator: construct this class wherever the in-tree op is asked for.
+    def register_oot(cls, _decorated_op_cls: Any = None, name: str | None = None) -> Any:
+        """Class decorator: construct this class wherever exactly the in-tree class is asked for.
 
-        ``@RMSNorm.register_oot``, ``@RMSNorm.register_oot()`` and ``@CustomOp.register_oot(name="RMSNorm")`` are the
-        same. The replacement keeps the op's name, so the settings of ``custom_ops`` still reach it.
+        ``@RMSNorm.register_oot``, ``@RMSNorm.register_oot()``, ``@CustomOp.register_oot(name="RMSNorm")`` and
+        ``CustomOp.register_oot(_decorated_op_cls=MyNorm, name="RMSNorm")`` are the same. It may be called again. The
+        replacement keeps the op's name, so that the setting ``custom_ops`` still reaches it.
+
+        Args:
+            name: the in-tree class's name, if not this class's own.
 
         Raises:
             RegistrationError: the target is unknown, or the class is not a subclass of it.
         """
 
         def decorate(replacement: C) -> C:
-            CUSTOM_OPS.register_oot(cls if name is None else name, replacement)
+            replacement.name = CUSTOM_OPS.register_oot(cls if name is None else name, replacement)
             return replacement
 
-        return decorate if op_cls is None else decorate(op_cls)
+        return decorate if _decorated_op_cls is None else decorate(_decorated_op_cls)
+
+
+class CustomOp(Replaceable):
+    """Base of replaceable ops. Built inside ``set_current_vllm_config``.
+
+    A subclass defines :meth:`forward_native` in plain torch, and ``forward_cpu``, ``forward_cuda`` … or
+    ``forward_oot`` where a platform has something faster. All of them take and return the same.
+
+    Args:
+        enforce_enable: run the platform's form whatever the setting ``custom_ops`` says.
+
+    Raises:
+        RuntimeError: no engine is being built here.
+        ConfigError: ``custom_ops`` turns the op both on and off.
+    """
+
+    def __init__(self, *, enforce_enable: bool = False) -> None:
+        super().__init__()
+        self._enforce_enable = enforce_enable
+        self._forward_method = self.dispatch_forward()
+        if type(self).forward is CustomOp.forward:
+            # torch calls it as it is, without a detour by the class.
+            self.__dict__["forward"] = self._forward_method
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Compute, by the method that :meth:`dispatch_forward` chose."""
+        return self._forward_method(*args, **kwargs)
+
+    def forward_native(self, *args: Any, **kwargs: Any) -> Any:
+        """The op in plain torch; the definition of its result, and of what it may change in place."""
+        raise NotImplementedError(f"custom op {type(self).__qualname__} does not implement forward_native()")
+
+    def forward_cpu(self, *args: Any, **kwargs: Any) -> Any:
+        """The op on the in-tree platform for processors; :meth:`forward_native` unless overridden."""
+        return self.forward_native(*args, **kwargs)
+
+    def forward_cuda(self, *args: Any, **kwargs: Any) -> Any:
+        """The op on CUDA; :meth:`forward_native` unless overridden."""
+        return self.forward_native(*args, **kwargs)
+
+    def forward_hip(self, *args: Any, **kwargs: Any) -> Any:
+        """The op on ROCm; :meth:`forward_cuda` unless overridden."""
+        return self.forward_cuda(*args, **kwargs)
+
+    def forward_tpu(self, *args: Any, **kwargs: Any) -> Any:
+        """The op on TPUs; :meth:`forward_native` unless overridden."""
+        return self.forward_native(*args, **kwargs)
+
+    def forward_xpu(self, *args: Any, **kwargs: Any) -> Any:
+        """The op on XPUs; :meth:`forward_native` unless overridden."""
+        return self.forward_native(*args, **kwargs)
+
+    def forward_oot(self, *args: Any, **kwargs: Any) -> Any:
+        """The op on out-of-tree platforms; :meth:`forward_native` unless overridden."""
+        return self.forward_native(*args, **kwargs)
+
+    @classmethod
+    def can_run(cls, method: str) -> bool:
+        """Whether ``method``, such as ``forward_cpu``, can compute in the engine being built; asked at construction.
+
+        Where it cannot, :meth:`forward_native` runs. An extension of vLLM's contract.
+        """
+        return True
+
+    @classmethod
+    def enabled(cls) -> bool:
+        """Whether the setting ``custom_ops`` lets the platform's form of this op run in the engine being built.
+
+        Raises:
+            ConfigError: it holds both ``+name`` and ``-name``.
+        """
+        custom_ops = get_current_vllm_config().compilation_config.custom_ops
+        return is_enabled(getattr(cls, "name", cls.__name__), custom_ops)
+
+    @staticmethod
+    def default_on() -> bool:
+        """Whether ops run in their platform's form unless ``custom_ops`` names them: not where it holds ``none``.
+
+        Raises:
+            ConfigError: it holds both ``all`` and ``none``.
+        """
+        return _default_on(get_current_vllm_config().compilation_config.custom_ops)
+
+    def dispatch_forward(self) -> Callable[..., Any]:
+        """The bound method that :meth:`forward` calls; asked once, at construction."""
+        bound: Callable[..., Any] = getattr(self, choose_forward(type(self), self._enforce_enable))
+        return bound
+
+
+class PluggableLayer(Replaceable):
+    """Base of whole layers that a platform may replace: parameters, loading and computation alike.
+
+    They have no ``forward_*`` to choose from, and the setting ``custom_ops`` does not concern them. Built outside of an
+    engine, a layer is what it says.
+    """
+
+
+def maybe_get_oot_by_class(op_cls: type[Any]) -> type[Any]:
+    """The class that is built where ``op_cls`` is asked for: an out-of-tree one, or itself."""
+    return find_replacement(op_cls) or op_cls
 
 
 def find_replacement(op_cls: type) -> type | None:
@@ -113,24 +184,39 @@ def find_replacement(op_cls: type) -> type | None:
 
     Engines on other platforms may live in the same process: each takes the replacements meant for its own.
     """
-    if not current_platform.get().is_out_of_tree():
+    vllm_config = find_current_vllm_config()
+    if vllm_config is None or not current_platform.get().is_out_of_tree():
         return None
-    device = get_current_vllm_config().device_config
+    device = vllm_config.device_config
     return CUSTOM_OPS.find_oot(op_cls, device.distribution, device.foreign_distributions)
 
 
-def choose_forward(op_cls: type[CustomOp], name: str) -> str:
-    """The method of ``op_cls`` that computes op ``name`` in the engine being built."""
-    if not is_enabled(name, get_current_vllm_config().compilation_config.custom_ops):
+def choose_forward(op_cls: type[CustomOp], enforce_enable: bool = False) -> str:
+    """The method of ``op_cls`` that computes in the engine being built."""
+    if not (enforce_enable or op_cls.enabled()):
         return "forward_native"
     method = _FORWARD_BY_PLATFORM.get(current_platform.get()._enum, "forward_native")
     # A method that only delegates is skipped, so that the native op costs one call and not two.
+    if method == "forward_hip" and op_cls.forward_hip is CustomOp.forward_hip:
+        method = "forward_cuda"
     if getattr(op_cls, method) is getattr(CustomOp, method) or not op_cls.can_run(method):
         return "forward_native"
     return method
 
 
 def is_enabled(name: str, custom_ops: Sequence[str]) -> bool:
-    """Whether op ``name`` uses its platform's implementation; ``none`` turns all off but those with ``+name``."""
-    default_on = "none" not in custom_ops
-    return (default_on or f"+{name}" in custom_ops) and f"-{name}" not in custom_ops
+    """Whether op ``name`` uses its platform's form; ``none`` turns all off but those with ``+name``.
+
+    Raises:
+        ConfigError: it is turned on and off.
+    """
+    on, off = f"+{name}" in custom_ops, f"-{name}" in custom_ops
+    if on and off:
+        raise ConfigError(f"custom_ops holds both +{name} and -{name}; keep one of them")
+    return (_default_on(custom_ops) or on) and not off
+
+
+def _default_on(custom_ops: Sequence[str]) -> bool:
+    if "all" in custom_ops and "none" in custom_ops:
+        raise ConfigError("custom_ops holds both all and none; keep one of them")
+    return "none" not in custom_ops

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from vllm_ext.contracts.worker import CompilationTimes
+from vllm_ext.errors import ContractError
+
 if TYPE_CHECKING:
     from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheLayout, KVCacheSpec
     from vllm_ext.contracts.outputs import ModelRunnerOutput
@@ -32,10 +35,17 @@ class Executor(ABC):
     def collective_rpc(
         self,
         method: str | Callable[..., Any],
+        timeout: float | None = None,
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
-        """Call a worker method (by name, or a callable that takes the worker) on all workers; results by rank."""
+        """Call a worker method (by name, or a callable that takes the worker first) on all workers; results by rank.
+
+        ``timeout`` is in seconds, for executors that wait for workers elsewhere.
+
+        Raises:
+            ContractError: the workers have no such method. What a method raises comes through.
+        """
 
     @abstractmethod
     def check_health(self) -> None:
@@ -46,30 +56,64 @@ class Executor(ABC):
         """Stop the workers; may be called twice."""
 
     def get_kv_cache_specs(self) -> list[dict[str, KVCacheSpec]]:
+        """What each worker's layers store, by layer name."""
         specs: list[dict[str, KVCacheSpec]] = self.collective_rpc("get_kv_cache_spec")
         return specs
 
     def get_supported_kv_cache_layouts(self) -> list[list[KVCacheLayout] | None]:
+        """Layouts of the KV cache that each worker can read, best first; ``None`` for any."""
         return self.collective_rpc("get_supported_kv_cache_layouts")
+
+    def set_kv_cache_layout(self, layout: KVCacheLayout) -> None:
+        """Tell the workers what they agreed on."""
+        self.collective_rpc("set_kv_cache_layout", args=(layout,))
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        """What every worker's model can be asked for, in the order of the first one."""
+        first, *others = self.collective_rpc("get_supported_tasks")
+        return tuple(task for task in first if all(task in other for other in others))
 
     def get_supported_sampling_params(self) -> frozenset[str]:
         """The sampling parameters that every worker acts on."""
         return frozenset.intersection(*self.collective_rpc("get_supported_sampling_params"))
 
     def determine_available_memory(self) -> list[int]:
+        """Bytes that the KV cache may take, of each worker."""
         return self.collective_rpc("determine_available_memory")
 
+    def update_max_model_len(self, max_model_len: int) -> None:
+        """Tell the workers that requests end earlier than they know."""
+        self.collective_rpc("update_max_model_len", args=(max_model_len,))
+
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
-        """Allocate the caches, announce their size, and warm the model up."""
-        self.collective_rpc("initialize_from_config", (kv_cache_config,))
-        self.collective_rpc("initialize_cache", (kv_cache_config.num_blocks, 0))
-        self.collective_rpc("compile_or_warm_up_model")
+        """Allocate the caches, announce their size, and warm the model up.
+
+        Raises:
+            ContractError: ``compile_or_warm_up_model()`` did not return its seconds, which vLLM does not forgive.
+        """
+        self.collective_rpc("initialize_from_config", args=(kv_cache_config,))
+        self.collective_rpc("initialize_cache", args=(kv_cache_config.num_blocks, 0))
+        for times in self.collective_rpc("compile_or_warm_up_model"):
+            if not isinstance(times, CompilationTimes):
+                raise ContractError(
+                    f"compile_or_warm_up_model() of the worker returned {times!r}; it has to return CompilationTimes"
+                )
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         """One whole step, in one phase or in two; all ranks compute the same, the first one answers."""
-        output: ModelRunnerOutput | None = self.collective_rpc("execute_model", (scheduler_output,))[0]
+        output: ModelRunnerOutput | None = self.collective_rpc("execute_model", args=(scheduler_output,))[0]
         if output is None:
-            output = self.collective_rpc("sample_tokens", (None,))[0]
+            output = self.collective_rpc("sample_tokens", args=(None,))[0]
         if output is None:
             raise RuntimeError("the worker returned None from execute_model() and from sample_tokens()")
         return output
+
+    def reset_prefix_cache(self) -> None:
+        """Tell the workers that the engine forgot what cached blocks hold."""
+        self.collective_rpc("reset_prefix_cache")
+
+    def profile(self, is_start: bool, profile_prefix: str | None = None) -> None:
+        """Let the workers begin to record, or finish what their devices were given and write the traces."""
+        if not is_start:
+            self.collective_rpc("synchronize_device")
+        self.collective_rpc("profile", args=(is_start, profile_prefix))

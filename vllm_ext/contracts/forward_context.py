@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import torch
 
     from vllm_ext.contracts.attention import AttentionMetadata
+    from vllm_ext.contracts.platform import Platform
+    from vllm_ext.contracts.vllm_config import VllmConfig
 
 
 @dataclass(slots=True)
@@ -25,6 +27,22 @@ class ForwardContext:
     slot_mapping: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """By layer name, as in :class:`CommonAttentionMetadata`; for backends that do not store keys and values in
     ``forward``."""
+
+
+def additional_forward_context(
+    platform: Platform, attn_metadata: dict[str, AttentionMetadata] | None, vllm_config: VllmConfig, num_tokens: int
+) -> dict[str, Any]:
+    """What the platform adds for this step; it is given all keywords of vLLM, also those that have no meaning here."""
+    return platform.set_additional_forward_context(
+        attn_metadata=attn_metadata,
+        vllm_config=vllm_config,
+        num_tokens=num_tokens,
+        dp_metadata=None,
+        num_tokens_across_dp=None,
+        cudagraph_runtime_mode=None,
+        batch_descriptor=None,
+        ubatch_slices=None,
+    )
 
 
 _current: ContextVar[ForwardContext] = ContextVar("vllm_ext_forward_context")

@@ -81,6 +81,7 @@ class CompletionOutput:
 
     @property
     def finished(self) -> bool:
+        """Whether this was the last of it: there is a ``finish_reason``."""
         return self.finish_reason is not None
 
 

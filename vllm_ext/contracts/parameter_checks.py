@@ -22,6 +22,7 @@ def check_integer(name: str, value: Any, *, low: int, high: float = math.inf) ->
 
 
 def check_bool(name: str, value: Any) -> None:
+    """InvalidRequest unless ``value`` is true or false."""
     if not isinstance(value, bool):
         raise InvalidRequest(f"{name} is {value!r}; it takes true or false")
 

@@ -6,155 +6,73 @@ has raises :class:`AttributeError`; vLLM answers ``None`` there, which turns a m
 
 from __future__ import annotations
 
-import enum
-import random
-from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from vllm_ext.contracts.device import CpuArchEnum, DeviceCapability, PlatformEnum
+from vllm_ext.contracts.platform_device import PlatformDevice
+from vllm_ext.errors import ConfigError, listing
 
 if TYPE_CHECKING:
     import torch
 
+    from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.contracts.vllm_config import VllmConfig
     from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum
 
+__all__ = [
+    "AttentionSelectorConfig",
+    "CpuArchEnum",
+    "DeviceCapability",
+    "Platform",
+    "PlatformEnum",
+    "UnspecifiedPlatform",
+]
 
-class PlatformEnum(enum.Enum):
-    """Kinds of devices; an out-of-tree platform is ``OOT``."""
-
-    CUDA = enum.auto()
-    ROCM = enum.auto()
-    TPU = enum.auto()
-    XPU = enum.auto()
-    CPU = enum.auto()
-    OOT = enum.auto()
-    UNSPECIFIED = enum.auto()
-
-
-class DeviceCapability(NamedTuple):
-    """A device's compute capability, where it has such a thing."""
-
-    major: int
-    minor: int
-
-    def as_version_str(self) -> str:
-        return f"{self.major}.{self.minor}"
+_MAX_DOUBLINGS = 8
+"""How far the default goes in search of a block size: with 16 tokens, up to 2048."""
 
 
-class Platform:
+class Platform(PlatformDevice):
     """Base class of platforms. A subclass sets at least ``_enum``, ``device_name`` and ``device_type`` and implements
     :meth:`check_and_update_config`, :meth:`get_attn_backend_cls`, :meth:`get_device_name` and
     :meth:`get_device_total_memory`. It is instantiated without arguments.
+
+    Where an engine calls a hook, in this order. In the front end: :meth:`log_warnings`,
+    :meth:`pre_register_and_update`, :meth:`validate_environ`, :meth:`check_max_model_len`,
+    :meth:`verify_quantization`, :meth:`apply_config_platform_defaults`, :meth:`support_static_graph_mode`,
+    :meth:`verify_model_arch`, :meth:`check_and_update_config`, :meth:`support_hybrid_kv_cache`; for each request
+    :meth:`get_max_output_tokens` and :meth:`validate_request`. Beside the worker: :meth:`import_kernels` before its
+    class is built, :meth:`update_block_size_for_backend` after its model is loaded,
+    :meth:`register_custom_kv_cache_specs` before it is asked for its KV cache.
     """
 
-    _enum: PlatformEnum
-    device_name: str
-    """For logs, and torch's name of a device; usually the same as ``device_type``."""
-    device_type: str
-    """torch's device type: ``cpu``, ``cuda``, ``privateuseone`` or the name it was renamed to."""
     dispatch_key: str = "CPU"
     """torch's dispatcher key for custom ops."""
     dist_backend: str = ""
     """torch.distributed backend of the device groups; empty stands for gloo."""
-    device_control_env_var: str = ""
-    """Variable that restricts which devices a process sees."""
     simple_compile_backend: str = "inductor"
-
-    @property
-    def supported_dtypes(self) -> list[torch.dtype]:
-        """Dtypes for weights and computation; the first one is taken when ``auto`` meets an unsupported one."""
-        import torch
-
-        return [torch.bfloat16, torch.float16, torch.float32]
-
-    def is_cuda(self) -> bool:
-        return self._enum is PlatformEnum.CUDA
-
-    def is_rocm(self) -> bool:
-        return self._enum is PlatformEnum.ROCM
-
-    def is_tpu(self) -> bool:
-        return self._enum is PlatformEnum.TPU
-
-    def is_xpu(self) -> bool:
-        return self._enum is PlatformEnum.XPU
-
-    def is_cpu(self) -> bool:
-        return self._enum is PlatformEnum.CPU
-
-    def is_out_of_tree(self) -> bool:
-        return self._enum is PlatformEnum.OOT
-
-    def is_unspecified(self) -> bool:
-        return self._enum is PlatformEnum.UNSPECIFIED
-
-    def is_cuda_alike(self) -> bool:
-        return self._enum in (PlatformEnum.CUDA, PlatformEnum.ROCM)
-
-    # Device identity and memory -----------------------------------------------------------------------------------
-
-    @classmethod
-    def get_device_name(cls, device_id: int = 0) -> str:
-        """A name for people."""
-        raise _missing(cls, "get_device_name")
-
-    @classmethod
-    def get_device_total_memory(cls, device_id: int = 0) -> int:
-        """Bytes this process may use at most."""
-        raise _missing(cls, "get_device_total_memory")
-
-    @classmethod
-    def get_device_capability(cls, device_id: int = 0) -> DeviceCapability | None:
-        """``None`` for devices without the concept."""
-        return None
-
-    @classmethod
-    def get_current_memory_usage(cls, device: torch.device | None = None) -> float:
-        """Bytes in use on the device now, by anybody."""
-        raise _missing(cls, "get_current_memory_usage")
-
-    @classmethod
-    def is_pin_memory_available(cls) -> bool:
-        return True
-
-    @classmethod
-    def set_device(cls, device: torch.device) -> None:
-        """Make ``device`` the current one of this thread; nothing to do where there is a single one."""
-
-    @classmethod
-    def manual_seed_all(cls, seed: int) -> None:
-        """Seed the device's random generators."""
-        raise _missing(cls, "manual_seed_all")
-
-    @classmethod
-    def seed_everything(cls, seed: int | None = None) -> None:
-        """Seed Python, torch and the device."""
-        if seed is not None:
-            import torch
-
-            random.seed(seed)
-            torch.manual_seed(seed)
-            cls.manual_seed_all(seed)
-
-    @classmethod
-    def inference_mode(cls) -> AbstractContextManager[None]:
-        """Context in which steps run."""
-        import torch
-
-        return torch.inference_mode(mode=True)
+    """What :func:`torch.compile` is to use for small helpers."""
+    supported_quantization: tuple[str, ...] | list[str] = ()
+    """Names of the quantization methods it can run; empty for no restriction."""
 
     # Configuration hooks ------------------------------------------------------------------------------------------
 
     @classmethod
+    def log_warnings(cls) -> None:
+        """Once per engine, when logging is configured: whatever its user should read."""
+
+    @classmethod
     def pre_register_and_update(cls, parser: Any = None) -> None:
-        """First hook, before the configuration exists."""
+        """Before the configuration exists, to register what it may name. ``parser`` is vLLM's command line, and
+        ``None`` here.
+        """
 
     @classmethod
-    def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
-        """Early hook for defaults; must be idempotent."""
-
-    @classmethod
-    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
-        """Last hook: refuse a configuration by raising, adjust it, set ``parallel_config.worker_cls``; idempotent."""
+    def validate_environ(cls, hard_fail: bool) -> None:
+        """Look at the environment variables that are the platform's own; an unknown one is to be warned about, or to
+        raise with ``hard_fail`` (False, as by default in vLLM). Unknown names that begin with ``VLLM_EXT_`` are
+        refused before.
+        """
 
     @classmethod
     def check_max_model_len(cls, max_model_len: int) -> int:
@@ -163,11 +81,100 @@ class Platform:
 
     @classmethod
     def verify_model_arch(cls, model_arch: str) -> None:
-        """Raise if this device cannot run the architecture."""
+        """Raise if this device cannot run the architecture, a name from the model's ``config.json``."""
 
     @classmethod
-    def log_warnings(cls) -> None:
-        """Called once logging is configured."""
+    def verify_quantization(cls, quant: str) -> None:
+        """Raise if this device cannot run the quantization method of that name.
+
+        Raises:
+            ConfigError: ``supported_quantization`` has others, and not this one (vLLM: ValueError, which it also is).
+        """
+        if cls.supported_quantization and quant not in cls.supported_quantization:
+            raise ConfigError(
+                f"quantization {quant!r} is not supported by platform {cls.device_name!r}; supported: "
+                f"{listing(cls.supported_quantization)}"
+            )
+
+    @classmethod
+    def apply_config_platform_defaults(cls, vllm_config: VllmConfig) -> None:
+        """Change ``vllm_config`` where the user's values should still win. It is run twice, and the second run must
+        change nothing more; what it changed is recorded with the platform as its origin.
+        """
+
+    @classmethod
+    def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
+        """The last word on ``vllm_config``: refuse it by raising, adjust it, set ``parallel_config.worker_cls`` where
+        that is ``auto``. It is run twice, and the second run must change nothing more; what it changed is recorded
+        with the platform as its origin.
+        """
+
+    @classmethod
+    def update_block_size_for_backend(cls, vllm_config: VllmConfig) -> None:
+        """Once the model is loaded, and before there is a KV cache: choose ``cache_config.block_size`` (tokens).
+
+        By default the first multiple of it, doubling, that all attention layers of the model support. A size that the
+        user has set stays.
+        """
+        cache_config = vllm_config.cache_config
+        layers = vllm_config.compilation_config.static_forward_context.values()
+        backends = {layer.attn_backend for layer in layers if hasattr(layer, "attn_backend")}
+        if cache_config.user_specified_block_size:
+            return
+        sizes = [cache_config.block_size << doublings for doublings in range(_MAX_DOUBLINGS)]
+        fitting = (size for size in sizes if all(backend.supports_block_size(size) for backend in backends))
+        cache_config.block_size = next(fitting, cache_config.block_size)
+
+    @classmethod
+    def register_custom_kv_cache_specs(cls, vllm_config: VllmConfig) -> None:
+        """Right before the workers are asked what their layers store, for platforms with kinds of their own of
+        :class:`vllm_ext.contracts.kv_cache.KVCacheSpec`.
+        """
+
+    # Requests and steps -------------------------------------------------------------------------------------------
+
+    @classmethod
+    def validate_request(cls, processed_inputs: dict[str, Any], params: SamplingParams) -> None:
+        """Refuse a request by raising ValueError (its text is the user's); called for each one by the front end, in
+        any thread.
+
+        Args:
+            processed_inputs: ``type`` (``token``), ``prompt_token_ids`` (a list of int), and ``prompt``, the text, or
+                ``None`` where there was none. Not to be changed.
+            params: as they will hold for it. Not to be changed.
+        """
+
+    @classmethod
+    def set_additional_forward_context(cls, **kwargs: Any) -> dict[str, Any]:
+        """Values to add to the forward context of each step (:attr:`ForwardContext.additional`).
+
+        Keywords: ``attn_metadata`` (by layer name; ``None`` in a profiling run), ``vllm_config``, ``num_tokens``; and
+        of vLLM's, which are ``None`` here: ``dp_metadata``, ``num_tokens_across_dp``, ``cudagraph_runtime_mode``,
+        ``batch_descriptor``, ``ubatch_slices``.
+        """
+        return {}
+
+    # What it can do -----------------------------------------------------------------------------------------------
+
+    @classmethod
+    def support_hybrid_kv_cache(cls) -> bool:
+        """Whether its worker takes layers with and without a sliding window in several KV cache groups; otherwise
+        they come in one group, whose spec has no window.
+        """
+        return False
+
+    @classmethod
+    def support_static_graph_mode(cls) -> bool:
+        """Whether its worker may capture graphs in ``compile_or_warm_up_model()``. Otherwise
+        ``compilation_config.cudagraph_mode`` is ``NONE``.
+        """
+        return False
+
+    @classmethod
+    def import_kernels(cls) -> None:
+        """Import the platform's compiled kernels; called in the worker's process, before the worker's class is
+        resolved. vLLM's default imports its own; those of vllm_ext come with its cpu platform.
+        """
 
     # Implementations, by class path -------------------------------------------------------------------------------
 
@@ -208,11 +215,6 @@ class Platform:
         """Class path of how dense weights are laid out and multiplied; an extension of vLLM's contract."""
         return "vllm_ext.layers.linear_method.UnquantizedLinearMethod"
 
-    @classmethod
-    def set_additional_forward_context(cls, **kwargs: Any) -> dict[str, Any]:
-        """Values to add to the forward context of each step."""
-        return {}
-
     def __getattr__(self, name: str) -> Any:
         """Device functions such as ``synchronize`` come from torch's module for the device type."""
         # From the class: asking the instance for a device type that is not set would end up here again.
@@ -237,7 +239,7 @@ class AttentionSelectorConfig(NamedTuple):
     kv_cache_dtype: str
     """``auto``: that of key and value."""
     block_size: int | None
-    """Tokens in a block of the KV cache; ``None`` where that is still to be chosen."""
+    """Tokens in a block; ``None`` while the platform may still choose, since the user did not."""
     use_mla: bool = False
     has_sink: bool = False
     use_sparse: bool = False
@@ -265,7 +267,3 @@ class UnspecifiedPlatform(Platform):
     _enum = PlatformEnum.UNSPECIFIED
     device_name = ""
     device_type = ""
-
-
-def _missing(cls: type[Platform], method: str) -> NotImplementedError:
-    return NotImplementedError(f"platform {cls.__module__}.{cls.__qualname__} does not implement {method}()")

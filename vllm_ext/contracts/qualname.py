@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from vllm_ext.errors import ContractError, innermost_cause
@@ -39,7 +41,24 @@ def resolve_class(qualname: Any, base: type[T], *, slot: str, source: str) -> ty
             f"{slot} class of {source}: {qualname!r} cannot be imported: {innermost_cause(error)}"
         ) from error
     if not isinstance(found, type) or not issubclass(found, base):
-        raise ContractError(
-            f"{slot} class of {source}: {qualname!r} is not a subclass of {base.__module__}.{base.__qualname__}"
-        )
+        wanted = "class" if base is object else f"subclass of {base.__module__}.{base.__qualname__}"
+        raise ContractError(f"{slot} class of {source}: {qualname!r} is not a {wanted}")
     return found
+
+
+def check_constructor(cls: type, keywords: Sequence[str], *, slot: str, source: str) -> None:
+    """ContractError unless ``cls`` can be built with exactly these keywords; the text has all that does not fit."""
+    try:
+        parameters = inspect.signature(cls).parameters.values()
+    except (TypeError, ValueError):  # a class in C without a signature: what it takes shows when it is built
+        return
+    by_keyword = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters)
+    refused = [] if takes_any else [name for name in keywords if name not in by_keyword]
+    required = [name for name, p in by_keyword.items() if p.default is p.empty and name not in keywords]
+    faults = [f"does not take {name!r}" for name in refused] + [f"wants {name!r} besides" for name in required]
+    if faults:
+        raise ContractError(
+            f"{slot} class of {source}: {cls.__module__}.{cls.__qualname__} cannot be built: its constructor "
+            f"{', and '.join(faults)}. It is called with the keywords {', '.join(keywords)}"
+        )

@@ -18,6 +18,9 @@ from vllm_ext.errors import CheckpointError
 if TYPE_CHECKING:
     import torch
 
+    from vllm_ext.contracts.kv_cache import KVCacheLayout
+    from vllm_ext.contracts.quantization import QuantizationConfig
+
 SchedulingPolicy = Literal["fcfs", "priority"]
 
 
@@ -69,6 +72,7 @@ class HFConfig:
         return rope
 
     def to_dict(self) -> dict[str, Any]:
+        """A new dictionary of all keys; sub-objects are shared."""
         return dict(self._values)
 
 
@@ -82,9 +86,17 @@ class ModelConfig:
     max_model_len: int
     tokenizer: str
     seed: int = 0
+    original_max_model_len: int | None = None
+    """The user's limit; ``None`` where there is none, so that ``max_model_len`` may be lowered to what the KV cache
+    holds."""
+    tokenizer_mode: str = "auto"
+    """Which of the registered tokenizers reads ``tokenizer``."""
+    quantization: str | None = None
+    """Name of the quantization method, whoever named it: the settings, or the checkpoint."""
 
     @property
     def architectures(self) -> list[str]:
+        """Names of model classes, the best first; empty where ``config.json`` has none."""
         return list(self.hf_config.get("architectures", []))
 
 
@@ -96,10 +108,19 @@ class CacheConfig:
     """
 
     block_size: int = 16
+    user_specified_block_size: bool = False
+    """Whether ``block_size`` is the user's, and so not the platform's to choose."""
     kv_cache_memory_bytes: int | None = None
     num_gpu_blocks: int | None = None
     """Number of blocks, once :meth:`WorkerBase.determine_available_memory` was asked (vLLM's name, any device)."""
     enable_prefix_caching: bool = True
+    kv_cache_layout: KVCacheLayout | None = None
+    """What all workers agreed on, once they did."""
+
+    @property
+    def block_size_of_user(self) -> int | None:
+        """``block_size`` where it is the user's; ``None`` while the platform may still choose."""
+        return self.block_size if self.user_specified_block_size else None
 
 
 @dataclass
@@ -107,12 +128,17 @@ class ParallelConfig:
     """Processes and the worker class. ``worker_cls`` is ``auto`` until the platform's hook has set it."""
 
     worker_cls: str = "auto"
+    worker_extension_cls: str = ""
+    """Class path of methods to add to the worker; empty for none."""
     distributed_executor_backend: str = "uniproc"
     tensor_parallel_size: int = 1
     rank: int = 0
+    all2all_backend: str = "allgather_reducescatter"
+    """How tokens reach experts of other ranks; a platform's communicator may know other names."""
 
     @property
     def world_size(self) -> int:
+        """Number of workers."""
         return self.tensor_parallel_size
 
 
@@ -123,6 +149,10 @@ class SchedulerConfig:
     max_num_seqs: int = 64
     max_num_batched_tokens: int = 2048
     policy: SchedulingPolicy = "fcfs"
+    disable_hybrid_kv_cache_manager: bool = False
+    """Whether layers with and without a sliding window come in one KV cache group."""
+    scheduler_cls: str | type = "auto"
+    """Class path of the scheduler, or the class itself; ``auto`` is the engine's own."""
 
 
 @dataclass
@@ -141,6 +171,8 @@ class LoadConfig:
     """``use_tqdm_on_load``: show progress while weights are read (on a terminal)."""
 
     use_tqdm_on_load: bool = False
+    load_format: str = "auto"
+    """Which of the registered model loaders fills the model."""
 
 
 @dataclass
@@ -157,6 +189,15 @@ class CompilationConfig:
     custom_ops: list[str] = field(default_factory=list)
     static_forward_context: dict[str, Any] = field(default_factory=dict)
     """Layers that own a KV cache, by their name in the model."""
+    cudagraph_mode: str = "NONE"
+    """vLLM's name of a graph mode, for a worker that captures graphs; ``NONE`` unless the platform supports it."""
+
+
+@dataclass
+class ProfilerConfig:
+    """``torch_profiler_dir``: folder for the traces of :meth:`WorkerBase.profile`; ``None`` for no profiling."""
+
+    torch_profiler_dir: str | None = None
 
 
 @dataclass
@@ -171,6 +212,9 @@ class VllmConfig:
     load_config: LoadConfig = field(default_factory=LoadConfig)
     attention_config: AttentionConfig = field(default_factory=AttentionConfig)
     compilation_config: CompilationConfig = field(default_factory=CompilationConfig)
+    profiler_config: ProfilerConfig = field(default_factory=ProfilerConfig)
+    quant_config: QuantizationConfig | None = None
+    """How the weights are quantized, where they are."""
     additional_config: dict[str, Any] = field(default_factory=dict)
 
 
@@ -185,6 +229,11 @@ def set_current_vllm_config(vllm_config: VllmConfig) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def find_current_vllm_config() -> VllmConfig | None:
+    """The configuration of the engine being built; ``None`` outside of one."""
+    return _current.get()
 
 
 def get_current_vllm_config() -> VllmConfig:

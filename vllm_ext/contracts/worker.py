@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from vllm_ext.contracts.current_platform import current_platform
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.scheduler_output import SchedulerOutput
     from vllm_ext.contracts.vllm_config import VllmConfig
 
+T = TypeVar("T")
+
 
 class CompilationTimes(NamedTuple):
     """Seconds spent by :meth:`WorkerBase.compile_or_warm_up_model`."""
@@ -23,14 +27,17 @@ class CompilationTimes(NamedTuple):
 
 
 class WorkerBase:
-    """What an executor calls, in this order.
+    """What an executor calls, in this order; names and meanings are those of vLLM's ``WorkerBase``.
 
     Start-up: constructor, :meth:`init_device`, :meth:`load_model`, :meth:`get_kv_cache_spec`,
-    :meth:`get_supported_kv_cache_layouts`, :meth:`determine_available_memory`, :meth:`initialize_from_config`,
-    :meth:`initialize_cache`, :meth:`compile_or_warm_up_model`. Then for each step :meth:`execute_model`, and
-    :meth:`sample_tokens` where that returned ``None``. At the end :meth:`shutdown`.
+    :meth:`get_supported_kv_cache_layouts`, :meth:`set_kv_cache_layout`, :meth:`determine_available_memory`,
+    :meth:`update_max_model_len` (where the cache is smaller than a request may be), :meth:`initialize_from_config`,
+    :meth:`initialize_cache`, :meth:`compile_or_warm_up_model`, :meth:`get_supported_tasks`,
+    :meth:`get_supported_sampling_params`. Then for each step :meth:`execute_model`, and :meth:`sample_tokens` where
+    that returned ``None``. Between steps whatever users ask for. At the end :meth:`shutdown`.
 
-    A method that is not overridden raises :class:`NotImplementedError` with the class and the method in its text.
+    A method that is not overridden and has to be raises :class:`NotImplementedError` with the class and the method in
+    its text; the engine names all of these before it calls any.
     """
 
     def __init__(
@@ -57,25 +64,67 @@ class WorkerBase:
         self.device: torch.device | None = None
         self.model_runner: Any = None
 
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids that the model knows; CheckpointError where its configuration does not say."""
+        return self.model_config.hf_config.positive_int("vocab_size")
+
+    # Start-up, in the order of the calls ----------------------------------------------------------------------------
+
     def init_device(self) -> None:
         """Pick ``self.device`` and join the process groups."""
         raise self._not_implemented("init_device")
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
-        """Build the model on the device and load its weights (or random ones)."""
+        """Build the model on the device and load its weights (or random ones). Its layers enter themselves into
+        ``compilation_config.static_forward_context``.
+        """
         raise self._not_implemented("load_model")
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         """What each layer stores, by layer name; empty for a model without a KV cache."""
+        if type(self).get_kv_cache_spaces is not WorkerBase.get_kv_cache_spaces:
+            _warn_of_old_name(type(self), "implements")
+            return self.get_kv_cache_spaces()
         raise self._not_implemented("get_kv_cache_spec")
 
+    def get_kv_cache_spaces(self) -> dict[str, KVCacheSpec]:
+        """An older name of :meth:`get_kv_cache_spec`; deprecated, to be removed in vllm_ext 0.3.0. Either may be
+        implemented.
+        """
+        _warn_of_old_name(type(self), "is asked for")
+        return self.get_kv_cache_spec()
+
     def get_supported_kv_cache_layouts(self) -> list[KVCacheLayout] | None:
-        """Layouts that all of the model's attention layers can read, best first; ``None`` for any."""
-        return None
+        """Layouts that the attention backends of all layers can read, best first; ``None`` for any."""
+        layouts: list[KVCacheLayout] | None = None
+        layers = self.compilation_config.static_forward_context.values()
+        for backend in dict.fromkeys(layer.attn_backend for layer in layers if hasattr(layer, "attn_backend")):
+            supported = backend.supported_kv_cache_layouts()
+            if supported is not None:
+                layouts = [layout for layout in (supported if layouts is None else layouts) if layout in supported]
+        return layouts
+
+    def set_kv_cache_layout(self, layout: KVCacheLayout) -> None:
+        """Told what all workers agreed on; kept as ``cache_config.kv_cache_layout``.
+
+        Raises:
+            ValueError: it was told another one before.
+        """
+        before = self.cache_config.kv_cache_layout
+        if before not in (None, layout):
+            raise ValueError(f"the KV cache has the layout {before}, and cannot be given {layout}")
+        self.cache_config.kv_cache_layout = layout
 
     def determine_available_memory(self) -> int:
-        """Bytes that the KV cache may take, after a measured run of the largest step."""
+        """Bytes that the KV cache may take, after a measured run of the largest step. Not asked where no layer has
+        a KV cache.
+        """
         raise self._not_implemented("determine_available_memory")
+
+    def update_max_model_len(self, max_model_len: int) -> None:
+        """Told the limit in tokens for prompt and output, where the engine lowered it to what the KV cache holds."""
+        self.model_config.max_model_len = max_model_len
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         """Allocate the KV cache and bind it to the layers."""
@@ -86,8 +135,22 @@ class WorkerBase:
         self.cache_config.num_gpu_blocks = num_gpu_blocks
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
-        """Anything that makes the first step as fast as the others."""
-        raise self._not_implemented("compile_or_warm_up_model")
+        """Anything that makes the first step as fast as the others, such as capturing graphs; returns the seconds
+        that it took. Nothing by default (in vLLM, to be implemented).
+        """
+        return CompilationTimes()
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        """What the model can be asked for, in vLLM's words; the engine takes ``generate``."""
+        return ("generate",)
+
+    def get_supported_sampling_params(self) -> frozenset[str]:
+        """Which of :data:`vllm_ext.contracts.sampling_params.WORKER_PARAMS` the worker acts on; the engine refuses
+        requests that use others. A worker that uses :class:`vllm_ext.worker.sampler.Sampler` has all of them.
+        """
+        return frozenset({"temperature", "seed"})
+
+    # Steps ----------------------------------------------------------------------------------------------------------
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput | None:
         """Run one step. ``None`` announces that :meth:`sample_tokens` completes it.
@@ -98,21 +161,43 @@ class WorkerBase:
         raise self._not_implemented("execute_model")
 
     def sample_tokens(self, grammar_output: Any | None) -> ModelRunnerOutput:
-        """Second phase of a step whose :meth:`execute_model` returned ``None``."""
+        """Second phase of a step whose :meth:`execute_model` returned ``None``; ``grammar_output`` is ``None``."""
         raise self._not_implemented("sample_tokens")
+
+    # Between steps --------------------------------------------------------------------------------------------------
+
+    def reset_prefix_cache(self) -> None:
+        """Told that the engine forgot what cached blocks hold, for workers that keep something about them."""
+
+    def check_health(self) -> None:
+        """Raise if the worker cannot go on."""
+
+    def synchronize_device(self) -> None:
+        """Wait for all that the device was given to do; where torch does not know the device as an accelerator, to be
+        overridden.
+        """
+        import torch
+
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
+
+    def profile(self, is_start: bool = True, profile_prefix: str | None = None) -> None:
+        """Begin to record what the device does, or end it and write the trace into the folder
+        ``profiler_config.torch_profiler_dir``, in a file whose name begins with ``profile_prefix``.
+        """
+        raise self._not_implemented("profile")
 
     def get_model(self) -> torch.nn.Module:
         """The model, for inspection."""
         raise self._not_implemented("get_model")
 
-    def get_supported_sampling_params(self) -> frozenset[str]:
-        """Which of :data:`vllm_ext.contracts.sampling_params.WORKER_PARAMS` the worker acts on; the engine refuses
-        requests that use others. A worker that uses :class:`vllm_ext.worker.sampler.Sampler` has all of them.
-        """
-        return frozenset({"temperature", "seed"})
+    def apply_model(self, fn: Callable[[torch.nn.Module], T]) -> T:
+        """What ``fn`` returns for the model."""
+        return fn(self.get_model())
 
-    def check_health(self) -> None:
-        """Raise if the worker cannot go on."""
+    def get_model_inspection(self) -> str:
+        """The model's modules as a tree, for people."""
+        return str(self.get_model())
 
     def shutdown(self) -> None:
         """Release device memory and leave the process groups; may be called twice."""
@@ -122,18 +207,10 @@ class WorkerBase:
         return NotImplementedError(f"worker {cls.__module__}.{cls.__qualname__} does not implement {method}()")
 
 
-REQUIRED_METHODS = (
-    "init_device",
-    "load_model",
-    "get_kv_cache_spec",
-    "determine_available_memory",
-    "initialize_from_config",
-    "compile_or_warm_up_model",
-    "execute_model",
-)
-"""What every worker implements itself; ``sample_tokens`` and ``get_model`` depend on how it is used."""
-
-
-def missing_methods(worker_cls: type[WorkerBase]) -> list[str]:
-    """Which of :data:`REQUIRED_METHODS` the class leaves as they are in :class:`WorkerBase`."""
-    return [name for name in REQUIRED_METHODS if getattr(worker_cls, name) is getattr(WorkerBase, name)]
+def _warn_of_old_name(cls: type[WorkerBase], verb: str) -> None:
+    warnings.warn(
+        f"worker {cls.__module__}.{cls.__qualname__} {verb} get_kv_cache_spaces(), an older name of "
+        "get_kv_cache_spec(), which vllm_ext 0.3.0 removes; use get_kv_cache_spec()",
+        DeprecationWarning,
+        stacklevel=3,
+    )

@@ -16,13 +16,15 @@ from vllm_ext.contracts.attention import AttentionBackend
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.groups import EXECUTOR
 from vllm_ext.contracts.platform import AttentionSelectorConfig
-from vllm_ext.contracts.qualname import resolve_class
+from vllm_ext.contracts.qualname import check_constructor, resolve_class
 from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish
 from vllm_ext.dispatch.engine_config import build_vllm_config
-from vllm_ext.dispatch.hooks import platform_code, run_platform_hooks
-from vllm_ext.dispatch.op_settings import warn_of_unknown_ops
+from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platform_hooks, update_block_size
+from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
+from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler
+from vllm_ext.dispatch.worker_extension import extend_worker
 from vllm_ext.errors import ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
 from vllm_ext.plan.rules import value_of
@@ -32,7 +34,9 @@ from vllm_ext.registry.scope import Scope, use_scope
 if TYPE_CHECKING:
     from vllm_ext.contracts.communicator import DeviceCommunicatorBase
     from vllm_ext.contracts.executor import Executor
+    from vllm_ext.contracts.kv_cache import KVCacheConfig
     from vllm_ext.contracts.linear_method import LinearMethod
+    from vllm_ext.contracts.scheduler import SchedulerInterface
 
 
 class Dispatcher:
@@ -56,6 +60,8 @@ class Dispatcher:
         """The settings that hold: in safe mode, without the class paths of ``config``."""
         self.consulted: Counter[str] = Counter()
         """How often each slot's factory was asked."""
+        self.groups: dict[str, Any] = {}
+        """The engine's process groups by their unique names; they enter themselves, and leave when destroyed."""
         self._classes: dict[tuple[str, Any], Any] = {}
         self.attention_choices: dict[tuple[AttentionSelectorConfig, int], AttentionChoice] = {}
         """By kind of layer and number of query heads: the backend, and what else was considered."""
@@ -67,14 +73,18 @@ class Dispatcher:
                 "the in-tree ones, and platform.driver chooses one"
             )
         with use_platform(self.platform), use_scope(self.scope), self._as_owner():
+            prepare_platform(self.platform)
             self._attention = AttentionChooser(
                 self.platform, self.platform_name, self.platform_origin, self._resolve_attention
             )
             self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
+            self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.device_config.distribution = self.bound_plan.platform_distribution
             self.vllm_config.device_config.foreign_distributions = self.bound_plan.foreign_distributions
             self.vllm_config.additional_config.update(self.bound_plan.options)
             self.changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
+            """What the platform's hooks changed in the configuration."""
+        check_custom_ops(self.vllm_config.compilation_config.custom_ops, f"the hooks of {self.platform_name}")
 
     @property
     def platform_name(self) -> str:
@@ -121,8 +131,10 @@ class Dispatcher:
     ) -> WorkerBase:
         """A worker of the class that the platform, or the settings, named."""
         self.consulted["worker"] += 1
-        worker_cls = self.worker_cls()
         with self.activate():
+            with platform_code(self.platform):
+                self.platform.import_kernels()
+            worker_cls = self.worker_cls()
             return worker_cls(
                 vllm_config=self.vllm_config,
                 local_rank=local_rank,
@@ -141,7 +153,20 @@ class Dispatcher:
                 plugin=self.platform_name,
             )
         worker_cls: type[WorkerBase] = self._resolve("worker", qualname, WorkerBase, self._source("worker.cls"))
-        return worker_cls
+        extension = self.vllm_config.parallel_config.worker_extension_cls
+        if not extension:
+            return worker_cls
+        source = "setting worker.extension_cls" if self.settings.worker.extension_cls else self.platform_name
+        if ("extended worker", extension) not in self._classes:
+            extension_cls = self._resolve("worker extension", extension, object, source)
+            self._classes["extended worker", extension] = extend_worker(worker_cls, extension_cls, source)
+        extended: type[WorkerBase] = self._classes["extended worker", extension]
+        return extended
+
+    def update_block_size(self) -> None:
+        """Let the platform choose the size of KV cache blocks, now that the model's layers are there."""
+        with self.activate():
+            self.changes += update_block_size(self.platform, self.vllm_config, self.platform_origin)
 
     def attention_factory(self, selector: AttentionSelectorConfig, num_heads: int) -> type[AttentionBackend]:
         """The backend class for such a layer, checked to be able to serve it.
@@ -164,15 +189,15 @@ class Dispatcher:
         return self.communicator_cls()(**kwargs)
 
     def communicator_cls(self) -> type[DeviceCommunicatorBase]:
-        """The class of the communicators; ContractError where it is none."""
-        from vllm_ext.contracts.communicator import DeviceCommunicatorBase
+        """The class of the communicators; ContractError where it is none, or cannot be built as they are."""
+        from vllm_ext.contracts.communicator import CONSTRUCTOR_KEYWORDS, DeviceCommunicatorBase
 
         wanted = self.settings.communicator.cls
         with platform_code(self.platform):
             qualname = self.platform.get_device_communicator_cls() if wanted == "auto" else wanted
-        cls: type[DeviceCommunicatorBase] = self._resolve(
-            "communicator", qualname, DeviceCommunicatorBase, self._source("communicator.cls")
-        )
+        source = self._source("communicator.cls")
+        cls: type[DeviceCommunicatorBase] = self._resolve("communicator", qualname, DeviceCommunicatorBase, source)
+        check_constructor(cls, CONSTRUCTOR_KEYWORDS, slot="communicator", source=source)
         return cls
 
     def linear_method(self) -> LinearMethod:
@@ -194,6 +219,31 @@ class Dispatcher:
         backend: type[AttentionBackend] = self._resolve("attention", qualname, AttentionBackend, source)
         return backend
 
+    def scheduler_cls(self) -> type:
+        """The class of the scheduler, checked; ContractError where it does not keep the contract."""
+        return resolve_scheduler(self.vllm_config.scheduler_config.scheduler_cls, self._scheduler_source())
+
+    def scheduler_factory(self, kv_cache_config: KVCacheConfig) -> SchedulerInterface:
+        """The engine's scheduler, built with vLLM's keywords."""
+        self.consulted["scheduler"] += 1
+        block_size = self.vllm_config.cache_config.block_size
+        keywords = {
+            "vllm_config": self.vllm_config,
+            "kv_cache_config": kv_cache_config,
+            "structured_output_manager": None,
+            "include_finished_set": False,
+            "log_stats": True,
+            "block_size": block_size,
+            "hash_block_size": block_size,
+        }
+        with self.activate():
+            scheduler: SchedulerInterface = build_scheduler(self.scheduler_cls(), self._scheduler_source(), keywords)
+        return scheduler
+
+    def _scheduler_source(self) -> str:
+        named = self.vllm_config.scheduler_config.scheduler_cls == self.settings.engine.scheduler_cls
+        return "setting engine.scheduler_cls" if named else self.platform_name
+
     def is_platforms_choice(self, key: str) -> bool:
         """Whether the setting ``key``, of a class path, leaves the choice to the platform."""
         return bool(value_of(self.settings, key) == "auto")
@@ -210,6 +260,11 @@ class Dispatcher:
 
 
 _current: ContextVar[Dispatcher | None] = ContextVar("vllm_ext_dispatcher", default=None)
+
+
+def find_current_dispatcher() -> Dispatcher | None:
+    """The dispatcher of the engine being built or stepped; ``None`` outside of one."""
+    return _current.get()
 
 
 def get_current_dispatcher() -> Dispatcher:

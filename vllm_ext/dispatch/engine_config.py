@@ -15,12 +15,14 @@ from vllm_ext.contracts.vllm_config import (
     LoadConfig,
     ModelConfig,
     ParallelConfig,
+    ProfilerConfig,
     SchedulerConfig,
     VllmConfig,
 )
 from vllm_ext.dispatch.hf_config import DEMO_MODEL, read_hf_config
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops
+from vllm_ext.dispatch.quantization import make_quant_config, quantization_of
 from vllm_ext.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -50,14 +52,18 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
         )
     model = DEMO_MODEL if engine.model is None else Path(engine.model).expanduser()
     hf_config = read_hf_config(model)
+    dtype = resolve_dtype(engine.dtype, hf_config, platform)
     return VllmConfig(
         model_config=ModelConfig(
             model=str(model),
             tokenizer=str(model),
             hf_config=hf_config,
-            dtype=resolve_dtype(engine.dtype, hf_config, platform),
+            dtype=dtype,
             max_model_len=resolve_max_model_len(engine, hf_config, platform),
             seed=engine.seed,
+            original_max_model_len=engine.max_model_len,
+            tokenizer_mode=engine.tokenizer_mode,
+            quantization=quantization_of(engine.quantization, hf_config),
         ),
         cache_config=CacheConfig(
             block_size=engine.block_size,
@@ -66,14 +72,22 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
         ),
         parallel_config=ParallelConfig(
             worker_cls=settings.worker.cls,
+            worker_extension_cls=settings.worker.extension_cls or "",
             distributed_executor_backend=engine.executor,
             tensor_parallel_size=engine.tensor_parallel_size,
         ),
-        scheduler_config=SchedulerConfig(engine.max_num_seqs, engine.max_num_batched_tokens, engine.scheduling_policy),
+        scheduler_config=SchedulerConfig(
+            engine.max_num_seqs,
+            engine.max_num_batched_tokens,
+            engine.scheduling_policy,
+            scheduler_cls=engine.scheduler_cls,
+        ),
         device_config=DeviceConfig(platform.device_type),
-        load_config=LoadConfig(use_tqdm_on_load=progress),
+        load_config=LoadConfig(use_tqdm_on_load=progress, load_format=engine.load_format),
         attention_config=AttentionConfig(None if settings.attention.backend == "auto" else settings.attention.backend),
         compilation_config=CompilationConfig(custom_ops=list(settings.custom_ops)),
+        profiler_config=ProfilerConfig(settings.profiler.torch_profiler_dir),
+        quant_config=make_quant_config(engine.quantization, hf_config, dtype, platform),
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
-from vllm_ext.errors import PluginLoadError, VllmExtError, innermost_cause
+from vllm_ext.errors import ConfigError, PluginLoadError, VllmExtError, innermost_cause
+
+logger = logging.getLogger(__name__)
 
 
 class Change(NamedTuple):
@@ -19,25 +22,57 @@ class Change(NamedTuple):
     before: Any
     after: Any
     origin: str
+    hook: str
+
+
+def prepare_platform(platform: Platform) -> None:
+    """The hooks that come before there is a configuration, in vLLM's order."""
+    with platform_code(platform):
+        platform.log_warnings()
+        platform.pre_register_and_update()
+        platform.validate_environ(hard_fail=False)
 
 
 def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str) -> tuple[Change, ...]:
     """Let the platform look at ``vllm_config`` and change it, in vLLM's order of hooks.
 
-    ``origin`` names the platform as the origin of what it changes.
+    Each hook that may change it is run a second time, on a copy, since vLLM does so in other processes: what changes
+    again is a warning.
+
+    Args:
+        origin: names the platform as the origin of what it changes.
     """
-    before = _flatten(vllm_config)
+    model_config, scheduler_config = vllm_config.model_config, vllm_config.scheduler_config
+    changes: list[Change] = []
     with platform_code(platform):
-        platform.log_warnings()
-        platform.pre_register_and_update()
-        platform.apply_config_platform_defaults(vllm_config)
-        for arch in vllm_config.model_config.architectures:
+        changes += _run_hook(platform, "apply_config_platform_defaults", vllm_config, origin)
+        if platform.support_static_graph_mode():
+            vllm_config.compilation_config.cudagraph_mode = "FULL_AND_PIECEWISE"
+        for arch in model_config.architectures:
             platform.verify_model_arch(arch)
-        platform.check_and_update_config(vllm_config)
-    after = _flatten(vllm_config)
-    return tuple(
-        Change(path, before.get(path), value, origin) for path, value in after.items() if value != before.get(path)
-    )
+        changes += _run_hook(platform, "check_and_update_config", vllm_config, origin)
+        scheduler_config.disable_hybrid_kv_cache_manager |= not platform.support_hybrid_kv_cache()
+    for hook in ("apply_config_platform_defaults", "check_and_update_config"):
+        _run_again(platform, hook, vllm_config, origin)
+    return tuple(changes)
+
+
+def update_block_size(platform: Platform, vllm_config: VllmConfig, origin: str) -> tuple[Change, ...]:
+    """Let the platform choose the size of KV cache blocks for the model that is loaded now.
+
+    Raises:
+        ConfigError: an attention layer does not support what it chose, or left.
+    """
+    with platform_code(platform):
+        changes = _run_hook(platform, "update_block_size_for_backend", vllm_config, origin)
+    block_size = vllm_config.cache_config.block_size
+    for name, layer in vllm_config.compilation_config.static_forward_context.items():
+        if hasattr(layer, "attn_backend") and not layer.attn_backend.supports_block_size(block_size):
+            raise ConfigError(
+                f"attention backend {layer.attn_backend.get_name()!r} of layer {name!r} does not support KV cache "
+                f"blocks of {block_size} tokens; set engine.block_size to a size that it supports"
+            )
+    return changes
 
 
 @contextmanager
@@ -58,8 +93,44 @@ def platform_code(platform: Platform) -> Iterator[None]:
         ) from error
 
 
+def _run_hook(platform: Platform, hook: str, vllm_config: VllmConfig, origin: str) -> tuple[Change, ...]:
+    before = _flatten(vllm_config)
+    getattr(platform, hook)(vllm_config)
+    after = _flatten(vllm_config)
+    return tuple(
+        Change(path, before.get(path), after.get(path), origin, hook)
+        for path in dict.fromkeys((*after, *before))
+        if after.get(path) != before.get(path)
+    )
+
+
+def _run_again(platform: Platform, hook: str, vllm_config: VllmConfig, origin: str) -> None:
+    """Warn where a second run of the hook changes more, or fails; ``vllm_config`` stays as it is."""
+    try:
+        changes = _run_hook(platform, hook, _copy(vllm_config), origin)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - the first run was fine, and is what holds
+        problem = f"fails in a second run: {innermost_cause(error)}"
+    else:
+        if not changes:
+            return
+        problem = "changes more in a second run: " + "; ".join(
+            f"{change.path} from {change.before!r} to {change.after!r}" for change in changes
+        )
+    logger.warning("%s: %s() %s. It has to be idempotent, since vLLM runs it more than once", origin, hook, problem)
+
+
+def _copy(value: Any) -> Any:
+    """A copy of nested dataclasses and collections, whose other values are shared."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        names = (field.name for field in dataclasses.fields(value) if field.init)
+        return dataclasses.replace(value, **{name: _copy(getattr(value, name)) for name in names})
+    if isinstance(value, dict):
+        return {key: _copy(item) for key, item in value.items()}
+    return [_copy(item) for item in value] if isinstance(value, list) else value
+
+
 def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaf fields of nested dataclasses by dotted path; lists and mappings are copied, since hooks change them."""
+    """Leaf fields of nested dataclasses by dotted path; collections are copied, since hooks change them."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -67,5 +138,5 @@ def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         if dataclasses.is_dataclass(value):
             flat.update(_flatten(value, f"{path}."))
         else:
-            flat[path] = value.copy() if isinstance(value, list | dict) else value
+            flat[path] = _copy(value)
     return flat

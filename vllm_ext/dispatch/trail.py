@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.registry_trail import op_steps, registry_steps
+from vllm_ext.dispatch.step import Step, path_of
 from vllm_ext.errors import VllmExtError
 from vllm_ext.plan import Decision, Outcome, Plan
-from vllm_ext.registry.custom_ops import CUSTOM_OPS
-from vllm_ext.registry.models import ModelRegistry
-
-SLOTS = ("platform", "general", "worker", "attention", "communicator", "ops")
-
-
-class Step(NamedTuple):
-    """One thing that was considered for a slot."""
-
-    slot: str
-    candidate: str
-    state: str
-    """``chosen``, or why it was not: the status of its decision, or the state of its outcome."""
-    reason: str
-    origin: str
-    """The setting, hook or default that decided."""
-    error: VllmExtError | None = None
-    """Why the slot cannot be filled, where it cannot."""
+from vllm_ext.registry.base import all_registries
 
 
 def plugin_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: Decision | None = None) -> list[Step]:
@@ -44,19 +29,24 @@ def plugin_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: Decision | Non
         outcome = states.get(decision.key) if decision.is_used else None
         reason = f"{decision.reason}; {outcome.detail}" if outcome and outcome.detail else decision.reason
         state = "chosen" if decision == chosen else outcome.state if outcome else decision.status
-        steps.append(Step(decision.kind, str(decision), state, reason, str(decision.origin or "")))
+        owner = f"{decision.distribution} {decision.version}".strip()
+        steps.append(Step(decision.kind, str(decision), state, reason, str(decision.origin or ""), owner=owner))
     return sorted(steps, key=lambda step: (step.slot != "platform", step.state != "chosen"))
 
 
 def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
-    """Worker, attention, communicator and ops, each resolved and checked as for an engine; builds nothing."""
+    """Worker, attention, communicator and ops, each resolved and checked as for an engine, and what plugins registered;
+    builds nothing.
+    """
     with dispatcher.activate():
-        return [
+        steps = [
             _resolved(dispatcher, "worker", "worker.cls", dispatcher.worker_cls),
             *_attention_steps(dispatcher),
             _resolved(dispatcher, "communicator", "communicator.cls", dispatcher.communicator_cls),
-            *_ops(dispatcher),
+            *op_steps(dispatcher),
+            *_changes(dispatcher),
         ]
+        return [_with_owner(dispatcher, step) for step in steps] + registry_steps()
 
 
 def _resolved(dispatcher: Dispatcher, slot: str, key: str, resolve: Callable[[], Any]) -> Step:
@@ -64,7 +54,7 @@ def _resolved(dispatcher: Dispatcher, slot: str, key: str, resolve: Callable[[],
     reason = f"{dispatcher.platform_name} chose it" if is_platforms else f"{key} names it"
     origin = dispatcher.platform_origin if is_platforms else str(dispatcher.config.origin(key))
     try:
-        return Step(slot, _path(resolve()), "chosen", reason, origin)
+        return Step(slot, path_of(resolve()), "chosen", reason, origin)
     except VllmExtError as error:
         return Step(slot, "", "failed", str(error), origin, error)
 
@@ -90,34 +80,27 @@ def _layer(dispatcher: Dispatcher) -> tuple[AttentionSelectorConfig, int]:
         head_size=head_size,
         dtype=vllm_config.model_config.dtype,
         kv_cache_dtype="auto",
-        block_size=vllm_config.cache_config.block_size,
+        block_size=vllm_config.cache_config.block_size_of_user,
     )
     return selector, num_heads
 
 
-def _ops(dispatcher: Dispatcher) -> Iterator[Step]:
-    """The custom ops of the model: which class is built, and which of its methods runs."""
-    from vllm_ext.contracts.custom_op import choose_forward, find_replacement
-
-    model_config = dispatcher.vllm_config.model_config
-    # The modules of a model register its ops.
-    try:
-        ModelRegistry.resolve_model_cls(model_config.architectures)
-    except VllmExtError as error:
-        yield Step("ops", "", "failed", str(error), "", error)
-        return
-    origin = str(dispatcher.config.origin("custom_ops"))
-    for name, entry in sorted(CUSTOM_OPS.ops.snapshot().items()):
-        replacement = find_replacement(entry.value)
-        method = choose_forward(replacement or entry.value, name)
-        reason = f"{name} runs {method}"
-        if replacement is not None:
-            reason += f", in place of {_path(entry.value)}"
-        yield Step("ops", _path(replacement or entry.value), "chosen", reason, origin)
-        for owner, unused in CUSTOM_OPS.replacements(entry.value):
-            if unused is not replacement:
-                yield Step("ops", _path(unused), "passed_over", f"{owner} registered it for {name}", origin)
+def _changes(dispatcher: Dispatcher) -> Iterator[Step]:
+    """What the platform's hooks changed in the configuration."""
+    for change in dispatcher.changes:
+        reason = f"{change.hook}() changed it from {change.before!r} to {change.after!r}"
+        yield Step("config", change.path, "changed", reason, change.origin)
 
 
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+def _with_owner(dispatcher: Dispatcher, step: Step) -> Step:
+    """Who registered a class, or else who named it: the platform or the settings."""
+    if step.owner or not step.candidate:
+        return step
+    for registry in all_registries():
+        for entry in registry.snapshot().values():
+            if step.candidate == (path_of(entry.value) if isinstance(entry.value, type) else entry.value):
+                return step._replace(owner=entry.owner_text)
+    platform = dispatcher.bound_plan.platform
+    if platform is None or step.origin != dispatcher.platform_origin:
+        return step._replace(owner="the settings")
+    return step._replace(owner=f"{platform.distribution} {platform.version}")

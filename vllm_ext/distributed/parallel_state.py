@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
 from vllm_ext.contracts.communicator import DeviceCommunicatorBase
+from vllm_ext.dispatch.dispatcher import Dispatcher, find_current_dispatcher
 from vllm_ext.errors import EngineError
 
 if TYPE_CHECKING:
-    from vllm_ext.dispatch.dispatcher import Dispatcher
+    from torch import Tensor
+
+
+TP_GROUP = "tp:0"
 
 
 class GroupCoordinator:
     """Ranks that compute together: a group for device tensors, a gloo group for host tensors, a communicator.
+
+    The methods for collectives are the communicator's, at any size of the group; code that runs in each step binds
+    ``communicator.all_reduce`` and the like once. vLLM: ``GroupCoordinator``.
 
     Args:
         unique_name: e.g. ``tp:0``.
@@ -44,14 +51,66 @@ class GroupCoordinator:
                 device=device,
                 device_group=self.device_group,
                 unique_name=unique_name,
-                use_all2all=False,
+                use_all2all=unique_name.partition(":")[0] == "ep",
             )
         except BaseException:
             self._destroy_groups()
             raise
+        self._groups = dispatcher.groups
+        self._groups[unique_name] = self
+
+    @property
+    def device_communicator(self) -> DeviceCommunicatorBase:
+        """vLLM's name for ``communicator``."""
+        return self.communicator
+
+    def all_reduce(self, input_: Tensor) -> Tensor:
+        """See :meth:`DeviceCommunicatorBase.all_reduce`; so for all that follow."""
+        return self.communicator.all_reduce(input_)
+
+    def all_gather(self, input_: Tensor, dim: int = -1) -> Tensor:
+        return self.communicator.all_gather(input_, dim)
+
+    def all_gatherv(
+        self, input_: Tensor | list[Tensor], dim: int = 0, sizes: list[int] | None = None
+    ) -> Tensor | list[Tensor]:
+        return self.communicator.all_gatherv(input_, dim, sizes)
+
+    def reduce_scatter(self, input_: Tensor, dim: int = -1) -> Tensor:
+        return self.communicator.reduce_scatter(input_, dim)
+
+    def reduce_scatterv(self, input_: Tensor, dim: int = -1, sizes: list[int] | None = None) -> Tensor:
+        return self.communicator.reduce_scatterv(input_, dim, sizes)
+
+    def gather(self, input_: Tensor, dst: int = 0, dim: int = -1) -> Tensor | None:
+        return self.communicator.gather(input_, dst, dim)
+
+    def broadcast(self, input_: Tensor, src: int = 0) -> Tensor:
+        return self.communicator.broadcast(input_, src)
+
+    def send(self, tensor: Tensor, dst: int | None = None) -> None:
+        self.communicator.send(tensor, dst)
+
+    def recv(self, size: Sequence[int], dtype: torch.dtype, src: int | None = None) -> Tensor:
+        return self.communicator.recv(size, dtype, src)
+
+    def dispatch_router_logits(self, hidden_states: Tensor, router_logits: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.communicator.dispatch_router_logits(hidden_states, router_logits, *args, **kwargs)
+
+    def dispatch(self, hidden_states: Tensor, topk_weights: Tensor, topk_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.communicator.dispatch(hidden_states, topk_weights, topk_ids, *args, **kwargs)
+
+    def combine(self, hidden_states: Tensor, is_sequence_parallel: bool = False) -> Tensor:
+        return self.communicator.combine(hidden_states, is_sequence_parallel)
+
+    def barrier(self) -> None:
+        """Wait until all ranks of the group are here."""
+        dist.barrier(group=self.cpu_group)
 
     def destroy(self) -> None:
         """Release the communicator and the groups; the object is of no use afterwards."""
+        if self._groups.get(self.unique_name) is self:
+            del self._groups[self.unique_name]
         try:
             self.communicator.destroy()
         finally:
@@ -101,8 +160,10 @@ def use_tp_group(group: GroupCoordinator | None) -> Iterator[None]:
 
 
 def get_tp_group() -> GroupCoordinator:
-    """The tensor-parallel group of the engine being built; RuntimeError outside of one."""
+    """The tensor-parallel group of the engine that is being built or steps here; RuntimeError outside of one."""
     group = _tp_group.get()
+    if group is None and (dispatcher := find_current_dispatcher()) is not None:
+        group = dispatcher.groups.get(TP_GROUP)
     if group is None:
-        raise RuntimeError("no engine is being built here: layers are constructed inside use_tp_group(...)")
+        raise RuntimeError("no engine is active here: layers are constructed inside use_tp_group(...)")
     return group

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from types import TracebackType
@@ -112,6 +112,34 @@ class AsyncLLM(FrontEnd):
         """EngineError where the engine or a worker cannot go on; it is answered between two steps."""
         await self._call("check_health")
 
+    async def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Call a method of all workers between two steps, in the engine's thread; see :meth:`LLM.collective_rpc`.
+
+        Raises:
+            EngineError: it failed, or the workers have no such method, or there was no answer within ``timeout``
+                seconds; the call itself goes on then.
+        """
+        call = self._call("collective_rpc", method=method, timeout=timeout, args=args, kwargs=kwargs)
+        try:
+            results: list[Any] = await asyncio.wait_for(call, timeout)
+        except TimeoutError:
+            raise EngineError(f"collective_rpc: the workers did not answer {method!r} within {timeout} s") from None
+        return results
+
+    async def start_profile(self, profile_prefix: str | None = None) -> None:
+        """Begin to record what the workers do; see :meth:`LLM.start_profile`. All errors are EngineErrors."""
+        await self._call("profile", is_start=True, profile_prefix=profile_prefix)
+
+    async def stop_profile(self) -> None:
+        """End what :meth:`start_profile` began; the traces are written."""
+        await self._call("profile", is_start=False)
+
     async def get_stats(self) -> SchedulerStats:
         """Load, preemptions and use of the KV cache, between two steps."""
         return msgspec.convert(await self._call("get_stats"), SchedulerStats)
@@ -148,7 +176,7 @@ class AsyncLLM(FrontEnd):
 
     def _start(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
-        self.input_processor = InputProcessor(dispatcher.vllm_config)
+        self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform)
         self.tokenizer = self.input_processor.tokenizer
         self._requests = AsyncRequests(self.tokenizer)
         self._calls = PendingCalls()
@@ -179,7 +207,7 @@ class AsyncLLM(FrontEnd):
         """What ``function`` returns, computed beside the loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
-    async def _call(self, method: UtilityMethod, **kwargs: Any) -> Any:
+    async def _call(self, method: UtilityMethod, /, **kwargs: Any) -> Any:
         """Call a method of the core between two steps."""
         self._bind_to_loop()
         with self._calls.open() as (call_id, answer):

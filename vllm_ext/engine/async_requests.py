@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from itertools import count
 from uuid import uuid4
 
-from tokenizers import Tokenizer
-
 from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
+from vllm_ext.contracts.tokenizer import TokenizerLike
 from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.output_collector import RequestOutputCollector
 from vllm_ext.engine.output_processor import OutputProcessor
@@ -24,7 +23,7 @@ class AsyncRequests:
     when the core may still be making a token for the one before.
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TokenizerLike) -> None:
         self._output_processor = OutputProcessor(tokenizer)
         self._collectors: dict[str, RequestOutputCollector] = {}
         """By internal id; who is here has not ended."""

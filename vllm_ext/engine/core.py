@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.kv_cache import KVCacheConfig
+from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
-from vllm_ext.engine.scheduler import Scheduler
 from vllm_ext.engine.stats import SchedulerStats
-from vllm_ext.errors import EngineError, VllmExtError, innermost_cause
+from vllm_ext.errors import EngineError, VllmExtError, innermost_cause, listing
 
 if TYPE_CHECKING:
     from vllm_ext.dispatch.dispatcher import Dispatcher
@@ -33,11 +33,15 @@ class EngineCore:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
-        with self._start_up("start"):
+        self._platform = dispatcher.platform
+        # What is wrong with the scheduler is said before a model is loaded.
+        dispatcher.scheduler_cls()
+        with self._worker_code("to start"):
             self.executor = dispatcher.executor_factory()
-        with shut_down_on_error(self.executor.shutdown), self._start_up("prepare its KV cache"):
+        with shut_down_on_error(self.executor.shutdown), self._worker_code("to prepare its KV cache"):
             self.kv_cache_config = self._initialize_kv_cache()
-        self.scheduler = Scheduler(self.vllm_config, self.kv_cache_config)
+        with shut_down_on_error(self.executor.shutdown):
+            self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
 
     def add_request(self, request: Request) -> None:
         """Queue a request; InvalidRequest where it can never be served."""
@@ -82,12 +86,39 @@ class EngineCore:
             ) from error
 
     def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
-        """Forget what the KV cache holds for prompts to come; see :meth:`Scheduler.reset_prefix_cache`."""
-        return self.scheduler.reset_prefix_cache(reset_running_requests=reset_running_requests)
+        """Forget what the KV cache holds for prompts to come; see :meth:`SchedulerInterface.reset_prefix_cache`. The
+        workers are told where it was done.
+        """
+        done = self.scheduler.reset_prefix_cache(reset_running_requests=reset_running_requests)
+        if done:
+            self.executor.reset_prefix_cache()
+        return done
 
     def check_health(self) -> None:
         """Raise whatever a worker has to complain about."""
         self.executor.check_health()
+
+    def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Call a method of all workers, by name, or a callable that takes the worker first; results by rank.
+
+        Raises:
+            EngineError: it failed, with the worker's class and the method in its text and the cause behind it.
+            ContractError: the workers have no such method.
+        """
+        name = method if isinstance(method, str) else getattr(method, "__qualname__", repr(method))
+        with self._worker_code(f"in {name}()"):
+            return self.executor.collective_rpc(method, timeout, args, kwargs)
+
+    def profile(self, is_start: bool, profile_prefix: str | None = None) -> None:
+        """Let the workers begin to record what their devices do, or end it and write the traces."""
+        with self._worker_code("in profile()"):
+            self.executor.profile(is_start, profile_prefix)
 
     def get_stats(self) -> SchedulerStats:
         """Load and cache between two steps."""
@@ -98,34 +129,63 @@ class EngineCore:
         self.scheduler.check_integrity()
 
     def shutdown(self) -> None:
-        """Stop the workers; may be called twice."""
-        self.executor.shutdown()
+        """Stop the scheduler and the workers; may be called twice."""
+        try:
+            self.scheduler.shutdown()
+        finally:
+            self.executor.shutdown()
 
     def _initialize_kv_cache(self) -> KVCacheConfig:
         """Ask the workers what they need and can have, agree, and let them allocate and warm up."""
         executor, cache_config = self.executor, self.vllm_config.cache_config
+        with platform_code(self._platform):
+            self._platform.register_custom_kv_cache_specs(self.vllm_config)
         spec = common_spec(executor.get_kv_cache_specs(), cache_config.block_size)
         layout = common_layout(executor.get_supported_kv_cache_layouts())
+        executor.set_kv_cache_layout(layout)
         # A model without a KV cache has nothing to measure memory for.
         available_bytes = min(executor.determine_available_memory()) if spec else 0
         kv_cache_config = make_kv_cache_config(self.vllm_config, spec, layout, available_bytes)
         cache_config.num_gpu_blocks = kv_cache_config.num_blocks
-        capacity, limit = (
-            kv_cache_config.num_blocks * cache_config.block_size,
-            self.vllm_config.model_config.max_model_len,
-        )
-        if capacity < limit:
+        self._fit_max_model_len(kv_cache_config.num_blocks * cache_config.block_size)
+        executor.initialize_from_config(kv_cache_config)
+        self._check_tasks(executor.get_supported_tasks())
+        return kv_cache_config
+
+    def _check_tasks(self, tasks: tuple[str, ...]) -> None:
+        if "generate" not in tasks:
+            raise EngineError(
+                f"worker {self.vllm_config.parallel_config.worker_cls} supports the tasks {listing(tasks)} for this "
+                "model, and this engine is for 'generate'"
+            )
+
+    def _fit_max_model_len(self, capacity: int) -> None:
+        """Where the cache holds fewer tokens than a request may have: lower the limit, unless it is the user's."""
+        model_config = self.vllm_config.model_config
+        if capacity >= model_config.max_model_len:
+            return
+        if model_config.original_max_model_len is not None:
             logger.warning(
                 "the KV cache holds %d tokens, and a request may have %d: one that outgrows the cache ends early. "
                 "Set engine.kv_cache_memory higher or engine.max_model_len lower",
                 capacity,
-                limit,
+                model_config.max_model_len,
             )
-        executor.initialize_from_config(kv_cache_config)
-        return kv_cache_config
+            return
+        # The last token of a request is never computed, so it needs no place.
+        fitting = capacity + 1
+        logger.warning(
+            "the KV cache holds %d tokens, so a request may have %d, and not the model's %d. Set "
+            "engine.kv_cache_memory higher, or engine.max_model_len to what is needed",
+            capacity,
+            fitting,
+            model_config.max_model_len,
+        )
+        self.executor.update_max_model_len(fitting)
+        model_config.max_model_len = fitting
 
     @contextmanager
-    def _start_up(self, what: str) -> Iterator[None]:
+    def _worker_code(self, what: str) -> Iterator[None]:
         """Name the worker where something goes wrong that is not explained already."""
         try:
             yield
@@ -133,4 +193,4 @@ class EngineCore:
             raise
         except (Exception, SystemExit) as error:
             worker_cls = self.vllm_config.parallel_config.worker_cls
-            raise EngineError(f"worker {worker_cls} failed to {what}: {innermost_cause(error)}") from error
+            raise EngineError(f"worker {worker_cls} failed {what}: {innermost_cause(error)}") from error

@@ -26,7 +26,7 @@ from vllm_ext.engine.core_messages import (
     UtilityResult,
 )
 from vllm_ext.engine.request import RequestStatus
-from vllm_ext.errors import EngineError, InvalidRequest, innermost_cause
+from vllm_ext.errors import EngineError, InvalidRequest, VllmExtError, innermost_cause
 
 logger = logging.getLogger(__name__)
 
@@ -81,9 +81,15 @@ class EngineCoreLoop:
     def _call(self, message: UtilityCall) -> UtilityResult:
         try:
             value = getattr(self._core, message.method)(**message.kwargs)
-            return UtilityResult(message.call_id, msgspec.to_builtins(value))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the answer
-            return UtilityResult(message.call_id, failure=innermost_cause(error))
+            # What a worker returns may be of any kind; how it gets elsewhere is for what carries the messages.
+            is_free = message.method == "collective_rpc"
+            return UtilityResult(message.call_id, value if is_free else msgspec.to_builtins(value))
+        except (Exception, SystemExit) as error:
+            if message.method in ("collective_rpc", "profile"):
+                # It is in nobody's hands but the user's, who gets the text alone.
+                logger.exception("%s failed", message.method)
+            is_ours = isinstance(error, VllmExtError)
+            return UtilityResult(message.call_id, failure=str(error) if is_ours else innermost_cause(error))
 
     def _step(self) -> None:
         try:

@@ -9,7 +9,9 @@ import msgspec
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.request import EngineCoreOutput, Request
 
-UtilityMethod = Literal["reset_prefix_cache", "check_health", "get_stats", "check_integrity"]
+UtilityMethod = Literal[
+    "reset_prefix_cache", "check_health", "get_stats", "check_integrity", "collective_rpc", "profile"
+]
 """Methods of the core that the front end may call between two steps."""
 
 

@@ -10,7 +10,7 @@ import codecs
 import re
 from collections.abc import Iterable
 
-from tokenizers import Tokenizer
+from vllm_ext.contracts.tokenizer import TokenizerLike
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _REPLACEMENT = "\ufffd"
@@ -35,7 +35,7 @@ class TokenBytes:
         skip_special_tokens: special tokens add nothing, instead of their own text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True) -> None:
+    def __init__(self, tokenizer: TokenizerLike, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
         self._pieces: dict[int, bytes] = {}
@@ -65,7 +65,7 @@ class TokenBytes:
         text = twice[len(alone) :]
         if _REPLACEMENT not in text:
             return text.encode()
-        token = self._tokenizer.id_to_token(token_id) or ""
+        (token,) = self._tokenizer.convert_ids_to_tokens([token_id])
         if match := _BYTE_TOKEN.fullmatch(token):
             return bytes([int(match[1], 16)])
         if all(char in _ALPHABET for char in token):

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 
+import msgspec
+
+from vllm_ext.contracts.current_platform import use_platform
+from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
 from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.params_processor import ParamsProcessor
 from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
 from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer
-from vllm_ext.errors import InvalidRequest
+from vllm_ext.errors import InvalidRequest, VllmExtError
 
 
 class InputProcessor:
@@ -22,11 +28,12 @@ class InputProcessor:
         TokenizerError, CheckpointError: the tokenizer, or the model's configuration for generation, cannot be read.
     """
 
-    def __init__(self, vllm_config: VllmConfig) -> None:
+    def __init__(self, vllm_config: VllmConfig, platform: Platform) -> None:
+        self._platform = platform
         model_config = vllm_config.model_config
-        self.tokenizer = load_tokenizer(Path(model_config.tokenizer))
+        self.tokenizer = load_tokenizer(model_config)
         self._eos_token_ids = load_eos_token_ids(Path(model_config.model), model_config.hf_config)
-        self._vocab_size: int = model_config.hf_config.get("vocab_size") or self.tokenizer.get_vocab_size()
+        self._vocab_size: int = model_config.hf_config.get("vocab_size") or self.tokenizer.vocab_size
         self._worker_cls = vllm_config.parallel_config.worker_cls
         self.default_sampling_params = load_default_sampling_params(Path(model_config.model), model_config.hf_config)
         """What the model directory asks for; for requests without parameters."""
@@ -44,7 +51,9 @@ class InputProcessor:
         """The prompt's text, where it has one, and the request. May be called from any thread.
 
         Raises:
-            InvalidRequest: the prompt, ``params`` or ``priority`` is not acceptable; the text says what is.
+            InvalidRequest: the prompt, ``params`` or ``priority`` is not acceptable, or the platform refuses the
+                request; the text says what is.
+            PluginLoadError: the platform's hooks for requests failed.
         """
         params = copy.copy(self.default_sampling_params) if params is None else params
         params = self._params_processor.process_params(params)
@@ -52,14 +61,39 @@ class InputProcessor:
             raise InvalidRequest(f"priority is {priority!r}; it takes an integer, and lower ones come first")
         parsed = parse_prompt(prompt)
         token_ids = self._token_ids(parsed)
+        with use_platform(self._platform), platform_code(self._platform):
+            params = self._limit_output(len(token_ids), params)
+            self._validate(parsed.text, token_ids, params)
         return parsed.text, EngineCoreRequest(request_id, token_ids, params, self._eos_token_ids, priority)
+
+    def _limit_output(self, num_prompt_tokens: int, params: SamplingParams) -> SamplingParams:
+        """``params``, with ``max_tokens`` lowered to what the platform can generate after such a prompt."""
+        limit = self._platform.get_max_output_tokens(num_prompt_tokens)
+        if limit < 1:
+            raise InvalidRequest(
+                f"the prompt has {num_prompt_tokens} tokens, after which platform {self._platform.device_name!r} can "
+                "generate none; give a shorter one"
+            )
+        if limit >= (sys.maxsize if params.max_tokens is None else params.max_tokens):
+            return params
+        return msgspec.structs.replace(params, max_tokens=limit)
+
+    def _validate(self, text: str | None, token_ids: list[int], params: SamplingParams) -> None:
+        """Let the platform refuse the request."""
+        inputs = {"type": "token", "prompt_token_ids": token_ids, "prompt": text}
+        try:
+            self._platform.validate_request(inputs, params)
+        except VllmExtError:
+            raise
+        except ValueError as error:
+            raise InvalidRequest(f"platform {self._platform.device_name!r} refuses the request: {error}") from error
 
     def _token_ids(self, prompt: ParsedPrompt) -> list[int]:
         """Token ids of the prompt, checked against the vocabulary."""
         token_ids = prompt.token_ids
-        if token_ids is None:
+        if token_ids is None and prompt.text is not None:
             try:
-                token_ids = self.tokenizer.encode(prompt.text, add_special_tokens=True).ids
+                token_ids = self.tokenizer.encode(prompt.text, add_special_tokens=True)
             except TypeError as error:  # how the library answers to half of a surrogate pair
                 raise InvalidRequest("the prompt's text cannot be tokenized: it is not valid Unicode") from error
             except Exception as error:  # the library raises bare Exception

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheGroupSpec, KVCacheLayout, KVCacheSpec
+from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, KVCacheLayout, KVCacheSpec
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.errors import EngineError
 
@@ -81,13 +82,16 @@ def make_kv_cache_config(
                 f"(engine.kv_cache_memory: {wanted_bytes or 'not set'}). Set engine.kv_cache_memory to at least "
                 f"{block_bytes}, or engine.block_size lower"
             )
-    return KVCacheConfig(num_blocks=num_blocks, kv_cache_groups=_groups(spec), kv_cache_layout=layout)
+    groups = _groups(spec, hybrid=not vllm_config.scheduler_config.disable_hybrid_kv_cache_manager)
+    return KVCacheConfig(num_blocks=num_blocks, kv_cache_groups=groups, kv_cache_layout=layout)
 
 
-def _groups(spec: dict[str, KVCacheSpec]) -> tuple[KVCacheGroupSpec, ...]:
-    """Layers that store the same thing, together."""
+def _groups(spec: dict[str, KVCacheSpec], *, hybrid: bool) -> tuple[KVCacheGroupSpec, ...]:
+    """Layers that store the same thing, together; unless ``hybrid``, also those that differ in what they read of it."""
     layers: dict[KVCacheSpec, list[str]] = {}
     for layer, layer_spec in spec.items():
+        if not hybrid and isinstance(layer_spec, FullAttentionSpec):
+            layer_spec = replace(layer_spec, sliding_window=None)
         layers.setdefault(layer_spec, []).append(layer)
     return tuple(KVCacheGroupSpec(tuple(names), layer_spec) for layer_spec, names in layers.items())
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
@@ -16,6 +16,11 @@ from vllm_ext.engine.calls import Call, Calls
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.engine.prompts import PromptType, split_prompts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+T = TypeVar("T")
 
 
 class LLM(FrontEnd):
@@ -103,6 +108,49 @@ class LLM(FrontEnd):
         Returns: False, and nothing is changed, while streams use cache blocks.
         """
         return self.llm_engine.reset_prefix_cache(reset_running_requests=reset_running_requests)
+
+    def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Call a method of all workers between two steps.
+
+        Args:
+            method: its name, or a function that is called with the worker before ``args``.
+            timeout: seconds to wait for workers in other processes; one in this process cannot be broken off.
+
+        Returns: what each worker returned, by rank.
+
+        Raises:
+            ContractError: the workers have no such method.
+            EngineError: it failed; the text has the worker's class and the method.
+        """
+        return self.llm_engine.collective_rpc(method, timeout, args, kwargs)
+
+    def apply_model(self, func: Callable[[nn.Module], T]) -> list[T]:
+        """What ``func`` returns for the model of each worker, by rank; errors as of :meth:`collective_rpc`."""
+        return self.collective_rpc("apply_model", args=(func,))
+
+    def start_profile(self, profile_prefix: str | None = None) -> None:
+        """Begin to record what the workers do.
+
+        Args:
+            profile_prefix: what the names of the files begin with.
+
+        Raises:
+            ConfigError: the setting ``profiler.torch_profiler_dir`` names no folder for the traces.
+            EngineError: it has begun already, or the platform's worker cannot be profiled.
+        """
+        self.llm_engine.start_profile(profile_prefix)
+
+    def stop_profile(self) -> None:
+        """End what :meth:`start_profile` began, and write a trace for each worker, which Perfetto and
+        chrome://tracing show; EngineError where it was not begun.
+        """
+        self.llm_engine.stop_profile()
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model directory asks for (``generation_config.json``), to change and pass on as one likes."""

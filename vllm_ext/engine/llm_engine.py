@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
@@ -33,7 +33,7 @@ class LLMEngine:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
-        self.input_processor = InputProcessor(dispatcher.vllm_config)
+        self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform)
         self.tokenizer = self.input_processor.tokenizer
         self.default_sampling_params = self.input_processor.default_sampling_params
         self._aborted: list[RequestOutput] = []
@@ -121,6 +121,27 @@ class LLMEngine:
         """
         self._check_running()
         return self.engine_core.reset_prefix_cache(reset_running_requests=reset_running_requests)
+
+    def collective_rpc(
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> list[Any]:
+        """Call a method of all workers; see :meth:`LLM.collective_rpc`."""
+        self._check_running()
+        return self.engine_core.collective_rpc(method, timeout, args, kwargs)
+
+    def start_profile(self, profile_prefix: str | None = None) -> None:
+        """Begin to record; see :meth:`LLM.start_profile`."""
+        self._check_running()
+        self.engine_core.profile(True, profile_prefix)
+
+    def stop_profile(self) -> None:
+        """End what :meth:`start_profile` began; the traces are written."""
+        self._check_running()
+        self.engine_core.profile(False)
 
     def get_stats(self) -> SchedulerStats:
         """Load, preemptions and use of the KV cache, between two steps."""

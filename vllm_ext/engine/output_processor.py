@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from tokenizers import Tokenizer
-
 from vllm_ext.contracts.outputs import CompletionOutput, FinishReason, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.tokenizer import TokenizerLike
 from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.detokenizer import IncrementalDetokenizer, TokenBytes
 from vllm_ext.engine.logprobs import LogprobsProcessor
@@ -143,7 +142,7 @@ class _RequestState:
 class OutputProcessor:
     """Keeps the state of each request's output, from its start to its last token."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: TokenizerLike) -> None:
         self._token_bytes = {skip: TokenBytes(tokenizer, skip_special_tokens=skip) for skip in (True, False)}
         self._states: dict[str, _RequestState] = {}
         self._parents: dict[str, ParentRequest] = {}

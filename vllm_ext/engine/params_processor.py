@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
-from tokenizers import Tokenizer
 
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
+from vllm_ext.contracts.tokenizer import TokenizerLike
 from vllm_ext.errors import InvalidRequest, listing
 
 
@@ -23,7 +23,7 @@ class ParamsProcessor:
 
     def __init__(
         self,
-        tokenizer: Tokenizer,
+        tokenizer: TokenizerLike,
         eos_token_ids: frozenset[int],
         vocab_size: int,
         supported: frozenset[str] = WORKER_PARAMS,
@@ -106,7 +106,7 @@ class ParamsProcessor:
 
     def _encode(self, text: str) -> tuple[int, ...]:
         try:
-            ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+            ids = self._tokenizer.encode(text, add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception
             raise InvalidRequest(f"bad_words has {text!r}, which cannot be tokenized: {error}") from error
         return tuple(token_id for token_id in ids if token_id < self._vocab_size)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import count
+from typing import Any
 
 from vllm_ext.contracts.kv_cache import KVCacheConfig
 from vllm_ext.contracts.vllm_config import VllmConfig
@@ -21,13 +22,22 @@ class RequestsInFlight:
     of ``queue_key``: it waits and owns no block, or it runs and owns the blocks of its computed tokens.
     """
 
-    def __init__(self, vllm_config: VllmConfig, kv_cache_config: KVCacheConfig) -> None:
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        kv_cache_config: KVCacheConfig,
+        structured_output_manager: Any = None,
+        include_finished_set: bool = False,
+        log_stats: bool = False,
+        block_size: int | None = None,
+        hash_block_size: int | None = None,
+    ) -> None:
         self.max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         self.max_num_batched_tokens = vllm_config.scheduler_config.max_num_batched_tokens
         self.policy = vllm_config.scheduler_config.policy
         cache_config = vllm_config.cache_config
         self.kv_cache_manager = KVCacheManager(
-            kv_cache_config, cache_config.block_size, enable_caching=cache_config.enable_prefix_caching
+            kv_cache_config, block_size or cache_config.block_size, enable_caching=cache_config.enable_prefix_caching
         )
         self.limits = RequestLimits(vllm_config.model_config.max_model_len, self.kv_cache_manager.capacity)
         self._max_total_tokens = self.limits.max_total_tokens
@@ -61,7 +71,7 @@ class RequestsInFlight:
         self.requests[request.request_id] = request
         self.waiting.add(request)
 
-    def finish_requests(self, request_ids: Iterable[str], status: RequestStatus) -> None:
+    def finish_requests(self, request_ids: Iterable[str], finished_status: RequestStatus) -> None:
         """End requests from outside (an abort, a stop string); ids that are not in flight are passed over."""
         for request_id in request_ids:
             request = self.requests.get(request_id)
@@ -72,7 +82,7 @@ class RequestsInFlight:
                 self._finished_req_ids.add(request_id)
             else:
                 self.waiting.remove(request)
-            request.status = status
+            request.status = finished_status
             self._release(request)
 
     def abort_all(self) -> list[str]:
@@ -104,8 +114,14 @@ class RequestsInFlight:
             self._preempt(self.running.pop())
         return self.kv_cache_manager.reset_prefix_cache()
 
+    def get_num_unfinished_requests(self) -> int:
+        return len(self.requests)
+
     def has_unfinished_requests(self) -> bool:
         return bool(self.requests)
+
+    def has_finished_requests(self) -> bool:
+        return bool(self._finished_req_ids)
 
     def has_requests(self) -> bool:
         """Whether a step has something to do: tokens to compute, or ended requests to tell the worker about."""

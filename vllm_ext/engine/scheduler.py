@@ -7,6 +7,7 @@ A prompt longer than the step's token budget is therefore computed in chunks, be
 from __future__ import annotations
 
 from vllm_ext.contracts.outputs import ModelRunnerOutput
+from vllm_ext.contracts.scheduler import SchedulerInterface
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus, TokenLogprobs
 from vllm_ext.engine.request_queue import insert_in_order
@@ -14,7 +15,7 @@ from vllm_ext.engine.requests_in_flight import RequestsInFlight
 from vllm_ext.errors import EngineError
 
 
-class Scheduler(RequestsInFlight):
+class Scheduler(RequestsInFlight, SchedulerInterface):
     """Requests in one order, by which they are admitted, are given tokens, and keep their blocks.
 
     With the policy ``fcfs`` it is the order of their arrival; with ``priority`` that of their ``priority`` value, lower
@@ -50,7 +51,7 @@ class Scheduler(RequestsInFlight):
         )
 
     def update_from_output(
-        self, scheduler_output: SchedulerOutput, model_output: ModelRunnerOutput
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
     ) -> list[EngineCoreOutput]:
         """Add the step's tokens to their requests and end those that are complete.
 
@@ -62,7 +63,8 @@ class Scheduler(RequestsInFlight):
         self._finished_req_ids -= scheduler_output.finished_req_ids
         outputs: list[EngineCoreOutput] = []
         any_finished = False
-        requests, sampled, index = self.requests, model_output.sampled_token_ids, model_output.req_id_to_index
+        model_output, requests = model_runner_output, self.requests
+        sampled, index = model_output.sampled_token_ids, model_output.req_id_to_index
         for request_id in scheduler_output.num_scheduled_tokens:
             request = requests[request_id]
             position = index.get(request_id)

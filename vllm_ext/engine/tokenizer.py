@@ -2,19 +2,80 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 from tokenizers import Tokenizer
 
-from vllm_ext.contracts.vllm_config import HFConfig
+from vllm_ext.contracts.tokenizer import TOKENIZER_METHODS, TokenizerLike
+from vllm_ext.contracts.vllm_config import HFConfig, ModelConfig
 from vllm_ext.dispatch.hf_config import read_json_object
-from vllm_ext.errors import CheckpointError, TokenizerError, listing
+from vllm_ext.errors import (
+    CheckpointError,
+    ContractError,
+    PluginLoadError,
+    TokenizerError,
+    VllmExtError,
+    innermost_cause,
+    listing,
+)
+from vllm_ext.registry.tokenizers import TokenizerRegistry
 
 TOKENIZER_FILE = "tokenizer.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
 
 
-def load_tokenizer(directory: Path) -> Tokenizer:
+class FastTokenizer:
+    """A tokenizer of the library tokenizers, as ``tokenizer.json`` describes it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(cls, path_or_repo_id: str | Path) -> Self:
+        return cls(read_tokenizer_file(Path(path_or_repo_id)))
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self._tokenizer.get_vocab_size())
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        return ids
+
+    def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
+        return [self._tokenizer.id_to_token(token_id) or "" for token_id in ids]
+
+
+def load_tokenizer(model_config: ModelConfig) -> TokenizerLike:
+    """The tokenizer of ``model_config.tokenizer``, by the class registered for ``model_config.tokenizer_mode``.
+
+    Raises:
+        PluginNotFound: no such mode is registered.
+        PluginLoadError, ContractError: its class cannot be imported, fails, or lacks methods (the text has all).
+        TokenizerError: the directory has no tokenizer of that kind.
+    """
+    mode = model_config.tokenizer_mode
+    cls = TokenizerRegistry.load_tokenizer_cls(mode, named_by="engine.tokenizer_mode")
+    name = f"tokenizer {cls.__module__}.{cls.__qualname__} of mode {mode!r}"
+    if missing := [method for method in TOKENIZER_METHODS if not hasattr(cls, method)]:
+        raise ContractError(f"{name} lacks {', '.join(missing)}; a tokenizer has: {', '.join(TOKENIZER_METHODS)}")
+    try:
+        tokenizer: TokenizerLike = cls.from_pretrained(model_config.tokenizer)  # type: ignore[attr-defined]
+    except VllmExtError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise PluginLoadError(
+            f"{name} cannot be made for {model_config.tokenizer!r}: {innermost_cause(error)}"
+        ) from error
+    return tokenizer
+
+
+def read_tokenizer_file(directory: Path) -> Tokenizer:
     """Read ``tokenizer.json``. Truncation and padding that the file may ask for are switched off.
 
     Raises:

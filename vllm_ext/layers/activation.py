@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
+from vllm_ext.errors import ConfigError, listing
 from vllm_ext.layers.kernels import CpuKernelOp
 
 
@@ -23,3 +27,40 @@ class SiluAndMul(CpuKernelOp):
         if x.dtype is not torch.float32:
             return self.forward_native(x)
         return _custom_ops.silu_and_mul(x.contiguous())
+
+
+@CustomOp.register("gelu_and_mul")
+class GeluAndMul(CustomOp):
+    """``gelu(gate) * up`` of ``[..., 2 * size]``, gate first, to ``[..., size]``.
+
+    Args:
+        approximate: ``none``, or ``tanh`` for the approximation by a hyperbolic tangent.
+    """
+
+    def __init__(self, approximate: str = "none") -> None:
+        super().__init__()
+        if approximate not in ("none", "tanh"):
+            raise ConfigError(f"gelu_and_mul: approximate is {approximate!r}; it takes none or tanh")
+        self.approximate = approximate
+
+    def forward_native(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = x.chunk(2, dim=-1)
+        return F.gelu(gate, approximate=self.approximate).mul_(up)
+
+    def extra_repr(self) -> str:
+        return f"approximate={self.approximate}"
+
+
+GATED_ACTIVATIONS: dict[str, Callable[[], CustomOp]] = {
+    "silu": SiluAndMul,
+    "gelu": GeluAndMul,
+    "gelu_pytorch_tanh": partial(GeluAndMul, approximate="tanh"),
+}
+"""By the name in ``config.json``."""
+
+
+def get_act_and_mul_fn(act_fn_name: str) -> CustomOp:
+    """The op for a gated feed-forward layer with this activation; ConfigError where there is none."""
+    if act_fn_name not in GATED_ACTIVATIONS:
+        raise ConfigError(f"no gated activation {act_fn_name!r}; there are: {listing(GATED_ACTIVATIONS)}")
+    return GATED_ACTIVATIONS[act_fn_name]()

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vllm_ext.contracts.custom_op import PluggableLayer
 from vllm_ext.contracts.vllm_config import get_current_vllm_config
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.distributed.parallel_state import get_tp_group
@@ -29,10 +30,16 @@ def new_parameter(shape: Sequence[int], weight_loader: Callable[..., None]) -> n
 _STORED_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
-def copy_checked(target: torch.Tensor, loaded: torch.Tensor) -> None:
-    """Copy with conversion between floating-point dtypes; CheckpointError where shapes differ, or for other dtypes."""
+def check_stored_dtype(loaded: torch.Tensor) -> None:
+    """CheckpointError unless the dtype is one that weights are stored in."""
     if loaded.dtype not in _STORED_DTYPES:
         raise CheckpointError(f"its dtype is {loaded.dtype}; supported: {', '.join(map(str, _STORED_DTYPES))}")
+
+
+def copy_checked(target: torch.Tensor, loaded: torch.Tensor) -> None:
+    """Copy with conversion between floating-point dtypes; CheckpointError where shapes differ, or for other dtypes."""
+    if loaded.dtype is not target.dtype:
+        check_stored_dtype(loaded)
     if target.shape != loaded.shape:
         raise CheckpointError(f"its shape is {list(loaded.shape)}; the model has {list(target.shape)} there")
     target.copy_(loaded)
@@ -52,7 +59,7 @@ def divide(size: int, parts: int, what: str) -> int:
     return size // parts
 
 
-class LinearBase(nn.Module):
+class LinearBase(PluggableLayer):
     """Weight ``[out, in]`` and bias ``[out]`` of this rank, and the platform's method to apply them."""
 
     def __init__(self, input_size: int, output_size: int, bias: bool) -> None:
@@ -67,6 +74,14 @@ class LinearBase(nn.Module):
         self.linear_method = get_current_dispatcher().linear_method()
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
+        """Copy the part of a checkpoint's tensor that belongs to this rank into ``param``, in place.
+
+        Args:
+            shard_id: which of several projections that lie in one weight.
+
+        Raises:
+            CheckpointError: its shape or dtype does not fit.
+        """
         copy_checked(param.data, loaded_weight)
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
@@ -81,6 +96,7 @@ class LinearBase(nn.Module):
         return f"in={self.input_size}, out={self.output_size}, bias={self.bias is not None}, tp={self.tp_size}"
 
 
+@PluggableLayer.register("replicated_linear")
 class ReplicatedLinear(LinearBase):
     """The whole weight on every rank."""
 
@@ -88,6 +104,7 @@ class ReplicatedLinear(LinearBase):
         super().__init__(input_size, output_size, bias)
 
 
+@PluggableLayer.register("merged_column_parallel_linear")
 class MergedColumnParallelLinear(LinearBase):
     """Several projections of one input as one product, each split by rows. ``shard_id`` is a projection's index."""
 
@@ -102,6 +119,7 @@ class MergedColumnParallelLinear(LinearBase):
         copy_checked(target, shard(loaded_weight, 0, self.tp_rank, self.tp_size))
 
 
+@PluggableLayer.register("column_parallel_linear")
 class ColumnParallelLinear(MergedColumnParallelLinear):
     """A weight split by rows: each rank computes a part of the output."""
 
@@ -109,6 +127,7 @@ class ColumnParallelLinear(MergedColumnParallelLinear):
         super().__init__(input_size, [output_size], bias)
 
 
+@PluggableLayer.register("qkv_parallel_linear")
 class QKVParallelLinear(MergedColumnParallelLinear):
     """Query, key and value projections, split by heads. ``shard_id`` is ``q``, ``k`` or ``v``."""
 
@@ -125,6 +144,7 @@ class QKVParallelLinear(MergedColumnParallelLinear):
         super().weight_loader(param, loaded_weight, "qkv".index(shard_id))
 
 
+@PluggableLayer.register("row_parallel_linear")
 class RowParallelLinear(LinearBase):
     """A weight split by columns: each rank has a part of the input; the partial products are summed over the group."""
 
@@ -136,7 +156,8 @@ class RowParallelLinear(LinearBase):
         self._adds_bias = tp_group.rank_in_group == 0
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
-        whole = param is self.bias
+        # What there is one of for each row: a bias, the scales of a quantized weight.
+        whole = param.dim() == 1
         copy_checked(param.data, loaded_weight if whole else shard(loaded_weight, 1, self.tp_rank, self.tp_size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -8,11 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vllm_ext.contracts.custom_op import PluggableLayer
 from vllm_ext.distributed.parallel_state import get_tp_group
 from vllm_ext.layers.linear import ColumnParallelLinear, copy_checked, divide, new_parameter, shard
 
 
-class VocabParallelEmbedding(nn.Module):
+@PluggableLayer.register("vocab_parallel_embedding")
+class VocabParallelEmbedding(PluggableLayer):
     """Token ids ``[tokens]`` to embeddings ``[tokens, hidden]``; each rank holds a range of the vocabulary."""
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
@@ -25,6 +27,7 @@ class VocabParallelEmbedding(nn.Module):
         self._all_reduce = tp_group.communicator.all_reduce
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
+        """Copy this rank's rows of a table ``[vocabulary, hidden]`` into ``param``."""
         copy_checked(param.data, shard(loaded_weight, 0, self.tp_rank, self.tp_size))
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -36,6 +39,7 @@ class VocabParallelEmbedding(nn.Module):
         return self._all_reduce(embedded.masked_fill_(foreign.unsqueeze(-1), 0))
 
 
+@PluggableLayer.register("parallel_lm_head")
 class ParallelLMHead(ColumnParallelLinear):
     """Hidden states ``[rows, hidden]`` to logits ``[rows, vocabulary]``, complete on every rank."""
 

@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 from stevedore.extension import Extension
 
 from vllm_ext._version import __version__
+from vllm_ext.config import Settings
 from vllm_ext.contracts.current_platform import probing, refuse_while_probing
-from vllm_ext.contracts.platform import Platform, PlatformEnum, UnspecifiedPlatform
+from vllm_ext.contracts.platform import Platform, UnspecifiedPlatform
+from vllm_ext.contracts.platform_check import METHODS, check_platform, is_inherited
+from vllm_ext.contracts.qualname import is_class_path
 from vllm_ext.discovery import find_providers
 from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
+from vllm_ext.managers.policy import report_once
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
 from vllm_ext.plan.names import in_yaml
 
@@ -35,6 +39,8 @@ class PlatformCandidate(NamedPlugins):
 
     def __init__(self, plan: Plan, decision: Decision) -> None:
         self.decision = decision
+        self.warnings: list[str] = []
+        """What may be a mistake in its class."""
         super().__init__(plan, [decision], namespace=decision.group, invoke_on_load=True)
 
     @property
@@ -47,7 +53,7 @@ class PlatformCandidate(NamedPlugins):
 
     def use(self, decision: Decision, plugin: Any) -> Platform:
         platform: Platform = super().use(decision, plugin)()
-        _check_platform(platform, decision)
+        self.warnings = _check_platform(platform, decision, self.plan.settings)
         return platform
 
     def _load_one_plugin(self, *args: Any, **kwargs: Any) -> Extension[Any] | None:
@@ -91,6 +97,8 @@ def bind_platform(plan: Plan) -> PlatformBinding:
     choose = _choose_auto if plan.settings.platform.driver == "auto" else _choose_listed
     winner, probed = choose(plan, candidates)
     _report(winner, probed)
+    if winner is not None:
+        report_once(winner.decision, winner.warnings)
     outcomes = [candidate.outcome for candidate in probed]
     if winner is not None:
         probed_keys = {outcome.key for outcome in outcomes}
@@ -187,19 +195,20 @@ def _verb(outcome: Outcome) -> str:
     return "declined" if outcome.state == "unavailable" else "failed"
 
 
-def _check_platform(platform: Platform, decision: Decision) -> None:
-    """ContractError unless the platform says which device it is."""
-    missing = [name for name in ("device_type", "device_name") if not _is_text(getattr(platform, name, None))]
-    if not isinstance(getattr(platform, "_enum", None), PlatformEnum):
-        missing.insert(0, "_enum")
-    if missing:
+def _check_platform(platform: Platform, decision: Decision, settings: Settings) -> list[str]:
+    """What may be wrong with the platform; ContractError, with all of it, where it is of no use."""
+    problems = check_platform(platform, [name for name in METHODS if not _is_made_up_for(name, platform, settings)])
+    if problems.errors:
         cls = type(platform)
         raise ContractError(
-            f"platform plugin {decision}: {cls.__module__}.{cls.__qualname__} does not set {', '.join(missing)}; "
-            "_enum has to be a PlatformEnum, device_type and device_name have to be strings",
+            f"platform plugin {decision}: {cls.__module__}.{cls.__qualname__} {'. It '.join(problems.errors)}",
             plugin=decision.name,
         )
+    return problems.warnings
 
 
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value)
+def _is_made_up_for(method: str, platform: Platform, settings: Settings) -> bool:
+    """Whether the platform can do without a method: what it would choose is chosen."""
+    if method == "check_and_update_config":
+        return settings.worker.cls != "auto" or not is_inherited(platform, "apply_config_platform_defaults")
+    return method == "get_attn_backend_cls" and is_class_path(settings.attention.backend)

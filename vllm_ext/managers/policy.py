@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 
 from vllm_ext.managers.planned import load_error
 from vllm_ext.managers.values import source_of
@@ -32,6 +33,15 @@ def settle(decision: Decision, outcome: Outcome) -> None:
         logger.info("%s is left out, since it declined: %s", source_of(decision), outcome.detail)
     else:
         logger.warning("%s is left out, since it failed: %s", source_of(decision), outcome.detail)
+
+
+def report_once(decision: Decision, complaints: Iterable[str]) -> None:
+    """Warn of what may be a mistake in a plugin that is used all the same; once in a process."""
+    if decision.key in _reported:
+        return
+    for complaint in complaints:
+        _reported.add(decision.key)
+        logger.warning("%s %s", source_of(decision), complaint)
 
 
 def forget_reports() -> None:

@@ -79,7 +79,8 @@ def load_by_name(model: nn.Module, names: WeightNames, weights: Iterable[tuple[s
         owner = first.get(id(targets[target]), target)
         # Where weights are tied, either name may be stored, or both with the same numbers.
         if owner not in filled or owner == target:
-            copy_checked(targets[target].data, tensor)
+            load = getattr(targets[target], "weight_loader", None)
+            copy_checked(targets[target].data, tensor) if load is None else load(targets[target], tensor)
             filled.add(owner)
 
     # Parts wait as views of mapped files, which take no memory.

@@ -14,9 +14,10 @@ from torch import nn
 
 from vllm_ext.attention.layer import Attention
 from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
-from vllm_ext.layers.activation import SiluAndMul
+from vllm_ext.layers.activation import get_act_and_mul_fn
 from vllm_ext.layers.layernorm import RMSNorm
 from vllm_ext.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
+from vllm_ext.layers.logits_processor import LogitsProcessor
 from vllm_ext.layers.rotary_embedding import RotaryEmbedding, get_rope
 from vllm_ext.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm_ext.models.decoder_config import DecoderConfig
@@ -24,13 +25,13 @@ from vllm_ext.models.weights import load_stacked_weights
 
 
 class DecoderMLP(nn.Module):
-    """Gate and up projection in one product, SiLU, down projection."""
+    """Gate and up projection in one product, gated activation, down projection."""
 
     def __init__(self, config: DecoderConfig) -> None:
         super().__init__()
         hidden, intermediate, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.gate_up_proj = MergedColumnParallelLinear(hidden, [intermediate] * 2, bias)
-        self.act_fn = SiluAndMul()
+        self.act_fn = get_act_and_mul_fn(config.hidden_act)
         self.down_proj = RowParallelLinear(intermediate, hidden, bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -144,6 +145,7 @@ class DecoderForCausalLM(nn.Module):
         self.lm_head = ParallelLMHead(config.vocab_size, config.hidden_size)
         if self.tied:
             self.lm_head.tie_weights(self.model.embed_tokens)
+        self.logits_processor = LogitsProcessor(config.vocab_size)
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.embed_tokens(input_ids)
@@ -152,7 +154,7 @@ class DecoderForCausalLM(nn.Module):
         return self.model(input_ids, positions)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.lm_head(hidden_states)
+        return self.logits_processor(self.lm_head, hidden_states)
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
         stacked = {

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from vllm_ext.contracts.vllm_config import HFConfig
-from vllm_ext.errors import CheckpointError, UnsupportedModel
+from vllm_ext.errors import CheckpointError, UnsupportedModel, listing
+from vllm_ext.layers.activation import GATED_ACTIVATIONS
 
 FULL, SLIDING = "full_attention", "sliding_attention"
 
@@ -21,6 +22,7 @@ class DecoderConfig:
         qkv_bias, o_bias, mlp_bias: whether the projections of query, key and value, of the output, and of the
             feed-forward have biases.
         qk_norm: whether each head of query and key is normalised before it is rotated.
+        hidden_act: of the gate, by the name in ``config.json``.
     """
 
     hidden_size: int
@@ -36,6 +38,7 @@ class DecoderConfig:
     o_bias: bool = False
     mlp_bias: bool = False
     qk_norm: bool = False
+    hidden_act: str = "silu"
 
     @classmethod
     def read(
@@ -56,11 +59,12 @@ class DecoderConfig:
 
         Raises:
             CheckpointError: a size is missing or no positive number, or heads do not share KV heads evenly.
-            UnsupportedModel: another activation than SiLU.
+            UnsupportedModel: an activation that no layer has.
         """
-        if (activation := config.get("hidden_act", "silu")) != "silu":
+        if (activation := config.get("hidden_act", "silu")) not in GATED_ACTIVATIONS:
             raise UnsupportedModel(
-                f"{config.source}: hidden_act {activation!r} is not supported for {_name(config)}; only 'silu' is"
+                f"{config.source}: hidden_act {activation!r} is not supported for {_name(config)}; supported: "
+                f"{listing(GATED_ACTIVATIONS)}"
             )
         hidden_size, num_heads = config.positive_int("hidden_size"), config.positive_int("num_attention_heads")
         # Null stands for as many, and an absent key for what the format takes for granted.
@@ -79,6 +83,7 @@ class DecoderConfig:
             rms_norm_eps=config.get("rms_norm_eps", 1e-6),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             windows=windows or (None,) * config.positive_int("num_hidden_layers"),
+            hidden_act=activation,
             **parts,
         )
 

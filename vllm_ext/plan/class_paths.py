@@ -15,8 +15,13 @@ from vllm_ext.plan.requirements import VLLM, mentions_vllm
 from vllm_ext.plan.rules import value_of
 from vllm_ext.plan.screen import ALLOWED_KEY, refused_distribution
 
-CLASS_PATH_KEYS = ("attention.backend", "worker.cls", "communicator.cls")
-_CHOICE_OF_PLATFORM = "auto"
+CLASS_PATH_KEYS = (
+    "attention.backend",
+    "worker.cls",
+    "worker.extension_cls",
+    "communicator.cls",
+    "engine.scheduler_cls",
+)
 
 
 def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> set[str]:
@@ -32,7 +37,7 @@ def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> s
 def class_paths(settings: Settings) -> dict[str, str]:
     """Class paths in the settings, by key."""
     values = {key: value_of(settings, key) for key in CLASS_PATH_KEYS}
-    return {key: value for key, value in values.items() if is_class_path(value)}
+    return {key: value for key, value in values.items() if value is not None and is_class_path(value)}
 
 
 def check_class_paths(
@@ -65,7 +70,7 @@ def _refusal(settings: Settings, module: str, providers: Mapping[str, Provider])
 
 def _without(settings: Settings, key: str) -> Settings:
     section, _, name = key.partition(".")
-    changed = msgspec.structs.replace(getattr(settings, section), **{name: _CHOICE_OF_PLATFORM})
+    changed = msgspec.structs.replace(getattr(settings, section), **{name: value_of(Settings(), key)})
     return msgspec.structs.replace(settings, **{section: changed})
 
 

@@ -61,6 +61,10 @@ class CpuPlatform(Platform):
             vllm_config.parallel_config.worker_cls = "vllm_ext.worker.worker.Worker"
 
     @classmethod
+    def support_hybrid_kv_cache(cls) -> bool:
+        return True
+
+    @classmethod
     def get_attn_backend_cls(
         cls,
         selected_backend: AttentionBackendEnum | None,

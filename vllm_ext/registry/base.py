@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import weakref
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -38,6 +39,8 @@ class Registry(Generic[T]):
     def __init__(self, what: str, builtin: dict[str, T] | None = None) -> None:
         self.what = what
         self._entries = {name: Registration(value, None) for name, value in (builtin or {}).items()}
+        self.consulted: Counter[str] = Counter()
+        """How often each entry was asked for, in this process."""
         self._lock = threading.RLock()
         _ALL.add(self)
 
@@ -58,7 +61,12 @@ class Registry(Generic[T]):
         logger.warning("%s %r: %s replaces the registration of %s", self.what, name, entry.owner_text, old.owner_text)
 
     def find(self, name: str) -> Registration[T] | None:
-        return self._entries.get(name)
+        """The entry, to be used; that is counted."""
+        entry = self._entries.get(name)
+        if entry is not None:
+            with self._lock:
+                self.consulted[name] += 1
+        return entry
 
     def names(self) -> list[str]:
         return sorted(self._entries)
@@ -79,6 +87,11 @@ class Registry(Generic[T]):
 
 
 _ALL: weakref.WeakSet[Registry[Any]] = weakref.WeakSet()
+
+
+def all_registries() -> list[Registry[Any]]:
+    """Every registry of this process, by what it holds."""
+    return sorted(_ALL, key=lambda registry: registry.what)
 
 
 def _after_fork() -> None:

@@ -1,7 +1,8 @@
-"""Custom ops by name, and the out-of-tree classes that take their place."""
+"""Custom ops and pluggable layers by name, and the out-of-tree classes that take their place."""
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections.abc import Collection
 from typing import Any
@@ -12,41 +13,94 @@ from vllm_ext.registry.owners import current_owner
 
 logger = logging.getLogger(__name__)
 
+# Each registers itself when its module is imported; a plugin may name it before that.
+IN_TREE = {
+    "column_parallel_linear": "vllm_ext.layers.linear:ColumnParallelLinear",
+    "gelu_and_mul": "vllm_ext.layers.activation:GeluAndMul",
+    "logits_processor": "vllm_ext.layers.logits_processor:LogitsProcessor",
+    "merged_column_parallel_linear": "vllm_ext.layers.linear:MergedColumnParallelLinear",
+    "parallel_lm_head": "vllm_ext.layers.vocab_parallel_embedding:ParallelLMHead",
+    "qkv_parallel_linear": "vllm_ext.layers.linear:QKVParallelLinear",
+    "replicated_linear": "vllm_ext.layers.linear:ReplicatedLinear",
+    "rms_norm": "vllm_ext.layers.layernorm:RMSNorm",
+    "rotary_embedding": "vllm_ext.layers.rotary_embedding:RotaryEmbedding",
+    "row_parallel_linear": "vllm_ext.layers.linear:RowParallelLinear",
+    "sampler": "vllm_ext.worker.sampler:Sampler",
+    "silu_and_mul": "vllm_ext.layers.activation:SiluAndMul",
+    "vocab_parallel_embedding": "vllm_ext.layers.vocab_parallel_embedding:VocabParallelEmbedding",
+}
+"""The ops that come with vllm_ext."""
+
 
 class _CustomOpRegistry:
-    """In-tree ops by op name; replacements by the class name of the op they replace and by their owner."""
+    """Ops by name; replacements by the name of the op that they replace and by their owner."""
 
     def __init__(self) -> None:
         self.ops: Registry[type] = Registry("custom op")
         self.oot: Registry[type] = Registry("out-of-tree custom op")
 
     def register(self, name: str, op_cls: type) -> None:
+        """Make ``op_cls`` known as ``name``.
+
+        Raises:
+            RegistrationError: the name belongs to another class.
+        """
+        old = self.ops.snapshot().get(name)
+        taken = IN_TREE.get(name) if old is None else _path(old.value)
+        if taken is not None and taken != _path(op_cls):
+            raise RegistrationError(
+                f"{_path(op_cls)} cannot be custom op {name!r}, which is {taken}. An op of your own takes a name of "
+                f"its own; one that takes the place of this op is a subclass of it, with register_oot"
+            )
         self.ops.register(name, op_cls)
 
-    def register_oot(self, target: type | str, replacement: type) -> None:
-        """Let ``replacement`` be built in place of ``target`` (a registered class, or the name of one)."""
-        known = {entry.value.__name__: entry.value for entry in self.ops.snapshot().values()}
-        name = target if isinstance(target, str) else target.__name__
-        op_cls = known.get(name)
-        if op_cls is None:
+    def names(self) -> list[str]:
+        """All ops, whether their modules are imported or not; sorted."""
+        return sorted({*self.ops.names(), *IN_TREE})
+
+    def get(self, name: str) -> type:
+        """The class of op ``name``, of :meth:`names`; the module of one that comes with vllm_ext is imported."""
+        if name not in self.ops.names():
+            importlib.import_module(IN_TREE[name].partition(":")[0])
+        return self.ops.snapshot()[name].value
+
+    def register_oot(self, target: type | str, replacement: type) -> str:
+        """Let ``replacement`` be built in place of ``target``, a registered class or the name of one.
+
+        Returns: the name of the op.
+
+        Raises:
+            RegistrationError: no such class is registered, or the replacement is none of its subclasses.
+        """
+        name = self._find_target(target)
+        op_cls = self.get(name)
+        if not isinstance(replacement, type) or not issubclass(replacement, op_cls) or replacement is op_cls:
             raise RegistrationError(
-                f"no custom op of class {name!r} is registered to be replaced{did_you_mean(name, known)}; "
-                f"registered: {listing(known)}"
+                f"{_name(replacement)} cannot replace custom op {op_cls.__name__!r}: it is not a subclass of "
+                f"{_name(op_cls)}"
             )
-        if not isinstance(replacement, type) or not issubclass(replacement, op_cls):
+        if (own := self.name_of(replacement)) is not None:
             raise RegistrationError(
-                f"{_name(replacement)} cannot replace custom op {name!r}: it is not a subclass of {_name(op_cls)}"
+                f"{_name(replacement)} cannot replace custom op {op_cls.__name__!r}: it is the op {own!r} itself. "
+                "Register a subclass of it"
             )
         owner = current_owner().identity
         others = [o for (op, o) in map(_split, self.oot.names()) if op == name and o != owner]
         if others:
             logger.warning(
                 "custom op %r is replaced by %s and by %s; a platform uses its own distribution's",
-                name,
+                op_cls.__name__,
                 owner,
                 others[0],
             )
         self.oot.register(f"{name}@{owner}", replacement)
+        return name
+
+    def name_of(self, op_cls: type) -> str | None:
+        """The name that exactly this class is registered under."""
+        name = vars(op_cls).get("name")
+        entry = self.ops.snapshot().get(name) if isinstance(name, str) else None
+        return name if entry is not None and entry.value is op_cls else None
 
     def find_oot(self, op_cls: type, distribution: str, foreign: Collection[str] = ()) -> type | None:
         """The class to build instead of exactly ``op_cls``; subclasses of a replaced op are left alone.
@@ -55,17 +109,21 @@ class _CustomOpRegistry:
             distribution: the platform's, whose replacement is taken if there is one; else the last one registered.
             foreign: distributions of other platforms, whose replacements are for them alone.
         """
-        found: dict[str, type] = {}
+        op_name = self.name_of(op_cls)
+        found = {}
         for key, entry in self.oot.snapshot().items():
             name, owner = _split(key)
-            if name == op_cls.__name__ and owner not in foreign and op_cls in entry.value.__mro__[1:]:
-                found[owner] = entry.value
-        return found.get(distribution) or (list(found.values())[-1] if found else None)
+            # The class may have been defined anew since.
+            if name == op_name and owner not in foreign and issubclass(entry.value, op_cls):
+                found[owner] = key
+        if not found:
+            return None
+        taken = self.oot.find(found.get(distribution) or list(found.values())[-1])
+        return taken.value if taken else None
 
-    def replacements(self, op_cls: type) -> list[tuple[str, type]]:
-        """All classes registered to be built instead of ``op_cls``, each with its owner."""
-        entries = self.oot.snapshot().items()
-        return [(entry.owner_text, entry.value) for key, entry in entries if _split(key)[0] == op_cls.__name__]
+    def replacements(self, name: str) -> list[Registration[type]]:
+        """All classes registered to be built instead of op ``name``."""
+        return [entry for key, entry in self.oot.snapshot().items() if _split(key)[0] == name]
 
     def snapshot(self) -> tuple[dict[str, Registration[Any]], dict[str, Registration[Any]]]:
         return self.ops.snapshot(), self.oot.snapshot()
@@ -74,11 +132,38 @@ class _CustomOpRegistry:
         self.ops.restore(state[0])
         self.oot.restore(state[1])
 
+    def _find_target(self, target: type | str) -> str:
+        """The op that is called so, or is this class."""
+        classes = {name: path.partition(":")[2] for name, path in IN_TREE.items()}
+        classes |= {name: entry.value.__name__ for name, entry in self.ops.snapshot().items()}
+        if isinstance(target, str):
+            wanted, found = target, [name for name, cls_name in classes.items() if cls_name == target]
+        else:
+            own = self.name_of(target)
+            wanted, found = target.__name__, [own] if own is not None else []
+        if len(found) > 1:
+            raise RegistrationError(
+                f"{len(found)} custom ops have a class {wanted!r}: {listing(found)}; call register_oot of the class "
+                "that is meant"
+            )
+        if not found:
+            # Who gives the op's name instead of its class's.
+            hint = f" (did you mean {classes[wanted]!r}?)" if wanted in classes else ""
+            raise RegistrationError(
+                f"no custom op of class {wanted!r} is registered to be replaced"
+                f"{hint or did_you_mean(wanted, classes.values())}; registered: {listing(classes.values())}"
+            )
+        return found[0]
+
 
 def _split(key: str) -> tuple[str, str]:
-    """Class name of the op and identity of the owner."""
+    """Name of the op and identity of the owner."""
     name, _, owner = key.partition("@")
     return name, owner
+
+
+def _path(cls: type) -> str:
+    return f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _name(thing: object) -> str:

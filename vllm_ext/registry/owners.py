@@ -38,6 +38,8 @@ class Owner:
 
 
 _loading: ContextVar[tuple[str, str] | None] = ContextVar("vllm_ext_loading", default=None)
+_known: dict[str, Owner] = {}
+"""Modules that registered something while a plugin was being loaded: they may do it again at any time."""
 
 
 @contextmanager
@@ -54,7 +56,15 @@ def current_owner() -> Owner:
     """The owner of a registration made now."""
     module = _calling_module()
     loaded = _loading.get()
-    return Owner(module) if loaded is None else Owner(module, *loaded)
+    if loaded is None:
+        return _known.get(module, Owner(module))
+    _known[module] = owner = Owner(module, *loaded)
+    return owner
+
+
+def forget_owners() -> None:
+    """Forget which modules belong to plugins; meant for tests."""
+    _known.clear()
 
 
 def _calling_module() -> str:

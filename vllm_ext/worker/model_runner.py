@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from vllm_ext.contracts.attention import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
-from vllm_ext.contracts.forward_context import set_forward_context
-from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheLayout, KVCacheSpec
+from vllm_ext.contracts.forward_context import additional_forward_context, set_forward_context
+from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
@@ -21,6 +21,7 @@ from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.logits_processors import IN_TREE
 from vllm_ext.worker.logprobs import PromptLogprobs
 from vllm_ext.worker.sampler import Sampler, SamplerOutput
+from vllm_ext.worker.sampling_metadata import Choice, SamplingMetadata
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
@@ -53,25 +54,18 @@ class ModelRunner:
         """What each layer of the model stores, by layer name."""
         return {name: layer.get_kv_cache_spec(self.vllm_config) for name, layer in self.layers.items()}
 
-    def get_supported_kv_cache_layouts(self) -> list[KVCacheLayout] | None:
-        """Layouts that the backends of all layers can read, best first; ``None`` for any."""
-        layouts: list[KVCacheLayout] | None = None
-        for backend in dict.fromkeys(layer.attn_backend for layer in self.layers.values()):
-            supported = backend.supported_kv_cache_layouts()
-            if supported is not None:
-                layouts = [x for x in (supported if layouts is None else layouts) if x in supported]
-        return layouts
-
     def initialize_kv_cache(self, config: KVCacheConfig) -> None:
         """Allocate the cache, bind it, and set up a metadata builder per group and backend."""
         bind_kv_cache(allocate_kv_cache(config, self.device), self.layers)
         self._groups, self._num_blocks = [], config.num_blocks
         for index, group in enumerate(config.kv_cache_groups):
-            by_builder: dict[type[AttentionMetadataBuilder], list[str]] = {}
+            by_builder: dict[tuple[type[AttentionMetadataBuilder], KVCacheSpec], list[str]] = {}
             for name in group.layer_names:
-                by_builder.setdefault(self.layers[name].attn_backend.get_builder_cls(), []).append(name)
-            for builder_cls, names in by_builder.items():
-                builder = builder_cls(group.kv_cache_spec, names, self.vllm_config, self.device)
+                # Its own, since that of a group may leave its sliding window out.
+                spec = self.layers[name].get_kv_cache_spec(self.vllm_config)
+                by_builder.setdefault((self.layers[name].attn_backend.get_builder_cls(), spec), []).append(name)
+            for (builder_cls, spec), names in by_builder.items():
+                builder = builder_cls(spec, names, self.vllm_config, self.device)
                 self._groups.append((index, tuple(names), builder))
         self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
 
@@ -118,14 +112,17 @@ class ModelRunner:
         )
 
     def profile_run(self) -> None:
-        """Compute the largest step, without a KV cache: for measuring the memory that steps take."""
+        """Compute the largest step, from embedding to drawn tokens, but for attention, which needs a KV cache: for
+        measuring the memory that steps take.
+        """
         max_num_seqs = self.vllm_config.scheduler_config.max_num_seqs
         max_model_len = self.vllm_config.model_config.max_model_len
         num_tokens = min(self.vllm_config.scheduler_config.max_num_batched_tokens, max_num_seqs * max_model_len)
         positions = torch.arange(num_tokens, device=self.device) % max_model_len
         with self.platform.inference_mode():
             hidden_states = self._forward(torch.zeros_like(positions), positions, None)
-            self.model.compute_logits(hidden_states[:max_num_seqs])
+            logits = self.model.compute_logits(hidden_states[:max_num_seqs])
+            self.sampler(logits, _drawing_metadata(len(logits)))
 
     def warm_up(self) -> None:
         """Serve a short prompt and one token after it, then forget the request: no state is left but the contents of
@@ -148,11 +145,12 @@ class ModelRunner:
     def _new_batch(self, block_sizes: list[int]) -> None:
         self._block_sizes = block_sizes
         max_model_len = self.vllm_config.model_config.max_model_len
+        is_pin_memory = self.platform.is_pin_memory_available()
         self.batch = InputBatch(
             self.vllm_config.scheduler_config.max_num_seqs,
             max_model_len,
             [-(-max_model_len // block_size) for block_size in block_sizes],
-            [processor_cls(self.vllm_config, self.device, False) for processor_cls in IN_TREE],
+            [processor_cls(self.vllm_config, self.device, is_pin_memory) for processor_cls in IN_TREE],
             self.device,
         )
         self._prompt_logprobs = PromptLogprobs(self.model.compute_logits)
@@ -165,9 +163,7 @@ class ModelRunner:
         slot_mapping: dict[str, torch.Tensor] | None = None,
     ) -> torch.Tensor:
         num_tokens = input_ids.shape[0]
-        additional = self.platform.set_additional_forward_context(
-            attn_metadata=metadata, vllm_config=self.vllm_config, num_tokens=num_tokens
-        )
+        additional = additional_forward_context(self.platform, metadata, self.vllm_config, num_tokens)
         with set_forward_context(metadata, num_tokens, additional, slot_mapping):
             return self.model(input_ids, positions)
 
@@ -185,9 +181,9 @@ class ModelRunner:
         metadata = self.batch.sampling.metadata(slots)
         if metadata is None:
             # Nothing is changed in place, so that the cost of entering the mode is saved.
-            return self.sampler.sample(logits)
+            return self.sampler(logits)
         with self.platform.inference_mode():
-            return self.sampler.sample(logits, metadata)
+            return self.sampler(logits, metadata)
 
     def _update_prompt_logprobs(self, scheduler_output: SchedulerOutput) -> None:
         for req_id in scheduler_output.finished_req_ids:
@@ -223,3 +219,20 @@ class ModelRunner:
 
     def _to_device(self, array: IntArray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(self.device)
+
+
+def _drawing_metadata(num_rows: int) -> SamplingMetadata:
+    """Rows that draw among the likeliest tokens, which takes more memory than any other way. They are seeded, so that
+    the random numbers of requests are not those after these.
+    """
+    ones, zeros = np.ones(num_rows), np.zeros(num_rows)
+    choice = Choice(
+        rows=np.arange(num_rows),
+        temperature=ones.astype(np.float32),
+        top_k=np.full(num_rows, 2),
+        top_p=np.full(num_rows, 0.5, dtype=np.float32),
+        seeds=zeros.astype(np.uint64),
+        is_seeded=ones.astype(np.bool_),
+        num_output_tokens=zeros.astype(np.int64),
+    )
+    return SamplingMetadata(num_rows, (), (), None, choice, {})

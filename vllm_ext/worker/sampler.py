@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from vllm_ext.contracts.custom_op import PluggableLayer
 from vllm_ext.contracts.outputs import LogprobsLists
 from vllm_ext.worker import sampling_ops as ops
 from vllm_ext.worker.logprobs import ALL, gather_logprobs, take_row
@@ -22,7 +23,8 @@ class SamplerOutput(NamedTuple):
     """By row, where they were asked for."""
 
 
-class Sampler:
+@PluggableLayer.register("sampler")
+class Sampler(PluggableLayer):
     """Chooses tokens in vLLM's order: processors, penalties, then the likeliest token where the temperature is 0, or a
     draw after temperature, ``min_p``, ``top_k`` and ``top_p``. Log probabilities are those of the logits as they come.
 
@@ -31,9 +33,10 @@ class Sampler:
     """
 
     def __init__(self, seed: int) -> None:
+        super().__init__()
         self._generator = torch.Generator().manual_seed(seed)
 
-    def sample(self, logits: torch.Tensor, metadata: SamplingMetadata | None = None) -> SamplerOutput:
+    def forward(self, logits: torch.Tensor, metadata: SamplingMetadata | None = None) -> SamplerOutput:
         """Choose a token per row.
 
         Args:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheLayout, KVCacheSpec
+from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.distributed.parallel_state import GroupCoordinator, init_distributed_environment, use_tp_group
+from vllm_ext.errors import EngineError, innermost_cause
 from vllm_ext.worker.loader import load_model
 from vllm_ext.worker.memory import available_kv_cache_memory, measure_peak
 from vllm_ext.worker.model_runner import ModelRunner
+from vllm_ext.worker.profiler import TorchProfiler
+
+if TYPE_CHECKING:
+    from vllm_ext.contracts.platform import Platform
+
+logger = logging.getLogger(__name__)
 
 
 class Worker(WorkerBase):
@@ -25,10 +33,21 @@ class Worker(WorkerBase):
     device: torch.device
     tp_group: GroupCoordinator | None = None
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._profiler = TorchProfiler(self.vllm_config.profiler_config.torch_profiler_dir, self.rank)
+
     def init_device(self) -> None:
         platform = self.current_platform
-        self.device = torch.device(platform.device_type)
+        self.device_id = platform.logical_device_id_to_visible_device_id(self.local_rank)
+        self.device = _find_device(platform, self.device_id)
         platform.set_device(self.device)
+        platform.check_if_supports_dtype(self.model_config.dtype)
+        name, number = (
+            platform.get_device_name(self.device_id),
+            platform.device_id_to_physical_device_id(self.local_rank),
+        )
+        logger.info("worker %d uses device %d of the machine, %s", self.rank, number, name)
         platform.seed_everything(self.model_config.seed)
         ranks = init_distributed_environment(
             self.parallel_config.world_size, self.rank, self.distributed_init_method, platform.dist_backend or "gloo"
@@ -43,9 +62,6 @@ class Worker(WorkerBase):
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return self.model_runner.get_kv_cache_spec()
 
-    def get_supported_kv_cache_layouts(self) -> list[KVCacheLayout] | None:
-        return self.model_runner.get_supported_kv_cache_layouts()
-
     def get_supported_sampling_params(self) -> frozenset[str]:
         return WORKER_PARAMS
 
@@ -56,7 +72,7 @@ class Worker(WorkerBase):
         else:
             # The user has decided: nothing to find out by a run that may take seconds.
             used = int(self.current_platform.get_current_memory_usage(self.device))
-        total = self.current_platform.get_device_total_memory(self.local_rank)
+        total = self.current_platform.get_device_total_memory(self.device_id)
         return available_kv_cache_memory(total, used, wanted)
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
@@ -73,12 +89,36 @@ class Worker(WorkerBase):
     def sample_tokens(self, grammar_output: Any | None) -> ModelRunnerOutput:
         return self.model_runner.sample_tokens()
 
+    def profile(self, is_start: bool = True, profile_prefix: str | None = None) -> None:
+        if is_start:
+            self._profiler.start(profile_prefix)
+        else:
+            logger.info("the profile is in %s", self._profiler.stop())
+
     def get_model(self) -> torch.nn.Module:
         return self.model_runner.model
 
     def shutdown(self) -> None:
+        if self._profiler.is_running:
+            self.profile(is_start=False)
         self.model_runner = None
         self.compilation_config.static_forward_context.clear()
         if self.tp_group is not None:
             self.tp_group.destroy()
             self.tp_group = None
+
+
+def _find_device(platform: Platform, device_id: int) -> torch.device:
+    """torch's device; EngineError where torch cannot put anything there."""
+    # The processor is one device, whatever the number.
+    is_cpu = platform.device_type == "cpu"
+    device = torch.device("cpu") if is_cpu else torch.device(platform.device_type, device_id)
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, ImportError) as error:  # each for another kind of device
+        raise EngineError(
+            f"platform {platform.device_name!r} has device_type {platform.device_type!r}, and torch "
+            f"{torch.__version__} cannot use {device}: {innermost_cause(error)}. The platform's package has to bring a "
+            "backend for it, and import that with its class"
+        ) from error
+    return device

@@ -7,6 +7,9 @@ setup(
     packages=["vllm_ext_dummy_platform"],
     entry_points={
         "vllm.platform_plugins": ["dummy = vllm_ext_dummy_platform:register"],
-        "vllm.general_plugins": ["dummy_ops = vllm_ext_dummy_platform:register_ops"],
+        "vllm.general_plugins": [
+            "dummy_ops = vllm_ext_dummy_platform:register_ops",
+            "dummy_methods = vllm_ext_dummy_platform:register_methods",
+        ],
     },
 )

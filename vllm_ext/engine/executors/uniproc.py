@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any
 
 from vllm_ext.contracts.executor import Executor
-from vllm_ext.contracts.worker import WorkerBase, missing_methods
+from vllm_ext.contracts.worker import WorkerBase
+from vllm_ext.contracts.worker_check import describe_missing, may_lack_sample_tokens, missing_methods
 from vllm_ext.engine.cleanup import shut_down_on_error
-from vllm_ext.errors import ConfigError, ContractError, EngineError
+from vllm_ext.errors import ConfigError, ContractError, EngineError, did_you_mean
+
+logger = logging.getLogger(__name__)
 
 
 class UniProcExecutor(Executor):
@@ -33,18 +37,25 @@ class UniProcExecutor(Executor):
         with shut_down_on_error(self.shutdown):
             self.collective_rpc("init_device")
             self.collective_rpc("load_model")
+            self.dispatcher.update_block_size()
 
     def collective_rpc(
-        self, method: str | Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+        self,
+        method: str | Callable[..., Any],
+        timeout: float | None = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> list[Any]:
-        """Call the worker; what it raises comes through as it is."""
+        """Call the worker, in this thread, so that nothing can break it off: ``timeout`` is passed over, as in vLLM.
+        What it raises comes through as it is.
+        """
         worker = self._worker
         if worker is None:
             raise EngineError(f"{method!r} was called on an engine that is shut down")
         with self.dispatcher.activate():
-            if isinstance(method, str):
-                return [getattr(worker, method)(*args, **(kwargs or {}))]
-            return [method(worker, *args, **(kwargs or {}))]
+            if not isinstance(method, str):
+                return [method(worker, *args, **(kwargs or {}))]
+            return [self._method_of(worker, method)(*args, **(kwargs or {}))]
 
     def check_health(self) -> None:
         self.collective_rpc("check_health")
@@ -55,12 +66,31 @@ class UniProcExecutor(Executor):
             with self.dispatcher.activate():
                 worker.shutdown()
 
+    def _method_of(self, worker: WorkerBase, name: str) -> Callable[..., Any]:
+        method: Callable[..., Any] | None = getattr(worker, name, None)
+        if callable(method):
+            return method
+        cls = type(worker)
+        known = [known for known in dir(cls) if not known.startswith("_")]
+        raise ContractError(
+            f"worker {cls.__module__}.{cls.__qualname__} of {self.dispatcher.platform_name} has no method "
+            f"{name!r}{did_you_mean(name, known)}; worker.extension_cls can add it",
+            plugin=self.dispatcher.platform_name,
+        )
+
     def _check_methods(self, worker_cls: type[WorkerBase]) -> None:
+        worker = f"worker {worker_cls.__module__}.{worker_cls.__qualname__} of {self.dispatcher.platform_name}"
         if missing := missing_methods(worker_cls):
             raise ContractError(
-                f"worker {worker_cls.__module__}.{worker_cls.__qualname__} of {self.dispatcher.platform_name} does not "
-                f"implement: {', '.join(missing)}. The engine calls these methods of every worker",
+                f"{worker} does not implement: {describe_missing(worker_cls, missing)}. "
+                "The engine calls these methods of every worker",
                 plugin=self.dispatcher.platform_name,
+            )
+        if may_lack_sample_tokens(worker_cls):
+            logger.warning(
+                "%s does not implement sample_tokens(), which follows on an execute_model() that returns None; by its "
+                "annotation it may",
+                worker,
             )
 
 

@@ -21,3 +21,16 @@ def register_ops() -> None:
     from vllm_ext_dummy_platform.my_dummy_custom_ops import register_custom_ops
 
     register_custom_ops()
+
+
+def register_methods() -> None:
+    """General plugin: quantization, model loader, tokenizer and LoRA resolver under names of their own."""
+    from vllm_ext import LoRAResolverRegistry, TokenizerRegistry, register_model_loader, register_quantization_config
+    from vllm_ext_dummy_platform.my_dummy_lora_resolver import MyDummyLoRAResolver
+    from vllm_ext_dummy_platform.my_dummy_model_loader import MyDummyModelLoader
+    from vllm_ext_dummy_platform.my_dummy_quantization import MyDummyQuantizationConfig
+
+    register_quantization_config("dummy_grid")(MyDummyQuantizationConfig)
+    register_model_loader("dummy_files")(MyDummyModelLoader)
+    TokenizerRegistry.register("dummy_bytes", "vllm_ext_dummy_platform.my_dummy_tokenizer", "MyDummyTokenizer")
+    LoRAResolverRegistry.register_resolver("dummy_adapters", MyDummyLoRAResolver())

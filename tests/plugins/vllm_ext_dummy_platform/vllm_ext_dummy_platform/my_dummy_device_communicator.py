@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import torch
 import torch.distributed as dist
 
@@ -47,6 +50,54 @@ class MyDummyDeviceCommunicator(DeviceCommunicatorBase):
         if self.world_size == 1:
             return tensor
         return tensor.copy_(self._exchange(tensor)[src])
+
+    def all_gatherv(
+        self, input_: torch.Tensor | list[torch.Tensor], dim: int = 0, sizes: list[int] | None = None
+    ) -> torch.Tensor | list[torch.Tensor]:
+        calls["all_gatherv"] += 1
+        return super().all_gatherv(input_, dim, sizes)
+
+    def reduce_scatterv(self, input_: torch.Tensor, dim: int = -1, sizes: list[int] | None = None) -> torch.Tensor:
+        calls["reduce_scatterv"] += 1
+        if sizes is None or self.world_size == 1:
+            return super().reduce_scatterv(input_, dim, sizes)
+        start = sum(sizes[: self.rank_in_group])
+        shares = [part.narrow(dim, start, sizes[self.rank_in_group]) for part in self._exchange(input_)]
+        return torch.stack(shares).sum(dim=0, dtype=input_.dtype)
+
+    def reduce_scatterv_into_output(
+        self, input_: torch.Tensor, output: torch.Tensor, dim: int = -1, sizes: list[int] | None = None
+    ) -> None:
+        calls["reduce_scatterv_into_output"] += 1
+        output.copy_(self.reduce_scatterv(input_, dim, sizes))
+
+    def send(self, tensor: torch.Tensor, dst: int | None = None) -> None:
+        calls["send"] += 1
+        super().send(tensor, dst)
+
+    def recv(self, size: Sequence[int], dtype: torch.dtype, src: int | None = None) -> torch.Tensor:
+        calls["recv"] += 1
+        return super().recv(size, dtype, src)
+
+    def batch_isend_irecv(self, p2p_ops: list[dist.P2POp]) -> None:
+        calls["batch_isend_irecv"] += 1
+        super().batch_isend_irecv(p2p_ops)
+
+    def dispatch_router_logits(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        calls["dispatch_router_logits"] += 1
+        return super().dispatch_router_logits(*args, **kwargs)
+
+    def dispatch(self, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        calls["dispatch"] += 1
+        return super().dispatch(*args, **kwargs)
+
+    def combine(self, hidden_states: torch.Tensor, is_sequence_parallel: bool = False) -> torch.Tensor:
+        calls["combine"] += 1
+        return super().combine(hidden_states, is_sequence_parallel)
+
+    def destroy(self) -> None:
+        calls["destroy"] += 1
+        super().destroy()
 
     def _exchange(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         """The tensors of all ranks, in rank order."""

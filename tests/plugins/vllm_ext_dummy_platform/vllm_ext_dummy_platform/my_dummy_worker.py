@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +13,7 @@ from torch import nn
 
 from vllm_ext import SamplingParams, WorkerBase
 from vllm_ext.contracts.attention import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
-from vllm_ext.contracts.forward_context import set_forward_context
+from vllm_ext.contracts.forward_context import additional_forward_context, set_forward_context
 from vllm_ext.contracts.kv_cache import (
     FullAttentionSpec,
     KVCacheConfig,
@@ -24,7 +27,10 @@ from vllm_ext.contracts.worker import CompilationTimes
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.distributed.parallel_state import GroupCoordinator, init_distributed_environment, use_tp_group
 from vllm_ext.worker.loader import load_model
+from vllm_ext.worker.sampler import Sampler
 from vllm_ext_dummy_platform import calls
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -69,7 +75,10 @@ class MyDummyWorker(WorkerBase):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.requests: dict[str, RequestState] = {}
-        self.block_size = self.cache_config.block_size
+        self.block_size = 0
+        self.pin_memory = False
+        self.profiler: torch.profiler.profile | None = None
+        self.trace = ""
         self.tp_group: GroupCoordinator | None = None
         self.model: nn.Module | None = None
         self.groups: list[KVCacheGroup] = []
@@ -77,16 +86,28 @@ class MyDummyWorker(WorkerBase):
     # Start-up, in the order of the calls -----------------------------------------------------------------------------
 
     def init_device(self) -> None:
-        self.device = torch.device(self.current_platform.device_type)
-        self.current_platform.seed_everything(self.model_config.seed)
+        platform = self.current_platform
+        self.device = torch.device(platform.device_type)
+        platform.set_device(self.device)
+        platform.check_if_supports_dtype(self.model_config.dtype)
+        self.pin_memory = platform.is_pin_memory_available() and torch.accelerator.is_available()
+        self._log_device()
+        platform.seed_everything(self.model_config.seed)
         world_size = self.parallel_config.world_size
-        backend = self.current_platform.dist_backend
+        backend = platform.dist_backend
         ranks = init_distributed_environment(world_size, self.rank, self.distributed_init_method, backend)
         self.tp_group = GroupCoordinator("tp:0", ranks, self.device, get_current_dispatcher())
+
+    def _log_device(self) -> None:
+        platform = self.current_platform
+        number = platform.device_id_to_physical_device_id(self.local_rank)
+        name, capability = platform.get_device_name(number), platform.get_device_capability(number)
+        logger.info("worker %d uses device %d: %s, capability %s", self.rank, number, name, capability)
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         with use_tp_group(self.tp_group):
             self.model = load_model(self.vllm_config, self.device, dummy_weights=load_dummy_weights)
+            self.sampler = Sampler(self.model_config.seed)
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return {name: layer.get_kv_cache_spec(self.vllm_config) for name, layer in self._attention_layers().items()}
@@ -98,6 +119,14 @@ class MyDummyWorker(WorkerBase):
             return None if layouts is None else list(layouts)
         return None
 
+    def set_kv_cache_layout(self, layout: KVCacheLayout) -> None:
+        self.layout = layout
+        super().set_kv_cache_layout(layout)
+
+    def update_max_model_len(self, max_model_len: int) -> None:
+        logger.info("requests may have %d tokens", max_model_len)
+        super().update_max_model_len(max_model_len)
+
     def determine_available_memory(self) -> int:
         """Half of what is left once the largest step has taken its share."""
         self._profile(self.scheduler_config.max_num_batched_tokens)
@@ -105,6 +134,8 @@ class MyDummyWorker(WorkerBase):
         return int(platform.get_device_total_memory() - platform.get_current_memory_usage()) // 2
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
+        # The platform may have changed it when the model was loaded.
+        self.block_size = self.cache_config.block_size
         # More than one where layers differ, for example in their sliding window.
         self.groups = [self._initialize_group(kv_cache_config, group) for group in kv_cache_config.kv_cache_groups]
 
@@ -128,9 +159,20 @@ class MyDummyWorker(WorkerBase):
         builder_cls = layers[names[0]].attn_backend.get_builder_cls()
         return KVCacheGroup(names, builder_cls(spec, names, self.vllm_config, self.device))
 
+    def initialize_cache(self, num_gpu_blocks: int, num_cpu_blocks: int) -> None:
+        logger.info("the KV cache has %d blocks", num_gpu_blocks)
+        super().initialize_cache(num_gpu_blocks, num_cpu_blocks)
+
     def compile_or_warm_up_model(self) -> CompilationTimes:
+        started = time.perf_counter()
         self._profile(1)
-        return CompilationTimes()
+        return CompilationTimes(language_model=time.perf_counter() - started)
+
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        return ("generate",)
+
+    def get_supported_sampling_params(self) -> frozenset[str]:
+        return frozenset({"temperature", "seed"})
 
     # Steps -----------------------------------------------------------------------------------------------------------
 
@@ -149,10 +191,41 @@ class MyDummyWorker(WorkerBase):
             sampled_token_ids=sampled,
         )
 
+    # Between steps ---------------------------------------------------------------------------------------------------
+
     def get_model(self) -> nn.Module:
         if self.model is None:
             raise RuntimeError("the model is not loaded yet")
         return self.model
+
+    def apply_model(self, fn: Callable[[nn.Module], Any]) -> Any:
+        with self.current_platform.inference_mode():
+            return fn(self.get_model())
+
+    def get_model_inspection(self) -> str:
+        return f"on the dummy device: {self.get_model()}"
+
+    def reset_prefix_cache(self) -> None:
+        logger.info("prompts are computed anew")
+
+    def check_health(self) -> None:
+        self.get_model()
+
+    def synchronize_device(self) -> None:
+        """Nothing runs beside this thread."""
+
+    def profile(self, is_start: bool = True, profile_prefix: str | None = None) -> None:
+        directory = self.vllm_config.profiler_config.torch_profiler_dir
+        if directory is None:
+            raise RuntimeError("profiler.torch_profiler_dir is not set")
+        if is_start:
+            self.trace = f"{directory}/{profile_prefix or 'dummy'}.json"
+            self.profiler = torch.profiler.profile()
+            self.profiler.start()
+        elif self.profiler is not None:
+            self.profiler.stop()
+            self.profiler.export_chrome_trace(self.trace)
+            self.profiler = None
 
     def shutdown(self) -> None:
         self.requests.clear()
@@ -211,9 +284,7 @@ class MyDummyWorker(WorkerBase):
         by_layer: dict[str, AttentionMetadata] = {}
         for group in self.groups:
             by_layer |= dict.fromkeys(group.layer_names, group.builder.build(0, common))
-        additional = self.current_platform.set_additional_forward_context(
-            attn_metadata=by_layer, vllm_config=self.vllm_config, num_tokens=len(input_ids)
-        )
+        additional = additional_forward_context(self.current_platform, by_layer, self.vllm_config, len(input_ids))
         # The attention layer hands it to backends that store keys and values before they attend.
         slot_mapping = dict.fromkeys(by_layer, common.slot_mapping)
         with set_forward_context(by_layer, len(input_ids), additional, slot_mapping):
@@ -259,7 +330,7 @@ class MyDummyWorker(WorkerBase):
     def _sample_one(self, request: RequestState, logits: torch.Tensor) -> int:
         params = request.sampling_params
         if params.is_greedy:
-            token = int(logits.argmax())
+            token = int(self.sampler(logits[None]).token_ids)
         else:
             probabilities = (logits.float() / params.temperature).softmax(dim=-1)
             generator = self._generator(request)
@@ -288,4 +359,4 @@ class MyDummyWorker(WorkerBase):
         return self.compilation_config.static_forward_context
 
     def _long(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64, device=self.device)
+        return torch.tensor(values, dtype=torch.int64, pin_memory=self.pin_memory).to(self.device)

@@ -1,0 +1,78 @@
+"""The compiled kernels as ops of torch."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.library import opcheck
+
+from vllm_ext import _custom_ops
+from vllm_ext.layers import torch_ops
+
+pytestmark = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason=str(_custom_ops.why_missing()))
+BLOCKS, KV_HEADS, BLOCK_SIZE, HEAD_SIZE = 3, 2, 4, 8
+
+
+def cache() -> torch.Tensor:
+    return torch.randn(BLOCKS, KV_HEADS, BLOCK_SIZE, 2 * HEAD_SIZE)
+
+
+CASES = {
+    "rms_norm": lambda: (torch.randn(3, 8), torch.randn(8), 1e-5, None),
+    "rms_norm, residual": lambda: (torch.randn(3, 8), torch.randn(8), 1e-5, torch.randn(3, 8)),
+    "silu_and_mul": lambda: (torch.randn(3, 8),),
+    "rotary_embedding": lambda: (torch.tensor([1, 0]), torch.randn(2, 16), torch.randn(5, 16), 8),
+    "reshape_and_cache": lambda: (
+        torch.randn(2, KV_HEADS, HEAD_SIZE),
+        torch.randn(2, KV_HEADS, HEAD_SIZE),
+        cache(),
+        torch.tensor([5, 2]),
+    ),
+    "paged_attention_decode": lambda: (
+        torch.zeros(2, 4, HEAD_SIZE),
+        torch.randn(2, 4, HEAD_SIZE),
+        cache(),
+        torch.tensor([[0, 1], [2, 0]], dtype=torch.int32),
+        torch.tensor([7, 3], dtype=torch.int32),
+        torch.tensor([0, 1]),
+        torch.tensor([0, 1]),
+        7,
+        0.3,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_torchs_own_check_passes(case):
+    name = case.partition(",")[0]
+
+    opcheck(getattr(torch.ops.vllm_ext, name), CASES[case]())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_op_does_what_the_function_does(case):
+    name = case.partition(",")[0]
+    given = CASES[case]()
+    same = [arg.clone() if isinstance(arg, torch.Tensor) else arg for arg in given]
+
+    expected = getattr(_custom_ops, name)(*given)
+    result = getattr(torch.ops.vllm_ext, name)(*same)
+
+    torch.testing.assert_close(result, expected)
+    # What is changed in place, is changed alike.
+    torch.testing.assert_close(same, list(given))
+
+
+def test_a_compiled_graph_holds_the_op():
+    x, weight = torch.randn(3, 8), torch.randn(8)
+
+    def norm(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        return torch.ops.vllm_ext.rms_norm(x, weight, 1e-5, None) * 2
+
+    compiled = torch.compile(norm, backend="eager", fullgraph=True)
+
+    torch.testing.assert_close(compiled(x, weight), norm(x, weight))
+
+
+def test_every_kernel_is_registered():
+    assert {function.__name__ for function, *_ in torch_ops._OPS} == {case.partition(",")[0] for case in CASES}

@@ -1,0 +1,137 @@
+"""Which quantization method an engine uses: the setting's or the checkpoint's, as far as the platform can run it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vllm_ext.contracts.quantization import QuantizationConfig, get_quantization_config
+from vllm_ext.contracts.vllm_config import HFConfig
+from vllm_ext.dispatch.hf_config import read_json_object
+from vllm_ext.dispatch.hooks import platform_code
+from vllm_ext.errors import (
+    CheckpointError,
+    ConfigError,
+    PluginLoadError,
+    UnsupportedModel,
+    VllmExtError,
+    did_you_mean,
+    innermost_cause,
+    listing,
+)
+from vllm_ext.registry.quantization import QUANTIZATION_METHODS
+
+if TYPE_CHECKING:
+    import torch
+
+    from vllm_ext.contracts.platform import Platform
+
+KEY = "engine.quantization"
+
+
+def quantization_of(wanted: str | None, hf_config: HFConfig) -> str | None:
+    """The name of the method: the setting's, or what the checkpoint is quantized with; ``None`` where neither is.
+
+    Raises:
+        ConfigError: the two differ.
+        CheckpointError: the checkpoint's ``quantization_config`` names none.
+    """
+    stored = _stored(hf_config)
+    if stored is None:
+        return wanted
+    own: str = stored["quant_method"]
+    if wanted not in (None, own):
+        raise ConfigError(
+            f"{KEY} is {wanted!r}, and the checkpoint is quantized with {own!r} ({hf_config.source}); leave {KEY} at "
+            "null, or use the model's unquantized checkpoint"
+        )
+    return own
+
+
+def make_quant_config(
+    wanted: str | None, hf_config: HFConfig, dtype: torch.dtype, platform: Platform
+) -> QuantizationConfig | None:
+    """The method that :func:`quantization_of` names, checked against dtype and platform; ``None`` where it names none.
+
+    Raises:
+        PluginNotFound: the setting names a method that nobody registered.
+        UnsupportedModel: the checkpoint does.
+        ConfigError: the platform, its device or the model's dtype do not go with it.
+        PluginLoadError, ContractError: its class cannot be imported, or fails.
+    """
+    name = quantization_of(wanted, hf_config)
+    if name is None:
+        return None
+    if wanted is None and QUANTIZATION_METHODS.find(name) is None:
+        known = QUANTIZATION_METHODS.names()
+        raise UnsupportedModel(
+            f"{hf_config.source}: the checkpoint is quantized ({name!r}{did_you_mean(name, known)}), and no such "
+            f"method is registered; registered: {listing(known)}. Use the model's unquantized checkpoint, or a plugin "
+            "that registers it"
+        )
+    with platform_code(platform):
+        platform.verify_quantization(name)
+    cls = get_quantization_config(name, named_by=KEY)
+    with _method_code(name, hf_config):
+        config = _build(cls, hf_config)
+        supported = config.get_supported_act_dtypes()
+        least = config.get_min_capability()
+    if dtype not in supported:
+        raise ConfigError(
+            f"quantization {name!r} does not compute in {_name(dtype)}; it supports: "
+            f"{', '.join(_name(each) for each in supported) or 'none'}. Set engine.dtype to one of these"
+        )
+    with platform_code(platform):
+        capability = platform.get_device_capability()
+    if capability is not None and capability.major * 10 + capability.minor < least:
+        raise ConfigError(
+            f"quantization {name!r} needs compute capability {least // 10}.{least % 10}, and platform "
+            f"{platform.device_name!r} has {capability.as_version_str()}"
+        )
+    return config
+
+
+def _build(cls: type[QuantizationConfig], hf_config: HFConfig) -> QuantizationConfig:
+    stored = _stored(hf_config)
+    if stored is not None:
+        return cls.from_config(stored)
+    if hf_config.source is not None:
+        for file in cls.get_config_filenames():
+            if (path := hf_config.source.parent / file).is_file():
+                return cls.from_config(read_json_object(path))
+    return cls()
+
+
+def _stored(hf_config: HFConfig) -> dict[str, Any] | None:
+    stored = hf_config.get("quantization_config")
+    if stored is None:
+        return None
+    if not isinstance(stored, dict) or not isinstance(stored.get("quant_method"), str):
+        raise CheckpointError(
+            f"{hf_config.source}: quantization_config is {stored!r}; it takes an object with a quant_method"
+        )
+    return stored
+
+
+@contextmanager
+def _method_code(name: str, hf_config: HFConfig) -> Iterator[None]:
+    """Around calls of a method's own code, most of which is a plugin's."""
+    try:
+        yield
+    except (VllmExtError, KeyboardInterrupt):
+        raise
+    except ValueError as error:
+        raise CheckpointError(
+            f"{hf_config.source}: its configuration for quantization {name!r} cannot be used: {error}"
+        ) from error
+    except BaseException as error:
+        entry = QUANTIZATION_METHODS.find(name)
+        owner = entry.owner_text if entry else "nobody"
+        raise PluginLoadError(
+            f"quantization method {name!r}, registered by {owner}, failed: {innermost_cause(error)}", plugin=owner
+        ) from error
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

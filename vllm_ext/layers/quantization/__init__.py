@@ -1,0 +1,1 @@
+"""In-tree quantization methods; they are reached through the registry, by name."""

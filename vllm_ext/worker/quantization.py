@@ -1,0 +1,53 @@
+"""Gives the dense layers of a model to a quantization method, between building the model and reading its weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from vllm_ext.contracts.linear_method import LinearMethod
+from vllm_ext.errors import ConfigError, ContractError
+
+if TYPE_CHECKING:
+    from vllm_ext.contracts.quantization import QuantizationConfig
+
+
+def quantize_layers(model: nn.Module, quant_config: QuantizationConfig, dtype: torch.dtype) -> None:
+    """Let ``quant_config`` choose how each dense layer of ``model`` is laid out.
+
+    Args:
+        dtype: of the weights that the layers have now.
+
+    Raises:
+        ConfigError: it chooses none: the setting would do nothing.
+        ContractError: it answers with something else than a linear method or ``None``.
+    """
+    owners = Counter(id(param) for module in model.modules() for param in module._parameters.values())
+    num_chosen = 0
+    for name, layer in model.named_modules():
+        weight = layer._parameters.get("weight")
+        if weight is None or not isinstance(getattr(layer, "linear_method", None), LinearMethod):
+            continue
+        if owners[id(weight)] > 1:  # the embedding's as well, which stays as the embedding needs it
+            continue
+        method: Any = quant_config.get_quant_method(layer, name)
+        if method is None:
+            continue
+        if not isinstance(method, LinearMethod):
+            raise ContractError(
+                f"quantization method {quant_config.get_name()!r}: get_quant_method() gave {method!r} for layer "
+                f"{name!r}, which is neither a LinearMethod nor None"
+            )
+        layer.linear_method = method
+        out, in_ = weight.shape
+        own = {"weight_loader": layer.weight_loader} if hasattr(layer, "weight_loader") else {}
+        method.create_weights(layer, in_, list(getattr(layer, "local_sizes", [out])), dtype, **own)
+        num_chosen += 1
+    if not num_chosen:
+        raise ConfigError(
+            f"quantization {quant_config.get_name()!r} takes none of the layers of this model "
+            f"({type(model).__qualname__}); leave engine.quantization at null"
+        )
