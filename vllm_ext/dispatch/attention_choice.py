@@ -95,7 +95,7 @@ class AttentionChooser:
     @cached_property
     def _capability(self) -> DeviceCapability | None:
         with platform_code(self._platform):
-            return self._platform.get_device_capability()
+            return self._platform.get_device_capability(0)
 
     def choose(self, wish: Wish, selector: AttentionSelectorConfig, num_heads: int) -> AttentionChoice:
         """The backend for such a layer as ``wish`` and the platform will have it.

@@ -35,7 +35,7 @@ class MyDummyPlatform(Platform):
     dispatch_key = "CPU"
     dist_backend = "gloo"
     device_control_env_var = "DUMMY_VISIBLE_DEVICES"
-    supported_quantization = ("int8",)
+    supported_quantization = ("int8", "dummy_grid")
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
