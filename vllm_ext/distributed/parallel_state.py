@@ -65,42 +65,53 @@ class GroupCoordinator:
         return self.communicator
 
     def all_reduce(self, input_: Tensor) -> Tensor:
-        """See :meth:`DeviceCommunicatorBase.all_reduce`; so for all that follow."""
+        """The sum over the group; may be taken in place. See :meth:`DeviceCommunicatorBase.all_reduce`."""
         return self.communicator.all_reduce(input_)
 
     def all_gather(self, input_: Tensor, dim: int = -1) -> Tensor:
+        """Equal shares along ``dim``, in rank order. See :meth:`DeviceCommunicatorBase.all_gather`."""
         return self.communicator.all_gather(input_, dim)
 
     def all_gatherv(
         self, input_: Tensor | list[Tensor], dim: int = 0, sizes: list[int] | None = None
     ) -> Tensor | list[Tensor]:
+        """Shares of uneven length ``sizes`` along ``dim``. See :meth:`DeviceCommunicatorBase.all_gatherv`."""
         return self.communicator.all_gatherv(input_, dim, sizes)
 
     def reduce_scatter(self, input_: Tensor, dim: int = -1) -> Tensor:
+        """This rank's equal share of the sum. See :meth:`DeviceCommunicatorBase.reduce_scatter`."""
         return self.communicator.reduce_scatter(input_, dim)
 
     def reduce_scatterv(self, input_: Tensor, dim: int = -1, sizes: list[int] | None = None) -> Tensor:
+        """This rank's uneven share of the sum. See :meth:`DeviceCommunicatorBase.reduce_scatterv`."""
         return self.communicator.reduce_scatterv(input_, dim, sizes)
 
     def gather(self, input_: Tensor, dst: int = 0, dim: int = -1) -> Tensor | None:
+        """Equal shares along ``dim``, on rank ``dst`` alone. See :meth:`DeviceCommunicatorBase.gather`."""
         return self.communicator.gather(input_, dst, dim)
 
     def broadcast(self, input_: Tensor, src: int = 0) -> Tensor:
+        """Rank ``src``'s tensor on all ranks, in place. See :meth:`DeviceCommunicatorBase.broadcast`."""
         return self.communicator.broadcast(input_, src)
 
     def send(self, tensor: Tensor, dst: int | None = None) -> None:
+        """To rank ``dst``, by default the next one. See :meth:`DeviceCommunicatorBase.send`."""
         self.communicator.send(tensor, dst)
 
     def recv(self, size: Sequence[int], dtype: torch.dtype, src: int | None = None) -> Tensor:
+        """From rank ``src``, by default the previous one. See :meth:`DeviceCommunicatorBase.recv`."""
         return self.communicator.recv(size, dtype, src)
 
     def dispatch_router_logits(self, hidden_states: Tensor, router_logits: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Tokens to the experts, before these are chosen. See :meth:`DeviceCommunicatorBase.dispatch_router_logits`."""
         return self.communicator.dispatch_router_logits(hidden_states, router_logits, *args, **kwargs)
 
     def dispatch(self, hidden_states: Tensor, topk_weights: Tensor, topk_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Tokens to the experts that were chosen. See :meth:`DeviceCommunicatorBase.dispatch`."""
         return self.communicator.dispatch(hidden_states, topk_weights, topk_ids, *args, **kwargs)
 
     def combine(self, hidden_states: Tensor, is_sequence_parallel: bool = False) -> Tensor:
+        """What the experts made of the tokens, back on this rank. See :meth:`DeviceCommunicatorBase.combine`."""
         return self.communicator.combine(hidden_states, is_sequence_parallel)
 
     def barrier(self) -> None:
