@@ -184,6 +184,11 @@ class MyDummyPlatform(Platform):
         return (selected_backend or AttentionBackendEnum["DUMMY_ATTN"]).get_path()
 
     @classmethod
+    def get_attn_backend_candidates(cls, attn_selector_config: AttentionSelectorConfig) -> list[AttentionBackendEnum]:
+        # For the record only: "vllm-ext explain attention" shows what else could serve.
+        return [AttentionBackendEnum["DUMMY_ATTN"], AttentionBackendEnum.SDPA]
+
+    @classmethod
     def get_device_communicator_cls(cls) -> str:
         return f"{PACKAGE}.my_dummy_device_communicator.MyDummyDeviceCommunicator"
 
