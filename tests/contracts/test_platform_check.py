@@ -88,7 +88,7 @@ def test_what_is_missing_is_told_with_what_is_there_in_its_place():
 def test_a_name_that_is_nearly_one_of_the_contract_is_a_warning(name, meant):
     errors, warnings = check(**{name: classmethod(lambda cls: None)})
 
-    assert (errors, warnings) == ([], [f"defines {name!r}, which nothing calls; did you mean {meant!r}?"])
+    assert (errors, warnings) == ([], [f"defines {name!r}, which is no name of the contract; did you mean {meant!r}?"])
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ BLOCK_BYTES = 16 * 2 * 2 * 16 * 4 * 3  # tokens, KV heads, key and value, head s
 MISSING = "does not implement"
 FATAL = {
     "check_and_update_config": "worker_cls at 'auto'",
+    "pre_register_and_update": "no attention backend is called 'DUMMY_ATTN'",
     "device_control_id_to_physical_device_id": "names device 'dummy0'; platform .*MyDummyPlatform takes numbers",
     "get_attn_backend_cls": f"{MISSING} get_attn_backend_cls",
     **{name: f"{MISSING} {name}" for name in ("get_device_name", "get_device_total_memory")},

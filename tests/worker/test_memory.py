@@ -70,7 +70,8 @@ def test_the_peak_of_a_run_on_the_processor_is_what_the_process_had_in_memory():
     def run() -> None:
         torch.ones(size, dtype=torch.uint8)
 
-    assert 100 + size <= measure_peak(Counting(), DEVICE, run) < 100 + 2 * size
+    # The system counts in steps of some pages, and what was freed before may be used again.
+    assert 0.95 * size < measure_peak(Counting(), DEVICE, run) < 1.5 * size
 
 
 def test_the_peak_of_an_earlier_run_does_not_count():

@@ -116,7 +116,7 @@ def check_platform(platform: Platform, methods: Collection[str] = METHODS) -> Pr
     if missing:
         errors.append(f"does not implement {', '.join(missing)}{_instead(missing, misspelt)}")
     warnings = [
-        f"defines {found!r}, which nothing calls; did you mean {meant!r}?"
+        f"defines {found!r}, which is no name of the contract; did you mean {meant!r}?"
         for found, meant in misspelt.items()
         if meant not in (*unset, *missing)
     ]
