@@ -311,8 +311,8 @@ class TestContract:
         bind_platform(make_plan())
 
         assert caplog.messages == [
-            "platform plugin 'npu' of npu-dist 0.1 defines 'log_warning', which is no name of the contract; did you mean "
-            "'log_warnings'?"
+            "platform plugin 'npu' of npu-dist 0.1 defines 'log_warning', which is no name of the contract; did you "
+            "mean 'log_warnings'?"
         ]
 
     def test_one_that_is_not_chosen_is_not_complained_about(self, install, make_plan, caplog):
