@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 import vllm_ext
 from vllm_ext import contracts
 
-INTERNAL = {"groups", "parameter_checks", "qualname"}
+INTERNAL = {"groups", "parameter_checks", "platform_check", "qualname", "worker_check"}
 """Modules of ``vllm_ext.contracts`` that are for vllm_ext itself."""
 
 _CONTRACTS = [module.name for module in pkgutil.iter_modules(contracts.__path__) if module.name not in INTERNAL]
@@ -34,6 +34,7 @@ MODULES = (
     "vllm_ext.attention.backends.registry",
     "vllm_ext.attention.layer",
     "vllm_ext.dispatch.bootstrap",
+    "vllm_ext.distributed",
     "vllm_ext.distributed.parallel_state",
     "vllm_ext.layers.activation",
     "vllm_ext.layers.layernorm",
@@ -55,12 +56,14 @@ def lines(modules: Iterable[str] = MODULES) -> list[str]:
     for module in listed:
         for name, value in _public(module):
             found |= set(describe(f"{module.__name__}.{name}", value))
-    for name in vllm_ext.__all__:
-        value = getattr(vllm_ext, name)
-        if (inspect.isclass(value) or inspect.isfunction(value)) and value.__module__ in homes:
-            found.add(f"vllm_ext.{name} = {value.__module__}.{value.__name__}")
-        else:
-            found |= set(describe(f"vllm_ext.{name}", value, inherited=True))
+    for module in (vllm_ext, *listed):
+        for name in getattr(module, "__all__", ()):
+            value = getattr(module, name)
+            home = value.__module__ if inspect.isclass(value) or inspect.isfunction(value) else None
+            if home in homes and home != module.__name__:
+                found.add(f"{module.__name__}.{name} = {home}.{value.__name__}")
+            else:
+                found |= set(describe(f"{module.__name__}.{name}", value))
     return sorted(found)
 
 
@@ -86,16 +89,12 @@ def _public(module: ModuleType) -> Iterator[tuple[str, Any]]:
             yield name, value
 
 
-def describe(name: str, value: Any, *, inherited: bool = False) -> Iterator[str]:
-    """Lines for one public name.
-
-    Args:
-        inherited: of a class, also what it has from other classes of vllm_ext.
-    """
+def describe(name: str, value: Any) -> Iterator[str]:
+    """Lines for one public name; of a class, also for what it has from other classes of vllm_ext."""
     if inspect.isclass(value):
         yield f"{name}{_signature(value)}"
-        classes = [cls for cls in value.__mro__ if cls.__module__.startswith("vllm_ext")] if inherited else [value]
-        for cls in reversed(classes):
+        inherited = [cls for cls in value.__mro__[1:] if cls.__module__.startswith("vllm_ext")]
+        for cls in reversed([value, *inherited]):
             yield from _members(name, cls)
     elif inspect.isfunction(value):
         yield f"{name}{_signature(value)}"

@@ -244,7 +244,8 @@ class TestRun:
         done = vllm_ext("explain", "--run", "-f", "json", "--platform", "dummy")
 
         owners = {row["candidate"].rpartition(".")[2]: row["owner"] for row in done.out}
-        assert owners["MyDummyWorker"] == owners["MyDummyAttention"] == "vllm-ext-dummy-platform 0.1"
+        assert owners["MyDummyWorker"] == "vllm-ext-dummy-platform 0.1"
+        assert owners["MyDummyAttention"] == "plugin 'dummy' of vllm-ext-dummy-platform"
         assert owners["MyDummyRMSNorm"] == "plugin 'dummy_ops' of vllm-ext-dummy-platform"
         assert owners["QKVParallelLinear"] == "vllm_ext itself"
 

@@ -141,6 +141,13 @@ class TestByName:
         assert choice.considered[0].name == "MINE"
         assert choice.considered[0].registered_by.endswith(f"module {__name__}")
 
+    def test_it_may_be_registered_by_a_path_that_leads_to_a_class_of_another_module(self):
+        register_backend("MINE", f"{__name__}:ReferenceBackend")
+
+        choice = choose(LAYER, dispatcher(attention__backend="mine"))
+
+        assert (choice.backend, choice.considered[0].name) == (ReferenceBackend, "MINE")
+
     def test_a_misspelt_name_is_an_error_with_the_closest_and_the_known_ones(self):
         register_backend("MINE", path(SDPABackend))
 

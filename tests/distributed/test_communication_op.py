@@ -6,8 +6,7 @@ import pytest
 import torch
 from support.device import make_dispatcher
 
-from vllm_ext import DeviceCommunicatorBase
-from vllm_ext.distributed import communication_op
+from vllm_ext import DeviceCommunicatorBase, distributed
 from vllm_ext.distributed.parallel_state import GroupCoordinator, get_tp_group, init_distributed_environment
 
 
@@ -31,11 +30,11 @@ def dispatcher(random_llama):
 @pytest.mark.parametrize(
     ("call", "asked"),
     [
-        (lambda x: communication_op.tensor_model_parallel_all_reduce(x), ("all_reduce",)),
-        (lambda x: communication_op.tensor_model_parallel_all_gather(x), ("all_gather", -1)),
-        (lambda x: communication_op.tensor_model_parallel_all_gather(x, 0), ("all_gather", 0)),
-        (lambda x: communication_op.tensor_model_parallel_reduce_scatter(x), ("reduce_scatter", -1)),
-        (lambda x: communication_op.tensor_model_parallel_gather(x, 0, 1), ("gather", 0, 1)),
+        (lambda x: distributed.tensor_model_parallel_all_reduce(x), ("all_reduce",)),
+        (lambda x: distributed.tensor_model_parallel_all_gather(x), ("all_gather", -1)),
+        (lambda x: distributed.tensor_model_parallel_all_gather(x, 0), ("all_gather", 0)),
+        (lambda x: distributed.tensor_model_parallel_reduce_scatter(x), ("reduce_scatter", -1)),
+        (lambda x: distributed.tensor_model_parallel_gather(x, 0, 1), ("gather", 0, 1)),
     ],
 )
 def test_it_is_the_communicator_of_the_running_engine_that_is_asked(dispatcher, call, asked):

@@ -185,6 +185,32 @@ def test_a_configuration_that_is_not_understood_names_its_file(make_cpu_llm, ran
         make_cpu_llm(model)
 
 
+def test_a_part_of_a_layer_cannot_be_left_out(make_cpu_llm, random_llama, tmp_path):
+    config = {"quant_method": "int8", "ignored_layers": ["lm_head", "q_proj"]}
+    model = copy_with_tensors(random_llama, tmp_path / "odd", stored, quantization_config=config)
+
+    with pytest.raises(
+        CheckpointError, match=r"quantization 'int8' and this model: ignored_layers leaves out .*q_proj"
+    ):
+        make_cpu_llm(model)
+
+
+def test_layers_that_the_checkpoint_left_out_are_as_they_were(make_cpu_llm, random_llama, tmp_path):
+    config = {"quant_method": "int8", "ignored_layers": ["lm_head", "o_proj", "gate_proj", "up_proj"]}
+
+    def some(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        left_out = any(f"{layer}.weight" in name for layer in config["ignored_layers"])
+        return {name: weight} if left_out else stored(name, weight)
+
+    def wide(name: str, weight: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {name: weight if weight is some(name, weight).get(name) else through_int8(weight)}
+
+    references = greedy_reference(copy_with_tensors(random_llama, tmp_path / "wide", wide), PROMPTS, NUM_TOKENS)
+    model = copy_with_tensors(random_llama, tmp_path / "some", some, quantization_config=config)
+
+    assert_equal_tokens(tokens_of(make_cpu_llm(model)), references)
+
+
 def test_a_model_without_a_layer_to_quantize_is_refused(make_cpu_llm, tmp_path):
     model = write_model(tmp_path / "model", ADAPTED["gpt2"])
 

@@ -127,6 +127,30 @@ def test_the_output_layer_is_left_as_it_is_unless_told_otherwise(engine):
     assert told.get_quant_method(head, "model.layers.0.mlp.gate_up_proj").is_stored
 
 
+def test_layers_are_left_out_by_the_checkpoints_names(engine):
+    config = Int8Config(ignored_layers=["q_proj", "k_proj", "v_proj", "model.layers.1.mlp.up_proj"])
+    config.packed_modules_mapping = {
+        "qkv_proj": ["q_proj", "k_proj", "v_proj"],
+        "gate_up_proj": ["gate_proj", "up_proj"],
+    }
+    layer = ReplicatedLinear(12, 20)
+
+    assert config.get_quant_method(layer, "model.layers.0.self_attn.qkv_proj") is None
+    assert config.get_quant_method(layer, "model.layers.0.mlp.gate_up_proj") is not None
+    with pytest.raises(ValueError, match=r"leaves out model.layers.1.mlp.up_proj, and model.layers.1.mlp.gate_up_proj"):
+        config.get_quant_method(layer, "model.layers.1.mlp.gate_up_proj")
+
+
+def test_half_precision_keeps_within_its_range(engine):
+    engine.vllm_config.model_config.dtype = torch.float16
+    layer = quantized(ReplicatedLinear(512, 4))
+    load(layer.weight, torch.full((4, 512), 0.01), None)
+
+    found = layer(torch.full((1, 512), 100.0, dtype=torch.float16))
+
+    assert found.tolist() == [[pytest.approx(512, rel=0.01)] * 4]
+
+
 @pytest.mark.parametrize(
     ("config", "fault"),
     [

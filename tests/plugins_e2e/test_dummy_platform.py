@@ -71,6 +71,8 @@ def parts_not_used(model: Path) -> dict[str, str]:
         seen = count_calls(llm, steps)
         (choice,) = llm.dispatcher.attention_choices.values()
         refused = choice.backend.validate_configuration(head_size=16, dtype=torch.float16)
+    if [one.name for one in choice.considered] != ["DUMMY_ATTN", "SDPA"]:
+        return {"candidates": f"considered: {', '.join(one.name for one in choice.considered)}"}
     if not refused:
         return {"attention_dtypes": "its backend takes float16"}
     if name != "dummy device":
@@ -122,6 +124,7 @@ def test_every_part_of_the_plugin_runs(project, model, random_llama):
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_reduce", "all_reduce", "0 calls"),
         ("my_dummy_device_communicator", "MyDummyDeviceCommunicator.all_gather", "all_gather", "0 calls"),
         ("my_dummy_attention", "MyDummyAttention.supported_kv_cache_layouts", "layout", "layout LBNHC"),
+        ("my_dummy_platform", "MyDummyPlatform.get_attn_backend_candidates", "candidates", "considered: DUMMY_ATTN"),
         ("my_dummy_attention", "MyDummyAttention.get_impl_cls", "start", "does not implement get_impl_cls"),
         ("my_dummy_attention", "MyDummyAttention.get_builder_cls", "start", "does not implement get_builder_cls"),
         ("my_dummy_attention", "forward_includes_kv_cache_update = False", "kv_cache_update", "0 calls"),

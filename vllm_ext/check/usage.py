@@ -46,7 +46,8 @@ class Usage:
     def watch(self, slot: str, thing: Any, contract: type) -> ExitStack:
         """Count the calls of what ``contract`` declares, until what is returned is closed."""
         undo = ExitStack()
-        for name, declared in vars(contract).items():
+        declarations = {name: value for base in contract.__mro__[-2::-1] for name, value in vars(base).items()}
+        for name, declared in declarations.items():
             if name.startswith("_") or not callable(getattr(contract, name)) or isinstance(declared, type):
                 continue
             setattr(thing, name, self._counted((slot, path_of(type(thing))), name, getattr(thing, name)))

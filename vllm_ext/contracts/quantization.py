@@ -6,8 +6,9 @@ In vLLM: ``vllm.model_executor.layers.quantization``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from vllm_ext.errors import RegistrationError
 from vllm_ext.registry.quantization import QUANTIZATION_METHODS
@@ -30,8 +31,11 @@ class QuantizationConfig(ABC):
     then the checkpoint's weights are floating-point, and the method quantizes them.
     """
 
-    packed_modules_mapping: ClassVar[dict[str, list[str]]] = {}
-    """Layers that hold several of the checkpoint's, for methods whose settings go by the checkpoint's names."""
+    packed_modules_mapping: Mapping[str, list[str]] = MappingProxyType({})
+    """Last part of a layer's name to those of the checkpoint's layers that it holds, e.g. ``qkv_proj`` to ``q_proj``,
+    ``k_proj`` and ``v_proj``; set from the model before :meth:`get_quant_method` is asked. vLLM:
+    ``packed_modules_mapping``.
+    """
 
     @abstractmethod
     def get_name(self) -> str:
@@ -79,6 +83,9 @@ class QuantizationConfig(ABC):
             prefix: its name in the model, e.g. ``model.layers.0.mlp.down_proj``.
 
         Returns: a method for this layer alone, or ``None`` to leave it to the platform.
+
+        Raises:
+            ValueError: what the checkpoint's configuration says does not fit the layer.
         """
 
     def __eq__(self, other: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ from vllm_ext.contracts.qualname import is_class_path
 from vllm_ext.dispatch.attention_call import attention_question
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.errors import ConfigError, RegistrationError, VllmExtError
-from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum
+from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum, split_path
 from vllm_ext.registry.attention_backends import ATTENTION_BACKENDS
 from vllm_ext.registry.scope import current_scope
 
@@ -94,7 +95,7 @@ class AttentionChooser:
     @cached_property
     def _capability(self) -> DeviceCapability | None:
         with platform_code(self._platform):
-            return self._platform.get_device_capability()
+            return self._platform.get_device_capability(0)
 
     def choose(self, wish: Wish, selector: AttentionSelectorConfig, num_heads: int) -> AttentionChoice:
         """The backend for such a layer as ``wish`` and the platform will have it.
@@ -169,7 +170,7 @@ class AttentionChooser:
         others = dict.fromkeys([*named, *(one for one, entry in found.items() if entry.owner)])
         chosen = None
         if not isinstance(outcome, VllmExtError):
-            meant = [one for one in others if one in found and _is_path_of(found[one].value, outcome)]
+            meant = [one for one in others if one in found and _is_class_at(found[one].value, outcome)]
             chosen = member if member in found else next(iter(meant), None)
             by = "" if chosen is None else found[chosen].owner_text
             yield Considered(chosen or "", _path(outcome), by, "chosen", ())
@@ -206,12 +207,14 @@ class AttentionChooser:
 
 def _is_meant(backend: type[AttentionBackend], member: AttentionBackendEnum) -> bool:
     """Whether the class that a platform answered with is what ``member`` stands for."""
-    is_path = member.is_registered() and _is_path_of(member.get_path(), backend)
-    return is_path or backend.get_name().casefold() == member.casefold()
+    is_registered = member.is_registered() and _is_class_at(member.get_path(), backend)
+    return is_registered or backend.get_name().casefold() == member.casefold()
 
 
-def _is_path_of(class_path: str, backend: type[AttentionBackend]) -> bool:
-    return class_path.replace(":", ".") == _path(backend)
+def _is_class_at(class_path: str, backend: type[AttentionBackend]) -> bool:
+    """Whether ``backend``, which is imported, is what is found there, maybe not in the module that defines it."""
+    module, name = split_path(class_path)
+    return getattr(sys.modules.get(module), name, None) is backend
 
 
 def _path(backend: type[AttentionBackend]) -> str:

@@ -83,7 +83,7 @@ def make_quant_config(
             f"{', '.join(_name(each) for each in supported) or 'none'}. Set engine.dtype to one of these"
         )
     with platform_code(platform):
-        capability = platform.get_device_capability()
+        capability = platform.get_device_capability(0)
     if capability is not None and capability.major * 10 + capability.minor < least:
         raise ConfigError(
             f"quantization {name!r} needs compute capability {least // 10}.{least % 10}, and platform "

@@ -74,7 +74,7 @@ class CpuPlatform(Platform):
         if selected_backend is not None:
             return selected_path(selected_backend)
         candidates = cls.get_attn_backend_candidates(attn_selector_config)
-        return first_serving(candidates, attn_selector_config, cls.get_device_capability(), platform=cls.device_name)
+        return first_serving(candidates, attn_selector_config, cls.get_device_capability(0), platform=cls.device_name)
 
     @classmethod
     def get_attn_backend_candidates(cls, attn_selector_config: AttentionSelectorConfig) -> list[AttentionBackendEnum]:

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from vllm_ext.contracts.linear_method import LinearMethod
-from vllm_ext.errors import ConfigError, ContractError
+from vllm_ext.errors import CheckpointError, ConfigError, ContractError
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.quantization import QuantizationConfig
@@ -23,8 +23,10 @@ def quantize_layers(model: nn.Module, quant_config: QuantizationConfig, dtype: t
 
     Raises:
         ConfigError: it chooses none: the setting would do nothing.
+        CheckpointError: what the checkpoint says about its quantization does not fit the model.
         ContractError: it answers with something else than a linear method or ``None``.
     """
+    quant_config.packed_modules_mapping = getattr(model, "packed_modules_mapping", {})
     owners = Counter(id(param) for module in model.modules() for param in module._parameters.values())
     num_chosen = 0
     for name, layer in model.named_modules():
@@ -33,14 +35,9 @@ def quantize_layers(model: nn.Module, quant_config: QuantizationConfig, dtype: t
             continue
         if owners[id(weight)] > 1:  # the embedding's as well, which stays as the embedding needs it
             continue
-        method: Any = quant_config.get_quant_method(layer, name)
+        method: Any = _method_for(layer, name, quant_config)
         if method is None:
             continue
-        if not isinstance(method, LinearMethod):
-            raise ContractError(
-                f"quantization method {quant_config.get_name()!r}: get_quant_method() gave {method!r} for layer "
-                f"{name!r}, which is neither a LinearMethod nor None"
-            )
         layer.linear_method = method
         out, in_ = weight.shape
         own = {"weight_loader": layer.weight_loader} if hasattr(layer, "weight_loader") else {}
@@ -51,3 +48,16 @@ def quantize_layers(model: nn.Module, quant_config: QuantizationConfig, dtype: t
             f"quantization {quant_config.get_name()!r} takes none of the layers of this model "
             f"({type(model).__qualname__}); leave engine.quantization at null"
         )
+
+
+def _method_for(layer: nn.Module, name: str, quant_config: QuantizationConfig) -> LinearMethod | None:
+    try:
+        method: Any = quant_config.get_quant_method(layer, name)
+    except ValueError as error:
+        raise CheckpointError(f"quantization {quant_config.get_name()!r} and this model: {error}") from error
+    if method is not None and not isinstance(method, LinearMethod):
+        raise ContractError(
+            f"quantization method {quant_config.get_name()!r}: get_quant_method() gave {method!r} for layer {name!r}, "
+            "which is neither a LinearMethod nor None"
+        )
+    return method

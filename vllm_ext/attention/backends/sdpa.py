@@ -147,7 +147,7 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
             else:
                 # [1, KV heads, query heads of each, tokens, head size]
                 grouped = queries.unflatten(1, (self.num_kv_heads, -1))
-                distances = None if self._slopes is None else _distances(mask.shape[-2], mask.shape[-1], query.device)
+                distances = None if self._slopes is None else _distances(mask.shape[0], mask.shape[1], query.device)
                 attended = self._attend_with_terms(
                     grouped, keys.unsqueeze(2), values.unsqueeze(2), mask, distances
                 ).flatten(1, 2)

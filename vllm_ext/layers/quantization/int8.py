@@ -28,8 +28,8 @@ class Int8Config(QuantizationConfig):
 
     Args:
         is_stored: whether the checkpoint holds int8 weights and their scales.
-        ignored_layers: names of layers, or their last parts, that stay as they are. The output layer is one of them
-            unless told otherwise: it decides between tokens.
+        ignored_layers: names of the checkpoint's layers, or their last parts, that stay as they are. The output layer
+            is one of them unless told otherwise: it decides between tokens.
     """
 
     def __init__(self, is_stored: bool = False, ignored_layers: Sequence[str] = ("lm_head",)) -> None:
@@ -53,9 +53,19 @@ class Int8Config(QuantizationConfig):
         return cls(is_stored=True, ignored_layers=ignored)
 
     def get_quant_method(self, layer: nn.Module, prefix: str) -> LinearMethod | None:
-        if any(prefix == name or prefix.endswith(f".{name}") for name in self.ignored_layers):
-            return None
-        return Int8LinearMethod(self.is_stored)
+        parent, dot, own = prefix.rpartition(".")
+        parts = [f"{parent}{dot}{part}" for part in self.packed_modules_mapping.get(own, [])]
+        ignored = [part for part in parts or [prefix] if self._is_ignored(part) or self._is_ignored(prefix)]
+        if not ignored:
+            return Int8LinearMethod(self.is_stored)
+        if parts and len(ignored) < len(parts):
+            raise ValueError(
+                f"ignored_layers leaves out {listing(ignored)}, and {prefix} holds {listing(parts)}; name all or none"
+            )
+        return None
+
+    def _is_ignored(self, name: str) -> bool:
+        return any(name == ignored or name.endswith(f".{ignored}") for ignored in self.ignored_layers)
 
 
 class Int8LinearMethod(LinearMethod):
@@ -91,8 +101,11 @@ class Int8LinearMethod(LinearMethod):
 
     def apply(self, layer: LinearLayer, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         scale: torch.Tensor = layer.weight_scale  # type: ignore[attr-defined]
-        # Whole numbers up to 127 are exact in every floating-point dtype; the scale comes after the sum.
-        product = F.linear(x, layer.weight.to(x.dtype)).mul_(scale.to(x.dtype))  # type: ignore[union-attr]
+        weight = layer.weight.to(x.dtype)  # type: ignore[union-attr]
+        if x.dtype is torch.float16:  # sums of whole numbers would leave its range
+            return F.linear(x, weight.mul_(scale[:, None]), bias)
+        # Whole numbers up to 127 are exact in every dtype; to scale what came out takes less than to scale the weight.
+        product = F.linear(x, weight).mul_(scale)
         return product if bias is None else product.add_(bias)
 
 

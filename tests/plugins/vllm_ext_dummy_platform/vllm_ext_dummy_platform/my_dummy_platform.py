@@ -35,7 +35,7 @@ class MyDummyPlatform(Platform):
     dispatch_key = "CPU"
     dist_backend = "gloo"
     device_control_env_var = "DUMMY_VISIBLE_DEVICES"
-    supported_quantization = ("int8",)
+    supported_quantization = ("int8", "dummy_grid")
 
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
@@ -182,6 +182,11 @@ class MyDummyPlatform(Platform):
     ) -> str:
         # What the user names is used, or the engine says why not; the choice is this platform's where nothing is named.
         return (selected_backend or AttentionBackendEnum["DUMMY_ATTN"]).get_path()
+
+    @classmethod
+    def get_attn_backend_candidates(cls, attn_selector_config: AttentionSelectorConfig) -> list[AttentionBackendEnum]:
+        # For the record only: "vllm-ext explain attention" shows what else could serve.
+        return [AttentionBackendEnum["DUMMY_ATTN"], AttentionBackendEnum.SDPA]
 
     @classmethod
     def get_device_communicator_cls(cls) -> str:
