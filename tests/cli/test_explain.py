@@ -229,7 +229,7 @@ class TestRun:
         ((_, built, calls),) = used(done, "communicator").values()
         assert (built, calls) == (1, 4 * (1 + 2 * 4) + 4), "sums over the embedding and twice a layer; one gather"
         ((state, at_start, in_steps),) = used(done, "platform").values()
-        assert (state, in_steps) == ("chosen", 8)
+        assert (state, in_steps) == ("chosen", 10), "a request, its length, and 4 steps of two calls"
         assert at_start > 10
         ops = used(done, "ops")
         assert ops["vllm_ext.layers.layernorm.RMSNorm"] == ("chosen", 9, 36)

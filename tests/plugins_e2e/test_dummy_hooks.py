@@ -16,13 +16,12 @@ from vllm_ext.contracts.platform_check import CALLS
 from vllm_ext.errors import InvalidRequest, VllmExtError
 
 BY_OTHERS = {
-    "verify_quantization",  # of a quantized model
     "visible_device_id_to_physical_device_id",
     "device_id_to_physical_device_id",
     "seed_everything",  # made of the others
     "is_sleep_mode_available",
 }
-"""Not overridden by the dummy platform, or not for an engine on an ordinary model."""
+"""Not overridden by the dummy platform."""
 PLATFORM = sorted({*CALLS, "get_attn_backend_cls"} - BY_OTHERS)
 WORKER = sorted(
     name
@@ -96,7 +95,7 @@ def reached(model: Path, traces: Path, monkeypatch: pytest.MonkeyPatch) -> set[s
     count_calls(MyDummyPlatform, seen, monkeypatch.setattr)
     count_calls(MyDummyWorker, seen, monkeypatch.setattr)
     overrides = {"profiler.torch_profiler_dir": str(traces)}
-    with LLM(model, platform="dummy", kv_cache_memory=6 * BLOCK_BYTES, overrides=overrides) as llm:
+    with LLM(model, platform="dummy", kv_cache_memory=6 * BLOCK_BYTES, quantization="int8", overrides=overrides) as llm:
         llm.generate([[5, 6, 7]], SamplingParams(temperature=0, max_tokens=3))
         assert llm.reset_prefix_cache()
         llm.llm_engine.engine_core.check_health()

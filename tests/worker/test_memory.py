@@ -70,8 +70,8 @@ def test_the_peak_of_a_run_on_the_processor_is_what_the_process_had_in_memory():
     def run() -> None:
         torch.ones(size, dtype=torch.uint8)
 
-    # The system counts in steps of some pages, and what was freed before may be used again.
-    assert 0.95 * size < measure_peak(Counting(), DEVICE, run) < 1.5 * size
+    # Other memory of the process may be given back meanwhile.
+    assert 0.9 * size <= measure_peak(Counting(), DEVICE, run) < 2 * size
 
 
 def test_the_peak_of_an_earlier_run_does_not_count():

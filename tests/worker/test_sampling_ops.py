@@ -65,7 +65,8 @@ def test_top_p_is_that_of_transformers(seed, vocab, top_p, spread):
 
     ours = ops.apply_top_p(logits.clone(), limits)
 
-    different = (ours.isfinite() != expected.isfinite()).sum(dim=-1)
+    # In order: of tokens that are equally likely, either may be the last one kept.
+    different = (ours.sort(dim=-1).values != expected.sort(dim=-1).values).sum(dim=-1)
     near = ((sums - limits).abs() <= 2e-6).sum(dim=-1)
     assert (different <= near).all()
 

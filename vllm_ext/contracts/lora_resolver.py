@@ -90,7 +90,9 @@ class _LoRAResolverRegistry:
         """
         failures: list[str] = []
         cause: BaseException | None = None
-        for name, entry in LORA_RESOLVERS.snapshot().items():
+        for name in self.get_supported_resolvers():
+            if (entry := LORA_RESOLVERS.find(name)) is None:  # gone meanwhile
+                continue
             try:
                 found = await entry.value.resolve_lora(base_model_name, lora_name)
                 if found is None:
