@@ -236,7 +236,11 @@ class TestRun:
         assert ops["vllm_ext.layers.rotary_embedding.RotaryEmbedding"] == ("chosen", 1, 16)
         assert ops["vllm_ext.worker.sampler.Sampler"] == ("chosen", 1, 4)
         assert ops["vllm_ext.layers.activation.GeluAndMul"] == ("unused", 0, 0)
-        assert used(done, "registries") == {"model architecture 'LlamaForCausalLM'": ("used", 1, "")}
+        assert used(done, "registries") == {
+            "load format 'auto'": ("used", 1, ""),
+            "model architecture 'LlamaForCausalLM'": ("used", 1, ""),
+            "tokenizer mode 'auto'": ("used", 1, ""),
+        }
 
     def test_who_registered_it_is_there(self, vllm_ext, plugins):
         plugins.project("vllm_ext_dummy_platform")
