@@ -7,7 +7,7 @@ import sys
 import termios
 import time
 
-ARGUMENTS = ["-m", "vllm_ext.cli.main", "run", "It was", "--max-tokens", "200", "--seed", "1"]
+ARGUMENTS = ["-m", "vllm_ext.cli.main", "run", "It was", "--max-tokens", "90", "--seed", "1"]
 
 
 def run_on_terminal():
@@ -38,4 +38,4 @@ def test_progress_streamed_text_and_a_summary():
     assert "Loading weights: 100%" in text
     assert len(with_text) > 5, "the text came in one piece"
     assert "It was" in text
-    assert "[platform 'cpu': 200 tokens," in text
+    assert "[platform 'cpu': 90 tokens," in text
