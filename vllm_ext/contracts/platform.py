@@ -51,7 +51,7 @@ class Platform(PlatformDevice):
     dist_backend: str = ""
     """torch.distributed backend of the device groups; empty stands for gloo."""
     simple_compile_backend: str = "inductor"
-    """What :func:`torch.compile` is to use for small helpers."""
+    """What :func:`torch.compile` is to use for a plugin's own helpers; this engine compiles nothing."""
     supported_quantization: tuple[str, ...] | list[str] = ()
     """Names of the quantization methods it can run; empty for no restriction."""
 
@@ -168,6 +168,16 @@ class Platform(PlatformDevice):
         """Whether its worker may capture graphs in ``compile_or_warm_up_model()``. Otherwise
         ``compilation_config.cudagraph_mode`` is ``NONE``.
         """
+        return False
+
+    @classmethod
+    def opaque_attention_op(cls) -> bool:
+        """Whether compiled models call attention as an op of torch. This engine compiles no model and does not ask."""
+        return False
+
+    @classmethod
+    def use_custom_op_collectives(cls) -> bool:
+        """Whether compiled models call collectives as ops of torch. This engine compiles no model and does not ask."""
         return False
 
     @classmethod

@@ -83,10 +83,10 @@ NOT_CALLED = frozenset(
     get_piecewise_backend_cls get_punica_wrapper get_static_graph_wrapper_cls get_supported_vit_attn_backends
     get_vit_attn_backend graph_pool_handle import_ir_kernels is_arch_support_pdl is_async_output_supported
     is_cumem_allocator_available is_fp8_fnuz is_fully_connected is_integrated_gpu is_kv_cache_dtype_supported
-    is_zen_cpu make_synced_weight_loader mem_get_info num_compute_units opaque_attention_op pass_key ray_device_key
+    is_zen_cpu make_synced_weight_loader mem_get_info num_compute_units pass_key ray_device_key
     ray_noset_device_env_vars register_triton_kernel_overrides set_torch_compile stateless_init_device_torch_dist_pg
     Stream stream support_deep_gemm supports_fp8 supports_mx supports_structured_output supports_v1 synchronize
-    use_all_gather use_custom_allreduce use_custom_op_collectives use_sync_weight_loader uses_host_device_handling
+    use_all_gather use_custom_allreduce use_sync_weight_loader uses_host_device_handling
     """.split()  # noqa: SIM905 - a list that can be read
 )
 """Names that vLLM has, or had, for platforms, and that the embedded engine never asks for: no misspelling of others."""
