@@ -54,6 +54,7 @@ def test_attention_backends_have_the_reason_why_each_was_passed_over(vllm_ext):
         ("vllm_ext.attention.backends.cpu_attn.CPUAttentionBackend", "passed_over"),
         ("vllm_ext.attention.backends.sdpa.SDPABackend", "passed_over"),
     ]
+    assert {row["owner"] for row in done.out} == {"vllm_ext itself"}
     chosen, kernels, sdpa = (row[2] for row in steps(done, "attention"))
     assert chosen == "attention.backend names it (REFERENCE, registered by vllm_ext itself)"
     assert "dtype torch.bfloat16 is not among ['float32']" in kernels

@@ -66,7 +66,8 @@ def _attention_steps(dispatcher: Dispatcher) -> Iterator[Step]:
     except VllmExtError as error:
         yield Step("attention", "", "failed", str(error), str(dispatcher.config.origin("attention.backend")), error)
     for choice in dispatcher.attention_choices.values():
-        yield from (Step("attention", *row) for row in choice.rows())
+        for row, considered in zip(choice.rows(), choice.considered, strict=True):
+            yield Step("attention", *row, owner=considered.registered_by)
 
 
 def _layer(dispatcher: Dispatcher) -> tuple[AttentionSelectorConfig, int]:
