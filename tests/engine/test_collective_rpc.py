@@ -8,6 +8,7 @@ import threading
 import pytest
 from support.fake_engine import FakeWorker
 
+from vllm_ext import AsyncLLM
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.errors import ContractError, EngineError
 
@@ -90,6 +91,14 @@ def test_a_model_can_be_looked_at(make_cpu_llm, random_llama):
     assert llm.apply_model(lambda model: type(model).__name__) == ["LlamaForCausalLM"]
     assert "RMSNorm" in llm.collective_rpc("get_model_inspection")[0]
     assert llm.collective_rpc(lambda worker: worker.vocab_size) == [600]
+
+
+def test_the_model_of_an_async_engine_can_be_looked_at(random_llama):
+    async def main():
+        async with AsyncLLM(random_llama, platform="cpu") as engine:
+            return await engine.apply_model(lambda model: type(model).__name__)
+
+    assert asyncio.run(main()) == ["LlamaForCausalLM"]
 
 
 def test_an_engine_that_is_shut_down_is_not_called(make_llm):

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import msgspec
 
@@ -36,7 +36,11 @@ from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, InvalidRequest
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from vllm_ext.dispatch.dispatcher import Dispatcher
+
+T = TypeVar("T")
 
 
 class AsyncLLM(FrontEnd):
@@ -131,6 +135,12 @@ class AsyncLLM(FrontEnd):
         except TimeoutError:
             raise EngineError(f"collective_rpc: the workers did not answer {method!r} within {timeout} s") from None
         return results
+
+    async def apply_model(self, func: Callable[[nn.Module], T]) -> list[T]:
+        """What ``func`` returns for the model of each worker, by rank, between two steps; errors as of
+        :meth:`collective_rpc`.
+        """
+        return await self.collective_rpc("apply_model", args=(func,))
 
     async def start_profile(self, profile_prefix: str | None = None) -> None:
         """Begin to record what the workers do; see :meth:`LLM.start_profile`. All errors are EngineErrors."""
