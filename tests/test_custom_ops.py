@@ -90,7 +90,7 @@ class Cache:
         rows = torch.arange(len(self.lens))
         lens = torch.tensor(self.lens, dtype=torch.int32)
         _custom_ops.paged_attention_decode(
-            output, query, self.cache, self.table, lens, rows.flip(0), rows, max(self.lens), 0.3, **options
+            output, query, self.cache, self.table, lens, rows.flip(0), rows, 0.3, **options
         )
         return output.flip(0)
 

@@ -18,12 +18,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from bench_engine import KV_CACHE_BYTES
+
 Generate = Callable[[list[list[int]], int, bool], list[Any]]
 """Prompts, a number of tokens, and whether logprobs are wanted, to the outputs of either engine: they look alike."""
-
-KV_CACHE_BYTES = 256 << 20
-"""Of either engine: 16384 tokens of the reference model, which the warm-up goes round once. A cache takes memory from
-the system as it is first written, and that is no part of a step."""
 
 
 def ours(model: str, max_num_seqs: int) -> Generate:

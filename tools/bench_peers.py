@@ -23,7 +23,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench_engine import describe_machine, positive, random_prompts, read_vocab_size, report, require_model
+from bench_engine import WARM_UPS, describe_machine, positive, random_prompts, read_vocab_size, report, require_model
 
 WORKER = Path(__file__).with_name("bench_peer_one.py")
 DECIDED = 1e-3
@@ -93,10 +93,6 @@ class Peer:
             self.close()
             raise RuntimeError(f"{self.name} ended with code {code}; what it said is above")
         return json.loads(line)
-
-
-WARM_UPS = 2
-"""Generations at the largest batch before anything is timed."""
 
 
 def environment(name: str, threads: int) -> dict[str, str]:

@@ -133,7 +133,6 @@ def paged_attention_decode(
     seq_lens: torch.Tensor,
     tokens: torch.Tensor,
     rows: torch.Tensor,
-    max_seq_len: int,
     scale: float,
     sliding_window: int = 0,
     logits_soft_cap: float = 0.0,
@@ -146,7 +145,6 @@ def paged_attention_decode(
         kv_cache: float32 ``[blocks, kv_heads, block_size, 2 * head_size]``, contiguous.
         block_table: int32 ``[reqs, blocks]``, dense in the last dimension. seq_lens: int32 ``[reqs]``, at least 1.
         tokens, rows: int64, contiguous and alike: query token ``tokens[i]`` belongs to request ``rows[i]``.
-        max_seq_len: no request has more tokens.
         sliding_window: number of tokens that are seen, the query's own among them; 0 for all.
         logits_soft_cap: ``c`` in ``c * tanh(score / c)``; 0 for none.
     """
@@ -168,7 +166,6 @@ def paged_attention_decode(
         block_table.stride(0),
         query.stride(0),
         output.stride(0),
-        max_seq_len,
         sliding_window,
         scale,
         logits_soft_cap,

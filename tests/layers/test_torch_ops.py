@@ -39,7 +39,6 @@ CASES = {
         torch.tensor([7, 3], dtype=torch.int32),
         torch.tensor([0, 1]),
         torch.tensor([0, 1]),
-        7,
         0.3,
     ),
 }

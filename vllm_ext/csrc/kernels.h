@@ -31,7 +31,7 @@ void store_kv(kv_cache cache, const float *key, const float *value, const int64_
 typedef struct {
     const int32_t *tables, *lens;
     const int64_t *tokens, *rows;
-    int64_t count, group, table_stride, query_stride, out_stride, max_len, window;
+    int64_t count, group, table_stride, query_stride, out_stride, window;
     float scale, cap;
 } decode_batch;
 

@@ -75,7 +75,7 @@ static PyObject *py_store_kv(PyObject *self, PyObject *const *args, Py_ssize_t c
 
 static PyObject *py_paged_decode(PyObject *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (!has_arguments("paged_decode", count, 20))
+    if (!has_arguments("paged_decode", count, 19))
         return NULL;
     float *out = address(args, 0), *query = address(args, 1);
     kv_cache cache = {address(args, 2), number(args, 3), number(args, 4), number(args, 5)};
@@ -89,12 +89,11 @@ static PyObject *py_paged_decode(PyObject *self, PyObject *const *args, Py_ssize
         .table_stride = number(args, 12),
         .query_stride = number(args, 13),
         .out_stride = number(args, 14),
-        .max_len = number(args, 15),
-        .window = number(args, 16),
-        .scale = real(args, 17),
-        .cap = real(args, 18),
+        .window = number(args, 15),
+        .scale = real(args, 16),
+        .cap = real(args, 17),
     };
-    int threads = (int)number(args, 19);
+    int threads = (int)number(args, 18);
     FINISH
     Py_BEGIN_ALLOW_THREADS
     paged_decode(out, query, cache, batch, threads);
@@ -138,7 +137,7 @@ static PyMethodDef methods[] = {
     FUNCTION(store_kv, "store_kv(cache, kv_heads, block_size, size, key, value, slots, tokens, key_stride, "
                        "value_stride, threads)"),
     FUNCTION(paged_decode, "paged_decode(out, query, cache, kv_heads, block_size, size, tables, lens, tokens, rows, count, "
-                           "group, table_stride, query_stride, out_stride, max_len, window, scale, cap, threads)"),
+                           "group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
     FUNCTION(linear, "linear(out, x, weight, bias, m, n, k, x_stride, threads)"),
     FUNCTION(linear_panel, "linear_panel(): rows of a weight in one panel; 0 where linear() cannot run"),
     {NULL, NULL, 0, NULL},

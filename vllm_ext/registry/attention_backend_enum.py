@@ -81,7 +81,7 @@ class AttentionBackendEnum(str, metaclass=_Members):
         return IN_TREE.get(self) or self._added_path()
 
     def get_path(self, include_classname: bool = True) -> str:
-        """Class path of the backend that the name stands for now, or the path of its module.
+        """Class path of the backend that the name stands for, or the path of its module.
 
         Raises:
             RegistrationError: (a ``ValueError``) nothing is registered for it.
@@ -113,7 +113,7 @@ class AttentionBackendEnum(str, metaclass=_Members):
 
     @property
     def registered_by(self) -> str:
-        """Who says what the name stands for now, for people; an extension of vLLM's contract."""
+        """Who says what the name stands for, for people; an extension of vLLM's contract."""
         found = ATTENTION_BACKENDS.peek(self, current_scope())
         return found.owner_text if found else "nobody"
 

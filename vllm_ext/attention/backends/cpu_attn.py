@@ -23,7 +23,6 @@ class CPUAttentionMetadata(AttentionMetadata):
     rows: torch.Tensor
     block_table: torch.Tensor
     seq_lens: torch.Tensor
-    max_seq_len: int
     prefills: list[Prefill]
 
 
@@ -49,9 +48,7 @@ class CPUAttentionMetadataBuilder(SDPAMetadataBuilder):
                 if end - start > 1
             ]
         table = common.block_table_tensor
-        return CPUAttentionMetadata(
-            common.slot_mapping, tokens, rows, table, common.seq_lens, common.max_seq_len, prefills
-        )
+        return CPUAttentionMetadata(common.slot_mapping, tokens, rows, table, common.seq_lens, prefills)
 
 
 class CPUAttentionImpl(SDPAImpl):
@@ -79,7 +76,6 @@ class CPUAttentionImpl(SDPAImpl):
                 metadata.seq_lens,
                 metadata.tokens,
                 metadata.rows,
-                metadata.max_seq_len,
                 self.scale,
                 self.sliding_window or 0,
                 self.logits_soft_cap or 0.0,
