@@ -6,6 +6,7 @@ from typing import Any
 
 from vllm_ext.contracts.qualname import check_constructor, resolve_class
 from vllm_ext.contracts.scheduler import CONSTRUCTOR_KEYWORDS, missing_methods
+from vllm_ext.dispatch.step import path_of
 from vllm_ext.errors import ContractError, EngineError, VllmExtError, innermost_cause
 
 OWN_SCHEDULER = "vllm_ext.engine.scheduler.Scheduler"
@@ -28,7 +29,7 @@ def resolve_scheduler(wanted: str | type, source: str) -> type:
     )
     if missing := missing_methods(cls):
         raise ContractError(
-            f"scheduler class of {source}: {_path(cls)} does not implement: {', '.join(missing)}. The engine calls "
+            f"scheduler class of {source}: {path_of(cls)} does not implement: {', '.join(missing)}. The engine calls "
             f"these methods of every scheduler; {OWN_SCHEDULER} has them"
         )
     check_constructor(cls, CONSTRUCTOR_KEYWORDS, slot="scheduler", source=source)
@@ -42,8 +43,4 @@ def build_scheduler(cls: type, source: str, keywords: dict[str, Any]) -> Any:
     except VllmExtError:
         raise
     except (Exception, SystemExit) as error:
-        raise EngineError(f"scheduler {_path(cls)} of {source} cannot be built: {innermost_cause(error)}") from error
-
-
-def _path(cls: type) -> str:
-    return f"{cls.__module__}.{cls.__qualname__}"
+        raise EngineError(f"scheduler {path_of(cls)} of {source} cannot be built: {innermost_cause(error)}") from error

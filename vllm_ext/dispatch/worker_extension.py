@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from vllm_ext.contracts.worker import WorkerBase
+from vllm_ext.dispatch.step import path_of
 from vllm_ext.errors import ContractError, listing
 
 
@@ -15,7 +16,7 @@ def extend_worker(worker_cls: type[WorkerBase], extension_cls: type, source: str
     Raises:
         ContractError: the extension has attributes of the worker's, or no class can derive from both.
     """
-    worker, extension = (f"{cls.__module__}.{cls.__qualname__}" for cls in (worker_cls, extension_cls))
+    worker, extension = path_of(worker_cls), path_of(extension_cls)
     names = {name for name in dir(extension_cls) if not name.startswith("__")}
     if conflicts := names & set(dir(worker_cls)):
         raise ContractError(
