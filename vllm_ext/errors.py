@@ -10,6 +10,7 @@
     │   ├── IncompatiblePlugin   a named plugin whose requirement on the host is not met
     │   ├── PluginLoadError      a named plugin that failed
     │   ├── PlatformUnavailable  no platform of those asked for could be activated
+    │   ├── PlanMismatch         a process of an engine would not run the same plugins as the others
     │   ├── ContractError        a plugin's object does not keep the contract of its kind
     │   └── RegistrationError    a registration that cannot be accepted
     ├── Unavailable              raised by a plugin: not usable here, and why
@@ -20,6 +21,7 @@
     ├── CollectiveError          tensors or ranks that a collective cannot work with
     ├── InvalidRequest           a prompt or a sampling parameter out of range
     └── EngineError              the engine cannot be started, or cannot go on
+        └── WorkerError          a worker process failed, or is gone
 
 ``exit_code`` is what the command line returns for an error that reaches it: 1 a finding, 2 wrong input,
 3 no platform.
@@ -39,6 +41,8 @@ class VllmExtError(Exception):
     """Base of all errors of vllm_ext; its text is meant for the user."""
 
     exit_code = 1
+    remote_traceback: str | None = None
+    """Of an error that another process raised: where it was raised there."""
 
 
 class ConfigError(VllmExtError, ValueError):
@@ -96,6 +100,12 @@ class PlatformUnavailable(PluginError):
     exit_code = 3
 
 
+class PlanMismatch(PluginError):
+    """A process that joins an engine would not run what the others run."""
+
+    exit_code = 1
+
+
 class ContractError(PluginError, TypeError):
     """A plugin handed over an object that does not keep the contract of its kind."""
 
@@ -144,6 +154,14 @@ class EngineError(VllmExtError, RuntimeError):
     def __init__(self, message: str, *, request_ids: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.request_ids = tuple(request_ids)
+
+
+class WorkerError(EngineError):
+    """A process of an engine raised an error, or ended; ``rank`` is the worker's."""
+
+    def __init__(self, message: str, *, rank: int | None = None, request_ids: Sequence[str] = ()) -> None:
+        super().__init__(message, request_ids=request_ids)
+        self.rank = rank
 
 
 def listing(names: Iterable[str]) -> str:

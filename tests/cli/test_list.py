@@ -178,7 +178,7 @@ class TestLoading:
 
         code, listed, _ = rows(capsys, "--load", "--group", "vllm_ext.executors")
 
-        assert (code, [row["outcome"] for row in listed]) == (0, ["active"])
+        assert (code, [row["outcome"] for row in listed]) == (0, ["active", ""])
         assert not (tmp_path / "z").exists()
 
 
@@ -222,6 +222,7 @@ def test_safe_mode_turns_off_everything_from_outside(plugins, capsys, monkeypatc
         "a": "disabled",
         "cpu": "candidate",
         "uniproc": "selected",
+        "multiproc": "available",
     }
 
 

@@ -39,6 +39,9 @@ VALUES = {
     "engine.load_format": ("from_file", "from_env", "from_cli"),
     "engine.tokenizer_mode": ("from_file", "from_env", "from_cli"),
     "engine.executor": ("from_file", "from_env", "from_cli"),
+    "engine.core_process": ("true", "false", "true"),
+    "engine.join_timeout_s": ("1.5", "2.5", "3.5"),
+    "engine.execute_model_timeout_s": ("1.5", "2.5", "3.5"),
     **{
         f"engine.{name}": ("11", "12", "13")
         for name in (
@@ -48,6 +51,7 @@ VALUES = {
             "max_num_batched_tokens",
             "kv_cache_memory",
             "tensor_parallel_size",
+            "master_port",
             "seed",
         )
     },

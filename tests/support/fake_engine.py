@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from vllm_ext.config import Settings
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
@@ -34,6 +35,7 @@ from vllm_ext.contracts.vllm_config import (
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
 from vllm_ext.engine.executors.uniproc import UniProcExecutor
 from vllm_ext.engine.scheduler import Scheduler
+from vllm_ext.plan import BoundPlan, Plan
 
 VOCAB_SIZE = 1000
 BYTES_PER_BLOCK_TOKEN = 2 * 2 * 8 * 4 * 2
@@ -215,6 +217,8 @@ class FakeDispatcher:
     prepare: Callable[[WorkerBase], None] = lambda worker: None
     platform: Platform = field(default_factory=FakePlatform)
     platform_name: str = "platform 'fake'"
+    settings: Settings = field(default_factory=Settings)
+    bound_plan: BoundPlan = field(default_factory=lambda: Plan((), Settings()).bind(None))
     worker: WorkerBase | None = None
 
     @contextmanager

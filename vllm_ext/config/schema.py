@@ -13,6 +13,7 @@ from msgspec import Meta, field
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 SchedulingPolicy = Literal["fcfs", "priority"]
 PositiveInt = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
 
 
@@ -124,8 +125,21 @@ class EngineSettings(_Section, frozen=True):
     tokenizer_mode: Annotated[
         str, Meta(description="how texts become tokens: auto or hf (tokenizer.json), or a plugin's mode")
     ] = "auto"
-    executor: Annotated[str, Meta(description="executor plugin that runs the workers")] = "uniproc"
+    executor: Annotated[str, Meta(description="executor plugin that runs the workers: uniproc, multiproc")] = "uniproc"
     tensor_parallel_size: Annotated[PositiveInt, Meta(description="workers that share each layer")] = 1
+    core_process: Annotated[
+        bool, Meta(description="whether the engine core behind AsyncLLM has a process of its own, or a thread")
+    ] = False
+    join_timeout_s: Annotated[
+        Seconds, Meta(description="seconds that worker processes wait for the last of them when they start")
+    ] = 20.0
+    execute_model_timeout_s: Annotated[
+        Seconds, Meta(description="seconds that worker processes may take for one step")
+    ] = 300.0
+    master_port: Annotated[
+        Port | None,
+        Meta(description="port on which worker processes find each other; null for any free one"),
+    ] = None
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the engine's random numbers")] = 0
 
 

@@ -7,13 +7,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.worker import CompilationTimes
-from vllm_ext.errors import ContractError
+from vllm_ext.errors import ContractError, VllmExtError
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheLayout, KVCacheSpec
     from vllm_ext.contracts.outputs import ModelRunnerOutput
     from vllm_ext.contracts.scheduler_output import SchedulerOutput
     from vllm_ext.dispatch.dispatcher import Dispatcher
+    from vllm_ext.plan import Receipt
 
 
 class Executor(ABC):
@@ -21,6 +22,9 @@ class Executor(ABC):
 
     A subclass provides three methods; everything the engine needs is written on top of :meth:`collective_rpc`.
     """
+
+    receipts: tuple[Receipt, ...] = ()
+    """Of the workers that have processes of their own, by rank: what each proved to run."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
@@ -50,6 +54,17 @@ class Executor(ABC):
     @abstractmethod
     def check_health(self) -> None:
         """Raise if a worker cannot go on."""
+
+    @property
+    def failure(self) -> VllmExtError | None:
+        """Why no call can succeed any more, once that is so (vLLM: ``is_failed``)."""
+        return None
+
+    def register_failure_callback(self, callback: Callable[[VllmExtError], None]) -> None:
+        """Call ``callback`` when :attr:`failure` is set, in any thread; it must not wait. Workers in the engine's own
+        process never end by themselves, so by default there is nothing to call it for.
+        """
+        return
 
     @abstractmethod
     def shutdown(self) -> None:

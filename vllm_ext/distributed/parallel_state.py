@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from vllm_ext.contracts.communicator import DeviceCommunicatorBase
 from vllm_ext.dispatch.dispatcher import Dispatcher, find_current_dispatcher
@@ -149,7 +150,10 @@ def init_distributed_environment(world_size: int, rank: int, init_method: str, b
         if world_size == 1:
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
         else:
-            dist.init_process_group(backend, init_method=init_method, rank=rank, world_size=world_size)
+            store, rank, world_size = next(rendezvous(init_method, rank, world_size))
+            # Who waits for the others can see which of them have come.
+            store.set(joined_key(rank), "")
+            dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     if world_size == 1:
         return [dist.get_rank()]
     if dist.get_world_size() != world_size:
@@ -158,6 +162,11 @@ def init_distributed_environment(world_size: int, rank: int, init_method: str, b
             f"with {dist.get_world_size()}. Use a process for each engine"
         )
     return list(range(world_size))
+
+
+def joined_key(rank: int) -> str:
+    """What a rank leaves in the store where the ranks find each other, when it begins to wait for the others."""
+    return f"vllm_ext/joined/{rank}"
 
 
 _tp_group: ContextVar[GroupCoordinator | None] = ContextVar("vllm_ext_tp_group", default=None)

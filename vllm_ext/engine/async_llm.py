@@ -29,16 +29,19 @@ from vllm_ext.engine.core_messages import (
     UtilityMethod,
     UtilityResult,
 )
+from vllm_ext.engine.core_process import ProcessCoreClient
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.engine.prompts import PromptType
 from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, InvalidRequest
+from vllm_ext.managers import make_receipt
 
 if TYPE_CHECKING:
     from torch import nn
 
     from vllm_ext.dispatch.dispatcher import Dispatcher
+    from vllm_ext.plan import Receipt
 
 T = TypeVar("T")
 
@@ -150,6 +153,11 @@ class AsyncLLM(FrontEnd):
         """End what :meth:`start_profile` began; the traces are written."""
         await self._call("profile", is_start=False)
 
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Of every process of the engine, this one first: what each proved to run."""
+        return (make_receipt(self._bound_plan, "front end"), *self._client.receipts)
+
     async def get_stats(self) -> SchedulerStats:
         """Load, preemptions and use of the KV cache, between two steps."""
         return msgspec.convert(await self._call("get_stats"), SchedulerStats)
@@ -194,7 +202,9 @@ class AsyncLLM(FrontEnd):
         self._ended: EngineError | None = None
         # Neither of the threads holds on to this object, so that it can be collected while they live.
         self._mailbox = Mailbox(self._handle)
-        self._client = ThreadCoreClient(dispatcher, self._mailbox.put)
+        client_cls = ProcessCoreClient if dispatcher.settings.engine.core_process else ThreadCoreClient
+        self._bound_plan = dispatcher.bound_plan
+        self._client: ThreadCoreClient | ProcessCoreClient = client_cls(dispatcher, self._mailbox.put)
         self.input_processor.set_supported(self._client.supported_sampling_params)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm_ext-tokenizer")
         self._finalizer = weakref.finalize(self, _stop, self._client, self._pool)
@@ -260,7 +270,7 @@ class AsyncLLM(FrontEnd):
             self._loop.call_soon_threadsafe(self._end, error)
 
 
-def _stop(client: ThreadCoreClient, pool: ThreadPoolExecutor) -> None:
+def _stop(client: ThreadCoreClient | ProcessCoreClient, pool: ThreadPoolExecutor) -> None:
     client.shutdown()
     # Nobody waits for these threads here: garbage may be collected in one of them.
     pool.shutdown(wait=False, cancel_futures=True)

@@ -15,6 +15,7 @@ from vllm_ext.engine.core_messages import FromCore, Shutdown, ToCore
 
 if TYPE_CHECKING:
     from vllm_ext.dispatch.dispatcher import Dispatcher
+    from vllm_ext.plan import Receipt
 
 
 class ThreadCoreClient:
@@ -30,7 +31,7 @@ class ThreadCoreClient:
 
     def __init__(self, dispatcher: Dispatcher, on_message: Callable[[FromCore], None]) -> None:
         self._inbox: SimpleQueue[ToCore] = SimpleQueue()
-        started: Future[frozenset[str]] = Future()
+        started: Future[tuple[frozenset[str], tuple[Receipt, ...]]] = Future()
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run,
@@ -41,8 +42,8 @@ class ThreadCoreClient:
         )
         self._thread.start()
         try:
-            self.supported_sampling_params = started.result()
-            """What the workers act on."""
+            self.supported_sampling_params, self.receipts = started.result()
+            """What the workers act on, and what those with processes of their own proved to run."""
         except BaseException:
             # Also an interrupt, while the core is still starting.
             self.shutdown()
@@ -68,7 +69,7 @@ def _live(
     dispatcher: Dispatcher,
     inbox: SimpleQueue[ToCore],
     on_message: Callable[[FromCore], None],
-    started: Future[frozenset[str]],
+    started: Future[tuple[frozenset[str], tuple[Receipt, ...]]],
 ) -> None:
     """The thread: make the core, say how that went, and serve it."""
     try:
@@ -77,5 +78,5 @@ def _live(
     except BaseException as error:  # noqa: BLE001 - it is raised again, in the thread that waits
         started.set_exception(error)
         return
-    started.set_result(supported)
+    started.set_result((supported, core.executor.receipts))
     EngineCoreLoop(core, inbox, on_message).run()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
+from typing import Any
 
 import msgspec
 
@@ -33,6 +34,12 @@ logger = logging.getLogger(__name__)
 _STATUS = {"stop": RequestStatus.FINISHED_STOPPED, "abort": RequestStatus.FINISHED_ABORTED}
 
 
+class _WorkersGone(msgspec.Struct):
+    """From the executor, in whatever thread it finds out: no step can be made any more."""
+
+    error: Exception
+
+
 class EngineCoreLoop:
     """Serves ``inbox`` until :class:`Shutdown` comes.
 
@@ -42,12 +49,14 @@ class EngineCoreLoop:
 
     def __init__(self, core: EngineCore, inbox: SimpleQueue[ToCore], send: Callable[[FromCore], None]) -> None:
         self._core = core
-        self._inbox = inbox
+        self._inbox: SimpleQueue[Any] = inbox
         self._send = send
+        core.executor.register_failure_callback(lambda error: inbox.put(_WorkersGone(error)))  # type: ignore[arg-type]
 
     def run(self) -> None:
         """Work until told to stop. The core is shut down at the end, whatever ended it."""
         try:
+            self._check_workers()
             while self._take_messages():
                 self._step()
         except BaseException as error:
@@ -67,7 +76,12 @@ class EngineCoreLoop:
             return True
         return False
 
-    def _handle(self, message: EngineCoreRequest | AbortRequests | UtilityCall) -> None:
+    def _check_workers(self) -> None:
+        """Raise if the workers were gone before anybody could be told."""
+        if (error := self._core.executor.failure) is not None:
+            raise error
+
+    def _handle(self, message: EngineCoreRequest | AbortRequests | UtilityCall | _WorkersGone) -> None:
         if isinstance(message, EngineCoreRequest):
             try:
                 self._core.add_request(message.as_request())
@@ -75,6 +89,8 @@ class EngineCoreLoop:
                 self._send(RequestRefused(message.request_id, str(error)))
         elif isinstance(message, AbortRequests):
             self._core.abort_requests(message.request_ids, _STATUS[message.finish_reason])
+        elif isinstance(message, _WorkersGone):
+            raise message.error
         else:
             self._send(self._call(message))
 

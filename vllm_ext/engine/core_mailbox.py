@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import weakref
 from collections.abc import Callable
 
@@ -19,15 +20,22 @@ class Mailbox:
     def __init__(self, handle: Callable[[FromCore], None]) -> None:
         self._handle = weakref.WeakMethod(handle)
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._lock = threading.Lock()
+        self._early: list[FromCore] = []
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Deliver in ``loop`` from now on; before, there is nothing that a core could have to say to anybody."""
-        self._loop = loop
+        """Deliver in ``loop`` from now on, and what has come already: a core may have died before it was used."""
+        with self._lock:
+            self._loop = loop
+            for message in self._early:
+                self._deliver(message)
 
     def put(self, message: FromCore) -> None:
         """Deliver ``message``; does not wait."""
-        if self._loop is None:
-            return
+        with self._lock:
+            if self._loop is None:
+                self._early.append(message)
+                return
         try:
             self._loop.call_soon_threadsafe(self._deliver, message)
         except RuntimeError:

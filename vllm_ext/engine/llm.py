@@ -16,6 +16,8 @@ from vllm_ext.engine.calls import Call, Calls
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.engine.prompts import PromptType, split_prompts
+from vllm_ext.managers import make_receipt
+from vllm_ext.plan import Receipt
 
 if TYPE_CHECKING:
     from torch import nn
@@ -155,6 +157,12 @@ class LLM(FrontEnd):
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model directory asks for (``generation_config.json``), to change and pass on as one likes."""
         return copy.copy(self.llm_engine.default_sampling_params)
+
+    @property
+    def receipts(self) -> tuple[Receipt, ...]:
+        """Of every process of the engine, this one first: what each proved to run."""
+        own = make_receipt(self.dispatcher.bound_plan, "front end")
+        return (own, *self.llm_engine.engine_core.executor.receipts)
 
     @property
     def platform_name(self) -> str:

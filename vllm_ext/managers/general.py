@@ -42,7 +42,7 @@ class GeneralPlugins:
         """
         decisions = bound_plan.selected(GENERAL.key)
         if self._thread == threading.get_ident():
-            return [self._active[_identity(d)] for d in decisions if _identity(d) in self._active]
+            return self.outcomes_of(bound_plan)
         with self._lock:
             self._thread = threading.get_ident()
             try:
@@ -64,6 +64,11 @@ class GeneralPlugins:
             settle(decision, outcome)
         return outcome
 
+    def outcomes_of(self, bound_plan: BoundPlan) -> list[Outcome]:
+        """Of those plugins of the plan that have run here."""
+        decisions = bound_plan.selected(GENERAL.key)
+        return [self._active[_identity(d)] for d in decisions if _identity(d) in self._active]
+
     def after_fork(self) -> None:
         """In a forked child: no other thread is left that could be running plugins, or that holds the lock."""
         self._lock = threading.RLock()
@@ -78,6 +83,11 @@ os.register_at_fork(after_in_child=lambda: _IN_THIS_PROCESS.after_fork())
 def load_general(bound_plan: BoundPlan) -> list[Outcome]:
     """Run the general plugins of the plan that have not run in this process; see :meth:`GeneralPlugins.load`."""
     return _IN_THIS_PROCESS.load(bound_plan)
+
+
+def active_general(bound_plan: BoundPlan) -> list[Outcome]:
+    """Of the general plugins of the plan that have run in this process."""
+    return _IN_THIS_PROCESS.outcomes_of(bound_plan)
 
 
 def _identity(decision: Decision) -> _Identity:

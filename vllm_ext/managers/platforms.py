@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import platform as python_platform
 from collections.abc import Iterable, Sequence
@@ -106,6 +107,23 @@ def bind_platform(plan: Plan) -> PlatformBinding:
         outcomes += [Outcome(d.key, "passed_over", detail) for d in candidates if d.key not in probed_keys]
     bound_plan = plan.bind(winner.decision if winner else None, outcomes, runtime_versions(plan.settings.host))
     return PlatformBinding(bound_plan, PlatformDriver(winner).platform if winner else UnspecifiedPlatform())
+
+
+def activate_bound(bound_plan: BoundPlan) -> PlatformBinding:
+    """Activate the platform that another process chose; nothing else is tried.
+
+    Raises:
+        PlatformUnavailable: it declines or fails here, or the plan has none.
+    """
+    refuse_while_probing("for plugins to be loaded")
+    if bound_plan.platform is None:
+        raise PlatformUnavailable("the plan that was handed over has no platform, so there is nothing to run on")
+    candidate = PlatformCandidate(bound_plan.plan, bound_plan.platform)
+    if not candidate.is_active:
+        raise _unavailable([candidate])
+    own = [outcome for outcome in bound_plan.outcomes if outcome.key != candidate.outcome.key]
+    bound_plan = dataclasses.replace(bound_plan, outcomes=(candidate.outcome, *own))
+    return PlatformBinding(bound_plan, PlatformDriver(candidate).platform)
 
 
 def runtime_versions(host: str) -> dict[str, str]:

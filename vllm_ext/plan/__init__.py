@@ -3,8 +3,17 @@
 from vllm_ext.plan.bound import BoundPlan
 from vllm_ext.plan.class_paths import modules_in_question
 from vllm_ext.plan.decisions import Decision, DecisionKey, Status
+from vllm_ext.plan.handover import (
+    Difference,
+    HandOver,
+    active_differences,
+    differences,
+    found_here,
+    side_by_side,
+)
 from vllm_ext.plan.outcomes import Outcome, OutcomeState
 from vllm_ext.plan.plan import Plan
+from vllm_ext.plan.receipt import Receipt, label_of
 from vllm_ext.plan.resolve import resolve
 from vllm_ext.plan.serial import SCHEMA_VERSION, plan_from_dict, plan_to_dict
 
@@ -13,12 +22,20 @@ __all__ = [
     "BoundPlan",
     "Decision",
     "DecisionKey",
+    "Difference",
+    "HandOver",
     "Outcome",
     "OutcomeState",
     "Plan",
+    "Receipt",
     "Status",
+    "active_differences",
+    "differences",
+    "found_here",
+    "label_of",
     "modules_in_question",
     "plan_from_dict",
     "plan_to_dict",
     "resolve",
+    "side_by_side",
 ]

@@ -43,19 +43,29 @@ def plan_from_dict(values: dict[str, Any], kind: type[P]) -> P:
     Raises:
         ValueError: it has another schema version or form, or a fingerprint that is not that of its content.
     """
+    plan = _read(values, kind)
+    if isinstance(plan, BoundPlan) and plan.fingerprint != values.get("fingerprint"):
+        raise ValueError(
+            f"the plan says its fingerprint is {values.get('fingerprint')}, but that of its content is "
+            f"{plan.fingerprint}"
+        )
+    return plan
+
+
+def bound_plan_from_content(values: dict[str, Any]) -> BoundPlan:
+    """As :func:`plan_from_dict`, for who compares more than the fingerprint."""
+    return _read(values, BoundPlan)
+
+
+def _read(values: dict[str, Any], kind: type[P]) -> P:
     body = dict(values)
-    version, fingerprint = body.pop("schema_version", None), body.pop("fingerprint", None)
+    version, _ = body.pop("schema_version", None), body.pop("fingerprint", None)
     if version != SCHEMA_VERSION:
         raise ValueError(f"the plan has schema_version {version!r}; this vllm_ext reads {SCHEMA_VERSION}")
     try:
-        plan = msgspec.convert(body, kind, dec_hook=_decode)
+        return msgspec.convert(body, kind, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise ValueError(f"not a {kind.__name__}: {error}") from error
-    if isinstance(plan, BoundPlan) and plan.fingerprint != fingerprint:
-        raise ValueError(
-            f"the plan says its fingerprint is {fingerprint}, but that of its content is {plan.fingerprint}"
-        )
-    return plan
 
 
 def _encode(value: Any) -> Any:

@@ -1,0 +1,89 @@
+"""Workers in processes of their own: the same tokens, calls of all workers, and the end of one of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from support.async_engine import greedy
+from support.called_in_workers import rank_and_sum
+from support.processes import marked_processes, wait_until
+
+from vllm_ext.engine.llm import LLM
+from vllm_ext.errors import EngineError, WorkerError
+
+PROMPTS = [[5, 6, 7], [8, 9], [10] * 40]
+
+
+def tokens(llm: LLM) -> list[list[int]]:
+    return [output.outputs[0].token_ids for output in llm.generate(PROMPTS, greedy(8))]
+
+
+def test_two_workers_give_the_tokens_of_one_in_this_process(make_multiproc_llm, random_llama):
+    with LLM(random_llama, dtype="float32", platform="cpu") as one:
+        expected = tokens(one)
+
+    assert tokens(make_multiproc_llm()) == expected
+
+
+def test_every_process_proves_what_it_runs(make_multiproc_llm, mark):
+    here, *workers = make_multiproc_llm().receipts
+
+    assert (here.name, here.pid) == ("front end", os.getpid())
+    assert [receipt.name for receipt in workers] == ["worker 0", "worker 1"]
+    assert {receipt.pid for receipt in workers} == set(marked_processes(mark))
+    assert {(receipt.fingerprint, receipt.active) for receipt in workers} == {(here.fingerprint, here.active)}
+    assert here.active == ("vllm_ext.platforms: vllm-ext:cpu",)
+
+
+def test_a_call_reaches_all_workers_and_results_come_by_rank(make_multiproc_llm):
+    llm = make_multiproc_llm()
+
+    assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
+
+
+def test_what_cannot_pass_to_a_worker_is_said_and_the_engine_goes_on(make_multiproc_llm):
+    llm = make_multiproc_llm()
+
+    with pytest.raises(EngineError, match=r"cannot pass to another process"):
+        llm.collective_rpc(lambda worker: None)
+    assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
+
+
+def test_a_function_that_no_worker_can_import_is_said_and_the_engine_goes_on(make_multiproc_llm):
+    llm = make_multiproc_llm()
+
+    with pytest.raises(EngineError, match=r"worker 0 .*that it cannot make: No module named"):
+        llm.collective_rpc(of_this_module)
+    assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
+
+
+def of_this_module(worker):
+    """The tests' folders are no packages, so that no other process finds it."""
+
+
+def test_a_worker_that_ends_between_two_calls_ends_the_engine_which_says_so(make_multiproc_llm, mark):
+    llm = make_multiproc_llm()
+    executor = llm.llm_engine.engine_core.executor
+    told: list[Exception] = []
+    executor.register_failure_callback(told.append)
+    assert executor.failure is None
+
+    os.kill(llm.receipts[2].pid, signal.SIGKILL)
+
+    assert wait_until(lambda: executor.failure)
+    assert isinstance(executor.failure, WorkerError)
+    assert executor.failure.rank == 1
+    assert told == [executor.failure]
+    with pytest.raises(EngineError, match=r"worker 1 \(PID \d+\) was killed by SIGKILL between two calls"):
+        llm.generate([1, 2], greedy())
+    assert wait_until(lambda: not marked_processes(mark))
+
+
+def test_a_second_engine_starts_after_the_first_has_failed(make_multiproc_llm):
+    first = make_multiproc_llm()
+    os.kill(first.receipts[1].pid, signal.SIGKILL)
+    assert wait_until(lambda: first.llm_engine.engine_core.executor.failure)
+
+    assert len(tokens(make_multiproc_llm())) == len(PROMPTS)

@@ -1,0 +1,55 @@
+"""Who is left when an engine with processes of its own has ended: by ``/proc``, whatever the engine says."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+MARK = "TEST_OF_PROCESSES"
+_PROC = Path("/proc")
+_SHARED_MEMORY = Path("/dev/shm")
+
+
+def marked_processes(mark: str) -> dict[int, str]:
+    """Command lines of the processes, by PID, that were started with the variable ``MARK`` set to ``mark``."""
+    found = {}
+    for directory in _PROC.glob("[0-9]*"):
+        try:
+            if f"{MARK}={mark}".encode() in (directory / "environ").read_bytes().split(b"\0"):
+                found[int(directory.name)] = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode()[:200]
+        except OSError:
+            # It has ended meanwhile, or is another user's.
+            continue
+    return found
+
+
+def wait_until(condition: object, seconds: float = 10.0) -> bool:
+    """Whether ``condition()`` comes true within that time."""
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+@contextmanager
+def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Whatever is started in here has to be gone soon after, and every file in shared memory with it.
+
+    Yields: the mark of the processes.
+    """
+    mark = uuid.uuid4().hex
+    monkeypatch.setenv(MARK, mark)
+    before = set(_SHARED_MEMORY.iterdir())
+    yield mark
+    wait_until(lambda: not marked_processes(mark))
+    assert marked_processes(mark) == {}
+    # A test beside this one may use shared memory for a moment.
+    wait_until(lambda: not set(_SHARED_MEMORY.iterdir()) - before)
+    assert set(_SHARED_MEMORY.iterdir()) - before == set()

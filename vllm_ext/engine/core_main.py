@@ -1,0 +1,73 @@
+"""An engine core in a process of its own, from the inside."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from vllm_ext.dispatch.take_over import take_over
+from vllm_ext.engine.core import EngineCore
+from vllm_ext.engine.core_loop import EngineCoreLoop
+from vllm_ext.engine.core_messages import FromCore, Shutdown, ToCore, UtilityResult
+from vllm_ext.engine.core_process_messages import (
+    Kind,
+    Ready,
+    call_id_of,
+    decode_start,
+    decode_to_core,
+    encode_message,
+    encode_ready,
+)
+from vllm_ext.engine.processes import portable
+from vllm_ext.engine.processes.channel import Channel, Frame
+from vllm_ext.engine.processes.failure import Failure
+from vllm_ext.engine.processes.joined import SAID_BY_THE_ENGINE, join, speak_as
+from vllm_ext.engine.processes.portable import NotPortable
+
+_NAME = "engine core"
+
+
+def main(descriptor: int) -> None:
+    """Serve the front end at the other end of the channel until it says so, or is gone."""
+    channel = join(descriptor)
+    speak_as(_NAME, logging.WARNING, quiet=SAID_BY_THE_ENGINE)
+    try:
+        started, receipt = take_over(decode_start(channel.receive()), _NAME)
+        core = EngineCore(started.dispatcher())
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised again, in the front end
+        channel.send(Frame(Kind.FAILURE, portable.encode(Failure.of(error, _NAME, "to start"))))
+        return
+
+    def send(message: FromCore) -> None:
+        # Where the front end is gone, the thread that reads finds out.
+        with contextlib.suppress(OSError):
+            channel.send(encode_message(message))
+
+    inbox: SimpleQueue[ToCore] = SimpleQueue()
+    config = core.vllm_config
+    ready = Ready(
+        (receipt, *core.executor.receipts),
+        core.executor.get_supported_sampling_params(),
+        config.model_config.max_model_len,
+        config.cache_config.block_size,
+        config.cache_config.num_gpu_blocks,
+    )
+    channel.send(encode_ready(ready))
+    threading.Thread(target=_read, args=(channel, inbox, send), name="vllm_ext-front-end", daemon=True).start()
+    EngineCoreLoop(core, inbox, send).run()
+
+
+def _read(channel: Channel, inbox: SimpleQueue[ToCore], send: Callable[[FromCore], None]) -> None:
+    """The thread: hand on what the front end sends; its end is the core's."""
+    try:
+        while True:
+            frame = channel.receive()
+            try:
+                inbox.put(decode_to_core(frame))
+            except NotPortable as error:
+                send(UtilityResult(call_id_of(frame), failure=str(error)))
+    except (EOFError, OSError):
+        inbox.put(Shutdown())

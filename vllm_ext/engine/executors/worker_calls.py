@@ -1,0 +1,67 @@
+"""Calls of a worker's methods, as both executors make them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from vllm_ext.contracts.worker import WorkerBase
+from vllm_ext.contracts.worker_check import describe_missing, may_lack_sample_tokens, missing_methods
+from vllm_ext.errors import ContractError, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+
+def call_worker(
+    worker: WorkerBase,
+    method: str | Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    platform_name: str,
+) -> Any:
+    """Call a method by its name, or a function that takes the worker first.
+
+    Raises:
+        ContractError: the worker has no such method. What it raises comes through.
+    """
+    if not isinstance(method, str):
+        return method(worker, *args, **kwargs)
+    return _method_of(worker, method, platform_name)(*args, **kwargs)
+
+
+def name_of_method(method: str | Callable[..., Any]) -> str:
+    """For messages."""
+    return method if isinstance(method, str) else getattr(method, "__qualname__", repr(method))
+
+
+def check_worker_cls(worker_cls: type[WorkerBase], platform_name: str) -> None:
+    """ContractError where the class lacks methods that the engine calls, with all of them; a warning for one that may
+    be needed.
+    """
+    worker = f"worker {worker_cls.__module__}.{worker_cls.__qualname__} of {platform_name}"
+    if missing := missing_methods(worker_cls):
+        raise ContractError(
+            f"{worker} does not implement: {describe_missing(worker_cls, missing)}. "
+            "The engine calls these methods of every worker",
+            plugin=platform_name,
+        )
+    if may_lack_sample_tokens(worker_cls):
+        logger.warning(
+            "%s does not implement sample_tokens(), which follows on an execute_model() that returns None; by its "
+            "annotation it may",
+            worker,
+        )
+
+
+def _method_of(worker: WorkerBase, name: str, platform_name: str) -> Callable[..., Any]:
+    method: Callable[..., Any] | None = getattr(worker, name, None)
+    if callable(method):
+        return method
+    cls = type(worker)
+    known = [known for known in dir(cls) if not known.startswith("_")]
+    raise ContractError(
+        f"worker {cls.__module__}.{cls.__qualname__} of {platform_name} has no method "
+        f"{name!r}{did_you_mean(name, known)}; worker.extension_cls can add it",
+        plugin=platform_name,
+    )

@@ -1,0 +1,131 @@
+"""What passes between a ``multiproc`` executor and its workers.
+
+A call is answered by one message with the same number. A step has a form of its own, which costs a tenth of the general
+one; a scheduler's or a worker's subclass of what it is made of takes the general form.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from vllm_ext.contracts.outputs import ModelRunnerOutput
+from vllm_ext.contracts.scheduler_output import SchedulerOutput
+from vllm_ext.engine.processes import portable
+from vllm_ext.engine.processes.channel import Frame
+from vllm_ext.plan import HandOver
+
+
+class Kind(enum.IntEnum):
+    """Of a message."""
+
+    START = 1
+    """To the worker, first: who it is, and the plan."""
+    RECEIPT = 2
+    """From the worker: it has applied the plan."""
+    CALL = 3
+    """To the worker: call a method."""
+    STEP = 4
+    """To the worker: a step."""
+    RESULT = 5
+    """From the worker: what a method returned."""
+    OUTPUT = 6
+    """From the worker: what a step gave."""
+    FAILURE = 7
+    """From the worker: what a method raised, or what prevented its start."""
+
+
+STEP_METHOD = "execute_model+sample_tokens"
+"""Stands for both methods of the worker, the second one where the first returns ``None``."""
+CREATE_WORKER = "process.create_worker"
+"""Of the process, as the next one; all others are the worker's."""
+UPDATE_BLOCK_SIZE = "process.update_block_size"
+
+
+class Start(msgspec.Struct, frozen=True):
+    """Who a worker is."""
+
+    rank: int
+    local_rank: int
+    distributed_init_method: str
+    is_driver_worker: bool
+    hand_over: HandOver
+
+
+class _Output(msgspec.Struct, array_like=True, frozen=True):
+    call_id: int
+    req_ids: list[str]
+    req_id_to_index: dict[str, int]
+    sampled_token_ids: list[list[int]]
+
+
+_CALL_ID = struct.Struct("<Q")
+_encode = msgspec.msgpack.Encoder().encode
+_step_of = msgspec.msgpack.Decoder(SchedulerOutput).decode
+_output_of = msgspec.msgpack.Decoder(_Output).decode
+
+
+def encode_call(
+    call_id: int,
+    method: str | Callable[..., Any],
+    args: tuple[Any, ...] = (),
+    kwargs: dict[str, Any] | None = None,
+    reply_rank: int | None = None,
+) -> Frame:
+    """A call; where ``reply_rank`` is given, the result of no other rank is of interest."""
+    return Frame(Kind.CALL, _CALL_ID.pack(call_id) + portable.encode([method, args, kwargs or {}, reply_rank]))
+
+
+def encode_step(call_id: int, scheduler_output: SchedulerOutput) -> Frame:
+    """A step, in one phase or in two; only rank 0 answers with what it gave."""
+    if type(scheduler_output) is SchedulerOutput:
+        return Frame(Kind.STEP, _CALL_ID.pack(call_id) + _encode(scheduler_output))
+    return encode_call(call_id, STEP_METHOD, (scheduler_output,), reply_rank=0)
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A call as a worker gets it."""
+
+    method: str | Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    reply_rank: int | None = None
+
+
+def call_id_of(frame: Frame) -> int:
+    """Of a call or a step, whether or not the rest can be read."""
+    (call_id,) = _CALL_ID.unpack_from(frame.content)
+    return int(call_id)
+
+
+def decode_call(frame: Frame) -> Call:
+    """The call, or the step, in a message to a worker.
+
+    Raises:
+        NotPortable: it refers to code that cannot be imported here.
+    """
+    content = memoryview(frame.content)[_CALL_ID.size :]
+    if frame.kind == Kind.STEP:
+        return Call(STEP_METHOD, (_step_of(content),), {}, 0)
+    return Call(*portable.decode(content))
+
+
+def encode_result(call_id: int, value: Any) -> Frame:
+    """What a method returned."""
+    if type(value) is ModelRunnerOutput and not value.logprobs and not value.prompt_logprobs_dict:
+        output = _Output(call_id, value.req_ids, value.req_id_to_index, value.sampled_token_ids)
+        return Frame(Kind.OUTPUT, _encode(output))
+    return Frame(Kind.RESULT, portable.encode([call_id, value]))
+
+
+def decode_result(frame: Frame) -> tuple[int, Any]:
+    """The number of the call, and what the method returned."""
+    if frame.kind == Kind.OUTPUT:
+        output = _output_of(frame.content)
+        return output.call_id, ModelRunnerOutput(output.req_ids, output.req_id_to_index, output.sampled_token_ids)
+    call_id, value = portable.decode(frame.content)
+    return call_id, value

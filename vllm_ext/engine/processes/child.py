@@ -1,0 +1,123 @@
+"""A process that an engine starts: a new Python with a channel to this one, which ends when this one does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from vllm_ext.engine.processes.channel import Channel
+from vllm_ext.errors import EngineError
+from vllm_ext.managers.side_effects import signal_name
+
+_START = (
+    "import sys; sys.path[:] = sys.argv[3:]; from importlib import import_module; "
+    "getattr(import_module(sys.argv[2]), 'main')(int(sys.argv[1]))"
+)
+
+
+class ChildProcess:
+    """Starts ``main(descriptor)`` of a module in a new Python, which sees the same packages as this one.
+
+    It is no copy of this process: nothing but environment and path is inherited, and the program that was started is
+    not run again. It is in a session of its own, so that an interrupt of the terminal reaches this process only. What
+    it writes to standard output goes to standard error.
+
+    Args:
+        name: for messages, such as ``worker 1``.
+        module: has the function ``main``, which makes its channel by :func:`~vllm_ext.engine.processes.joined.join`.
+        environ: variables to set besides those of this process.
+
+    Raises:
+        EngineError: no process can be started.
+    """
+
+    def __init__(self, name: str, module: str, environ: Mapping[str, str]) -> None:
+        self.name = name
+        self.is_ending = False
+        """Whether it is meant to end, so that its end is no fault."""
+        self.channel, theirs = Channel.pair()
+        descriptor = theirs.fileno()
+        # -P: the current directory is on the path only where it is on ours.
+        command = [sys.executable, "-P", "-c", _START, str(descriptor), module]
+        command += [entry for entry in sys.path if isinstance(entry, str)]
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                pass_fds=(descriptor,),
+                start_new_session=True,
+                env=os.environ | environ,
+            )
+        except OSError as error:
+            self.channel.close()
+            raise EngineError(f"{name} cannot be started: {error}") from error
+        finally:
+            theirs.close()
+        self.pid = self._process.pid
+        self._has_ended = threading.Event()
+        self._watcher: threading.Thread | None = None
+
+    def watch(self, on_end: Callable[[ChildProcess], None]) -> None:
+        """Call ``on_end``, in a thread of its own, as soon as the process has ended; what it started ends with it."""
+        self._watcher = threading.Thread(
+            target=self._watch, args=(on_end,), name=f"vllm_ext-watch-{self.name}", daemon=True
+        )
+        self._watcher.start()
+
+    @property
+    def is_alive(self) -> bool:
+        return not self._has_ended.is_set()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it ends within ``timeout_s`` seconds."""
+        return self._has_ended.wait(timeout_s)
+
+    def kill(self) -> None:
+        """End the process, and all of its session, at once."""
+        self.is_ending = True
+        if self.is_alive:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def end(self, deadline: float) -> None:
+        """Let it end by itself until ``deadline`` (of ``time.monotonic()``), then kill it; returns when it is gone.
+
+        It has been told already. May be called twice.
+        """
+        self.is_ending = True
+        if not self.wait(max(0.0, deadline - time.monotonic())):
+            self.kill()
+            self._has_ended.wait()
+        self.channel.close()
+
+    def describe_end(self) -> str:
+        """How it ended: ``was killed by SIGKILL``."""
+        code = self._process.returncode
+        if code is None:
+            return "has closed its connection"
+        return f"was killed by {signal_name(-code)}" if code < 0 else f"ended with exit code {code}"
+
+    def _watch(self, on_end: Callable[[ChildProcess], None]) -> None:
+        # Where the whole program ignores SIGCHLD, the system has reaped it.
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        # Not reaped before that, so that the group's number cannot be another's by now.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+        self._process.wait()
+        self._has_ended.set()
+        on_end(self)
+
+
+def end_all(children: list[ChildProcess], grace_s: float) -> None:
+    """End several that were told to, all within ``grace_s`` seconds."""
+    deadline = time.monotonic() + grace_s
+    for child in children:
+        child.end(deadline)

@@ -1,0 +1,64 @@
+"""The other side of :mod:`vllm_ext.engine.processes.child`: what a started process does about itself."""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import select
+import signal
+import socket
+import threading
+from collections.abc import Iterable
+
+from vllm_ext.engine.processes.channel import Channel
+
+_GRACE_S = 2.0
+"""What the process may take to end by itself when its parent is gone."""
+_LOOK_MS = 1000
+"""How often to look whether the parent is still there, where a copy of it keeps the connection open."""
+
+
+SAID_BY_THE_ENGINE = ("vllm_ext.managers", "vllm_ext.dispatch", "vllm_ext.plan")
+"""Loggers whose words are the same in every process: the front end has said them."""
+
+
+def join(descriptor: int) -> Channel:
+    """The channel to the process that started this one.
+
+    Effects: an interrupt is the parent's business, and ignored here; a crash writes a traceback to standard error; a
+    thread sees to it that this process does not outlive its parent, whatever it is doing then.
+    """
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    faulthandler.enable()
+    end = socket.socket(fileno=descriptor)
+    end.set_inheritable(False)
+    threading.Thread(target=_watch_parent, args=(end.fileno(), parent), name="vllm_ext-parent", daemon=True).start()
+    return Channel(end)
+
+
+def speak_as(name: str, level: int, quiet: Iterable[str] = ()) -> None:
+    """Log to standard error from ``level`` on, with the name of this process before each line.
+
+    Args:
+        quiet: loggers of which only errors are shown, since another process says the same.
+    """
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(f"%(levelname)s: {name} (PID {os.getpid()}): %(message)s"))
+    logger = logging.getLogger("vllm_ext")
+    logger.addHandler(handler)
+    logger.setLevel(level)
+    for quieter in quiet:
+        logging.getLogger(quieter).setLevel(logging.ERROR)
+
+
+def _watch_parent(descriptor: int, parent: int) -> None:
+    poll = select.poll()
+    # Only that the other side hung up, which is always reported; what it sends is not for this thread.
+    poll.register(descriptor, 0)
+    while not poll.poll(_LOOK_MS) and os.getppid() == parent:
+        continue
+    # Where it waits for the parent, or is done, it ends by itself; where it computes, nobody needs that any more.
+    threading.Event().wait(_GRACE_S)
+    os._exit(1)

@@ -1,0 +1,48 @@
+"""What this process can prove about itself: which plugins of a plan it runs."""
+
+from __future__ import annotations
+
+import os
+
+from vllm_ext.contracts.groups import GENERAL, PLATFORM
+from vllm_ext.managers.general import active_general
+from vllm_ext.plan import BoundPlan, Receipt, label_of
+
+
+class _Fork:
+    parent: int | None = None
+
+    @classmethod
+    def note(cls) -> None:
+        cls.parent = os.getppid()
+
+
+os.register_at_fork(after_in_child=_Fork.note)
+
+
+def make_receipt(bound_plan: BoundPlan, process: str, rank: int | None = None) -> Receipt:
+    """The receipt of this process for a plan that it has applied.
+
+    A forked child has its parent's plugins, and a receipt of its own that says so.
+
+    Args:
+        process: what it is in its engine.
+        rank: of a worker.
+    """
+    decisions = [*bound_plan.selected(PLATFORM.key), *bound_plan.selected(GENERAL.key)]
+    outcomes = {outcome.key: outcome for outcome in (*bound_plan.outcomes, *active_general(bound_plan))}
+    states = [(label_of(decision), outcomes.get(decision.key)) for decision in decisions]
+    return Receipt(
+        process,
+        os.getpid(),
+        bound_plan.fingerprint,
+        rank,
+        active=tuple(label for label, outcome in states if outcome and outcome.state == "active"),
+        inactive=tuple(
+            f"{label}: {outcome.detail if outcome else 'it did not work'}"
+            for label, outcome in states
+            if outcome is None or outcome.state != "active"
+        ),
+        seconds=sum(outcome.seconds for _, outcome in states if outcome),
+        forked_from=_Fork.parent,
+    )
