@@ -30,6 +30,7 @@
 from __future__ import annotations
 
 import difflib
+import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -42,7 +43,7 @@ class VllmExtError(Exception):
 
     exit_code = 1
     remote_traceback: str | None = None
-    """Of an error that another process raised: where it was raised there."""
+    """Of an error that another process raised: the traceback there, where code that is not vllm_ext's is behind it."""
 
 
 class ConfigError(VllmExtError, ValueError):
@@ -162,6 +163,20 @@ class WorkerError(EngineError):
     def __init__(self, message: str, *, rank: int | None = None, request_ids: Sequence[str] = ()) -> None:
         super().__init__(message, request_ids=request_ids)
         self.rank = rank
+
+
+def plugin_traceback(error: BaseException) -> str:
+    """The traceback of the plugin's, or another's, code that is behind ``error``; empty where none is."""
+    if texts := [outcome.traceback for outcome in getattr(error, "outcomes", ()) if outcome.traceback]:
+        return "".join(texts)
+    cause = error.__cause__
+    for each in (error, cause):
+        if isinstance(each, VllmExtError) and each.remote_traceback:
+            return each.remote_traceback
+    is_plugins = isinstance(error, PluginError) or (
+        isinstance(error, EngineError) and not isinstance(cause, VllmExtError)
+    )
+    return "".join(traceback.format_exception(cause)) if is_plugins and cause is not None else ""
 
 
 def listing(names: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ Nothing here is on the path of an engine that is not watched.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
     import torch
 
     from vllm_ext.config import Config
+    from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.managers import PlatformBinding
+    from vllm_ext.plan import Receipt
 
 PROMPT = [0, 1, 2]
 NUM_TOKENS = 4
@@ -42,6 +45,11 @@ class Usage:
         self.module_calls: Counter[int] = Counter()
         self.looked_up_before = {registry.what: dict(registry.consulted) for registry in all_registries()}
         """How often the entries of the registries had been asked for."""
+
+    @property
+    def saw_workers(self) -> bool:
+        """Whether there were any in this process."""
+        return any(slot == "worker" for slot, _ in self.at_start)
 
     def watch(self, slot: str, thing: Any, contract: type) -> ExitStack:
         """Count the calls of what ``contract`` declares, until what is returned is closed."""
@@ -118,8 +126,12 @@ class WatchedDispatcher(Dispatcher):
         self._undo.push(self._usage.watch(slot, thing, contract))
 
 
-def run_a_little(dispatcher: WatchedDispatcher, usage: Usage) -> None:
+def run_a_little(dispatcher: WatchedDispatcher, usage: Usage) -> tuple[Receipt, ...]:
     """Start an engine on ``dispatcher``, generate a few tokens, and stop it.
+
+    Only what happens in this process is counted.
+
+    Returns: what each process of the engine proved to run.
 
     Raises:
         VllmExtError: the engine cannot start, or a step failed.
@@ -127,7 +139,24 @@ def run_a_little(dispatcher: WatchedDispatcher, usage: Usage) -> None:
     from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.engine.llm import LLM
 
+    params = SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True)
+    if dispatcher.settings.engine.core_process:
+        return asyncio.run(_run_async(dispatcher, params))
     with dispatcher.watching(), LLM.from_dispatcher(dispatcher) as llm:
         usage.is_stepping = True
-        llm.generate([PROMPT], SamplingParams(temperature=0, max_tokens=NUM_TOKENS, ignore_eos=True))
+        llm.generate([PROMPT], params)
         usage.is_stepping = False
+        return llm.receipts
+
+
+async def _run_async(dispatcher: Dispatcher, params: SamplingParams) -> tuple[Receipt, ...]:
+    """The same through an engine core in a process of its own, where nothing is counted."""
+    from vllm_ext.engine.async_llm import AsyncLLM
+
+    engine = AsyncLLM.from_dispatcher(dispatcher)
+    try:
+        async for _ in engine.generate(PROMPT, params):
+            continue
+        return engine.receipts
+    finally:
+        engine.shutdown()

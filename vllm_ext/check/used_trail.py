@@ -11,7 +11,7 @@ from vllm_ext.registry.base import Registration, all_registries
 
 if TYPE_CHECKING:
     from vllm_ext.check.usage import Usage
-    from vllm_ext.plan import Plan
+    from vllm_ext.plan import Plan, Receipt
 
 
 def used_trail(plan: Plan, steps: Sequence[Step], usage: Usage, platform_path: str) -> list[Step]:
@@ -38,6 +38,14 @@ def used_trail(plan: Plan, steps: Sequence[Step], usage: Usage, platform_path: s
     return counted + registry_steps(usage.looked_up_before)
 
 
+def process_steps(receipts: Sequence[Receipt]) -> Iterator[Step]:
+    """Every process of an engine, with what it proved to run."""
+    for receipt in receipts:
+        plugins = f"{', '.join(receipt.active)} in {receipt.seconds:.2f} s"
+        reason = f"PID {receipt.pid} answered with plan {receipt.fingerprint[:_SHORT]}: {plugins}"
+        yield Step("processes", receipt.name, "chosen", reason, "engine.executor")
+
+
 def never_used(steps: Sequence[Step]) -> Iterator[str]:
     """What plugins registered in vain, a sentence each."""
     for step in steps:
@@ -45,6 +53,8 @@ def never_used(steps: Sequence[Step]) -> Iterator[str]:
             yield f"{step.owner} registered {step.candidate}, and the run did not use it: {step.reason}"
 
 
+_SHORT = 12
+"""Digits that are shown of a fingerprint."""
 OURS = Registration(None, None).owner_text
 
 

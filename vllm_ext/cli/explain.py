@@ -6,17 +6,18 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vllm_ext.check.used_trail import never_used, used_trail
+from vllm_ext.check.used_trail import never_used, process_steps, used_trail
 from vllm_ext.cli.base import ListCommand, output_to_stderr
 from vllm_ext.config import Config
 from vllm_ext.dispatch.bootstrap import Bootstrapped, bootstrap
 from vllm_ext.dispatch.planning import make_plan
 from vllm_ext.dispatch.step import SLOTS, Step, path_of
 from vllm_ext.dispatch.trail import dispatch_trail, plugin_trail
-from vllm_ext.errors import PluginError, VllmExtError
-from vllm_ext.plan import Plan
+from vllm_ext.errors import ConfigError, PluginError, VllmExtError
+from vllm_ext.plan import Plan, Receipt
 
 _COLUMNS = ("slot", "candidate", "state", "owner", "reason", "origin")
+_COLUMNS_OF_PROCESSES = ("process", "rank", "pid", "plan", "plugins", "seconds")
 _COLUMNS_OF_RUN = ("slot", "candidate", "state", "owner", "at_start", "in_steps", "reason", "origin")
 
 
@@ -27,7 +28,8 @@ class Explain(ListCommand):
 
     Chooses the platform and runs general plugins, as an engine does; loads no weights. With --run it starts an engine,
     generates a few tokens, and shows what was used: how many of a thing were built, or how often it was asked, until
-    the engine stood, and how often it was called in the steps.
+    the engine stood, and how often it was called in the steps. ``explain --run processes`` has every process of that
+    engine, with what it proved to run.
     """
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
@@ -39,12 +41,15 @@ class Explain(ListCommand):
     def run(self, parsed_args: argparse.Namespace) -> int:
         self._error: VllmExtError | None = None
         self._code = 0
+        self._receipts: tuple[Receipt, ...] = ()
         super().run(parsed_args)
         if self._error is not None:
             raise self._error
         return self._code
 
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
+        if parsed_args.slot == "processes" and not parsed_args.run:
+            raise ConfigError("an engine has processes only when it runs: explain --run processes")
         config = self.load_config(parsed_args)
         # What plugins print is no result: stdout is for the rows alone.
         with output_to_stderr(self.app.stdout):
@@ -53,6 +58,8 @@ class Explain(ListCommand):
         for sentence in never_used(shown):
             self.app.LOG.warning("%s", sentence)
         self._code = max((step.error.exit_code for step in shown if step.error), default=0)
+        if parsed_args.slot == "processes" and self._error is None:
+            return _COLUMNS_OF_PROCESSES, [_process_row(receipt) for receipt in self._receipts]
         columns = _COLUMNS_OF_RUN if parsed_args.run else _COLUMNS
         return columns, [_row(step, columns) for step in shown]
 
@@ -68,7 +75,7 @@ class Explain(ListCommand):
         steps = plugin_trail(plan, started.outcomes, bound_plan.platform)
         try:
             if with_run:
-                return self._run_steps(plan, started, steps)
+                return self._run_steps(plan, started, steps, slot)
             if slot in ("platform", "general"):
                 return steps
             return steps + dispatch_trail(started.dispatcher())
@@ -76,18 +83,32 @@ class Explain(ListCommand):
             self._error = error
             return steps
 
-    def _run_steps(self, plan: Plan, started: Bootstrapped, steps: list[Step]) -> list[Step]:
+    def _run_steps(self, plan: Plan, started: Bootstrapped, steps: list[Step], slot: str | None) -> list[Step]:
         """The whole trail after a run, or without counts where that failed."""
         from vllm_ext.check.usage import Usage, WatchedDispatcher, run_a_little
 
         steps = steps + dispatch_trail(started.dispatcher())
         usage = Usage()
         try:
-            run_a_little(WatchedDispatcher(started.binding, started.config, usage), usage)
+            self._receipts = run_a_little(WatchedDispatcher(started.binding, started.config, usage), usage)
         except VllmExtError as error:
             self._error = error
             return steps
-        return used_trail(plan, steps, usage, path_of(type(started.binding.platform)))
+        processes = list(process_steps(self._receipts))
+        if usage.saw_workers:
+            return used_trail(plan, steps, usage, path_of(type(started.binding.platform))) + processes
+        if slot != "processes":
+            self.app.LOG.warning(
+                "the workers ran in processes of their own, where nothing is counted: no counts are shown; with "
+                "engine.executor uniproc, and engine.core_process false, there are"
+            )
+        return steps + processes
+
+
+def _process_row(receipt: Receipt) -> tuple[Any, ...]:
+    rank = "" if receipt.rank is None else receipt.rank
+    plugins = ", ".join(receipt.active)
+    return receipt.process, rank, receipt.pid, receipt.fingerprint, plugins, round(receipt.seconds, 3)
 
 
 def _row(step: Step, columns: Sequence[str]) -> tuple[Any, ...]:

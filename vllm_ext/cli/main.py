@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import traceback
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
@@ -17,7 +16,7 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from vllm_ext._version import __version__
-from vllm_ext.errors import EngineError, PluginError, VllmExtError
+from vllm_ext.errors import VllmExtError, plugin_traceback
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +108,7 @@ class VllmExtApp(App):
             return code
         if not self.options.debug:
             # The code of a plugin that was chosen: its own traceback is what its author needs.
-            self.stderr.write(_plugin_traceback(self._error))
+            self.stderr.write(plugin_traceback(self._error))
         return self._error.exit_code
 
     def clean_up(self, cmd: Command, result: int, err: BaseException | None) -> None:
@@ -137,17 +136,6 @@ def _make_streams_usable() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def _plugin_traceback(error: VllmExtError) -> str:
-    """The traceback of the plugin that is behind ``error``; empty where none is."""
-    if texts := [outcome.traceback for outcome in getattr(error, "outcomes", ()) if outcome.traceback]:
-        return "".join(texts)
-    cause = error.__cause__
-    is_plugins = isinstance(error, PluginError) or (
-        isinstance(error, EngineError) and not isinstance(cause, VllmExtError)
-    )
-    return "".join(traceback.format_exception(cause)) if is_plugins and cause is not None else ""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

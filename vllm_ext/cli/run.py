@@ -7,13 +7,16 @@ import json
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vllm_ext.cli.base import SettingsCommand, output_to_stderr
+from vllm_ext.cli.base import SettingsCommand, ends_on_sigterm, output_to_stderr
 from vllm_ext.config import Override
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.outputs import RequestOutput
+    from vllm_ext.engine.llm import LLM
 
 _DEFAULT_PROMPT = "It was a truth"
+_ENGINE_OPTIONS = ("model", "dtype", "executor", "tensor_parallel_size")
+"""Options that are keys of the settings' section ``engine``."""
 
 
 class Run(SettingsCommand):
@@ -25,6 +28,8 @@ class Run(SettingsCommand):
         add("prompts", nargs="*", metavar="PROMPT", help=f"text to go on from, by default {_DEFAULT_PROMPT!r}")
         add("--model", metavar="DIR", help="Hugging Face model directory (a small model that comes with vllm-ext)")
         add("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16 (auto)")
+        add("--executor", metavar="NAME", help="executor plugin that runs the workers: uniproc, multiproc (uniproc)")
+        add("--tensor-parallel-size", type=int, metavar="N", help="workers that share each layer (1)")
         add("--max-tokens", type=int, default=100, metavar="N", help="tokens to generate at most (100)")
         add("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token each time (0.8)")
         add("--top-p", type=float, default=1.0, metavar="P", help="only the likeliest tokens that reach P together (1)")
@@ -38,8 +43,12 @@ class Run(SettingsCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         from vllm_ext.contracts.sampling_params import SamplingParams
 
-        given = {"model": parsed_args.model, "dtype": parsed_args.dtype}
-        overrides = [Override(f"engine.{key}", value, f"--{key}") for key, value in given.items() if value is not None]
+        given = {key: getattr(parsed_args, key) for key in _ENGINE_OPTIONS}
+        overrides = [
+            Override(f"engine.{key}", value, f"--{key.replace('_', '-')}")
+            for key, value in given.items()
+            if value is not None
+        ]
         config = self.load_config(parsed_args, *overrides)
         params = SamplingParams(
             temperature=parsed_args.temperature,
@@ -57,7 +66,7 @@ class Run(SettingsCommand):
 
         started = time.perf_counter()
         # What plugins print is no result: stdout is for the text alone.
-        with output_to_stderr(self.app.stdout) as out, LLM.from_config(config) as llm:
+        with ends_on_sigterm(), output_to_stderr(self.app.stdout) as out, LLM.from_config(config) as llm:
             ready = time.perf_counter()
             if parsed_args.json:
                 outputs = llm.generate(prompts, params)
@@ -68,17 +77,17 @@ class Run(SettingsCommand):
                 for output in llm.stream(prompts, params):
                     printer.show(output)
                 outputs = printer.outputs
-            self._report(llm.platform_name, outputs, ready - started, time.perf_counter() - ready)
+            self._report(llm, outputs, ready - started, time.perf_counter() - ready)
         return 0
 
-    def _report(self, platform_name: str, outputs: list[RequestOutput], load_s: float, generate_s: float) -> None:
+    def _report(self, llm: LLM, outputs: list[RequestOutput], load_s: float, generate_s: float) -> None:
         """One line for people, after the text."""
         if self.app.stderr.isatty():
             tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
             rate = tokens / generate_s
-            self.app.stderr.write(
-                f"[{platform_name}: {tokens} tokens, {rate:.0f} tokens/s, ready after {load_s:.1f} s]\n"
-            )
+            workers = len(llm.receipts) - 1
+            where = f"{llm.platform_name}, {workers} worker processes" if workers else llm.platform_name
+            self.app.stderr.write(f"[{where}: {tokens} tokens, {rate:.0f} tokens/s, ready after {load_s:.1f} s]\n")
 
 
 class _OrderedPrinter:

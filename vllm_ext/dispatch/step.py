@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from vllm_ext.errors import VllmExtError
 
-SLOTS = ("platform", "general", "worker", "attention", "communicator", "ops", "registries", "config")
+SLOTS = ("platform", "general", "worker", "attention", "communicator", "ops", "registries", "config", "processes")
 
 
 class Step(NamedTuple):

@@ -8,7 +8,7 @@ import traceback
 import msgspec
 
 from vllm_ext import errors
-from vllm_ext.errors import PluginError, VllmExtError, WorkerError, innermost_cause, message_of
+from vllm_ext.errors import PluginError, VllmExtError, WorkerError, innermost_cause, message_of, plugin_traceback
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -22,6 +22,9 @@ class Failure(msgspec.Struct, frozen=True):
     cause: str
     """The innermost exception in one line."""
     traceback: str
+    """The whole of it."""
+    plugin_traceback: str
+    """As :func:`vllm_ext.errors.plugin_traceback` gives it; of what is no error of vllm_ext, the whole."""
     error_cls: str | None = None
     """Of an error of vllm_ext its class; its text is meant for the user as it stands."""
     message: str = ""
@@ -32,13 +35,14 @@ class Failure(msgspec.Struct, frozen=True):
     def of(cls, error: BaseException, process: str, where: str, rank: int | None = None) -> Failure:
         """What ``error`` was, for the process that waits for an answer of this one."""
         is_ours = isinstance(error, VllmExtError)
-        text = "".join(traceback.format_exception(error)).encode("utf-8", "backslashreplace").decode()
+        text = _printable("".join(traceback.format_exception(error)))
         return cls(
             process,
             os.getpid(),
             where,
             innermost_cause(error),
             text,
+            _printable(plugin_traceback(error)) if is_ours else text,
             _class_in_errors(error) if is_ours else None,
             message_of(error) if is_ours else "",
             getattr(error, "plugin", None),
@@ -51,7 +55,7 @@ class Failure(msgspec.Struct, frozen=True):
             f"{self.process} (PID {self.pid}) failed {self.where}: {self.cause}",
             rank=self.rank,
         )
-        error.remote_traceback = self.traceback
+        error.remote_traceback = self.plugin_traceback or None
         error.add_note(f"In {self.process} (PID {self.pid}):\n{self.traceback}")
         return error
 
@@ -68,3 +72,7 @@ class Failure(msgspec.Struct, frozen=True):
 def _class_in_errors(error: BaseException) -> str:
     """The nearest class that every process knows: its own, or that one's base."""
     return next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == errors.__name__)
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,128 @@
+"""Commands whose engine has processes of its own: options, what is shown of them, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from support.processes import marked_processes, nothing_left
+
+TWO_WORKERS = ["--executor", "multiproc", "--tensor-parallel-size", "2"]
+SET_MULTIPROC = ["--set", "engine.executor=multiproc"]
+
+
+@pytest.fixture(autouse=True)
+def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    with nothing_left(monkeypatch) as made:
+        yield made
+
+
+def test_two_workers_print_the_text_of_one(vllm_ext):
+    arguments = ["run", "My dear", "--temperature", "0", "--max-tokens", "8", "--dtype", "float32"]
+    alone = vllm_ext(*arguments)
+
+    assert vllm_ext(*arguments, *TWO_WORKERS) == alone
+    assert alone.code == 0
+
+
+def test_an_executor_that_does_not_exist_is_wrong_input(vllm_ext):
+    done = vllm_ext("run", "--executor", "multiprok")
+
+    assert done.code == 2
+    assert "--executor" in done.err
+    assert "did you mean 'multiproc'?" in done.err
+
+
+def test_a_size_that_is_no_number_of_workers_is_wrong_input(vllm_ext):
+    done = vllm_ext("run", "--tensor-parallel-size", "0")
+
+    assert done.code == 2
+    assert "--tensor-parallel-size" in done.err
+
+
+def test_explain_lists_every_process_with_its_receipt(vllm_ext):
+    size = ["--set", "engine.tensor_parallel_size=2"]
+    done = vllm_ext("explain", "--run", "processes", "-f", "json", "--platform", "cpu", *SET_MULTIPROC, *size)
+
+    assert (done.code, done.err) == (0, "")
+    front_end, *workers = done.out
+    assert (front_end["process"], front_end["rank"], front_end["pid"]) == ("front end", "", os.getpid())
+    assert [(row["process"], row["rank"]) for row in workers] == [("worker", 0), ("worker", 1)]
+    assert len({row["pid"] for row in done.out}) == 3
+    assert {(row["plan"], row["plugins"]) for row in done.out} == {
+        (front_end["plan"], "vllm_ext.platforms: vllm-ext:cpu")
+    }
+    assert all(row["seconds"] >= 0 for row in done.out)
+
+
+def test_a_core_process_is_one_of_them(vllm_ext):
+    core = ["--set", "engine.core_process=true"]
+    done = vllm_ext("explain", "--run", "processes", "-f", "json", "--platform", "cpu", *core)
+
+    assert [row["process"] for row in done.out] == ["front end", "engine core"]
+
+
+def test_where_nothing_could_be_counted_nothing_is_called_unused(vllm_ext):
+    done = vllm_ext("explain", "--run", "-f", "json", "--platform", "cpu", *SET_MULTIPROC)
+
+    assert "where nothing is counted" in done.err
+    assert {row["at_start"] for row in done.out} == {""}
+    assert "unused" not in {row["state"] for row in done.out}
+    assert [row["candidate"] for row in done.out if row["slot"] == "processes"] == ["front end", "worker 0"]
+
+
+def test_processes_without_a_run_are_wrong_usage(vllm_ext):
+    done = vllm_ext("explain", "processes")
+
+    assert done.code == 2
+    assert "explain --run processes" in done.err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+def test_a_signal_ends_the_workers_in_order_and_is_the_exit_code(number, code, mark):
+    command = [
+        sys.executable,
+        "-m",
+        "vllm_ext",
+        "run",
+        "--max-tokens",
+        "100000",
+        "--set",
+        "engine.seed=1",
+        *TWO_WORKERS,
+    ]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    process.stdout.read(40)
+    assert len(marked_processes(mark)) == 3
+
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    assert marked_processes(mark) == {}, "the command waits for its workers"
+
+
+def test_the_traceback_of_code_that_fails_in_a_worker_is_shown(tmp_path):
+    worker = (
+        "from vllm_ext.worker.worker import Worker\n"
+        "class Broken(Worker):\n"
+        "    def load_model(self, **kwargs):\n"
+        "        raise ZeroDivisionError('in the loader')\n"
+    )
+    (tmp_path / "broken_worker.py").write_text(worker)
+    command = [sys.executable, "-m", "vllm_ext", "run", *TWO_WORKERS, "--set", "worker.cls=broken_worker.Broken"]
+
+    done = subprocess.run(
+        command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 1
+    assert "worker 0 (PID" in done.stderr
+    assert "failed in load_model(): ZeroDivisionError: in the loader" in done.stderr
+    assert 'broken_worker.py", line 4, in load_model' in done.stderr
