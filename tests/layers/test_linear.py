@@ -7,14 +7,13 @@ import torch
 import torch.nn.functional as F
 
 from vllm_ext import _custom_ops
-from vllm_ext.errors import CheckpointError, ConfigError
+from vllm_ext.errors import CheckpointError
 from vllm_ext.layers.linear import (
     ColumnParallelLinear,
     MergedColumnParallelLinear,
     QKVParallelLinear,
     ReplicatedLinear,
     RowParallelLinear,
-    divide,
 )
 from vllm_ext.layers.linear_method import (
     KernelLinearMethod,
@@ -122,11 +121,6 @@ def test_a_checkpoints_tensor_of_another_shape_is_refused(engine):
 
     with pytest.raises(CheckpointError, match=r"its shape is \[24, 12\]; the model has \[8, 12\]"):
         layer.weight.weight_loader(layer.weight, torch.ones(24, 12), "k")
-
-
-def test_an_uneven_split_is_refused():
-    with pytest.raises(ConfigError, match="a number of heads of 7 cannot be split evenly over tensor_parallel_size 2"):
-        divide(7, 2, "a number of heads of")
 
 
 def test_embedding_and_head_may_share_a_weight(engine):

@@ -11,7 +11,12 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class SupportsTextGeneration(Protocol):
-    """A decoder: an ``nn.Module`` built as ``cls(vllm_config=..., prefix="")``."""
+    """A decoder: an ``nn.Module`` built as ``cls(vllm_config=..., prefix="")``.
+
+    It may have a classmethod ``check_tensor_parallel_size(vllm_config)`` besides, which raises ConfigError where the
+    model cannot be split over ``parallel_config.tensor_parallel_size`` ranks. It is called, if that is more than one,
+    before workers are started, and knows nothing but the configuration.
+    """
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         """Token ids ``[tokens]`` to embeddings ``[tokens, hidden]``."""

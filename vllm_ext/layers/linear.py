@@ -16,7 +16,8 @@ from vllm_ext.contracts.custom_op import PluggableLayer
 from vllm_ext.contracts.vllm_config import get_current_vllm_config
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.distributed.parallel_state import get_tp_group
-from vllm_ext.errors import CheckpointError, ConfigError
+from vllm_ext.errors import CheckpointError
+from vllm_ext.layers.sharding import even_part, heads_of, take
 
 
 def new_parameter(shape: Sequence[int], weight_loader: Callable[..., None]) -> nn.Parameter:
@@ -45,20 +46,6 @@ def copy_checked(target: torch.Tensor, loaded: torch.Tensor) -> None:
     target.copy_(loaded)
 
 
-def shard(loaded: torch.Tensor, dim: int, rank: int, world_size: int) -> torch.Tensor:
-    """This rank's equal part of a checkpoint's tensor along ``dim``."""
-    if world_size == 1:
-        return loaded
-    return loaded.chunk(world_size, dim=dim)[rank]
-
-
-def divide(size: int, parts: int, what: str) -> int:
-    """``size / parts``; ConfigError where that is not whole."""
-    if size % parts:
-        raise ConfigError(f"{what} {size} cannot be split evenly over tensor_parallel_size {parts}")
-    return size // parts
-
-
 class LinearBase(PluggableLayer):
     """Weight ``[out, in]`` and bias ``[out]`` of this rank, and the platform's method to apply them."""
 
@@ -83,6 +70,10 @@ class LinearBase(PluggableLayer):
             CheckpointError: its shape or dtype does not fit.
         """
         copy_checked(param.data, loaded_weight)
+
+    def whole_shapes(self, param: nn.Parameter) -> dict[Any, tuple[int, ...]]:
+        """Shapes of the tensors that ``param`` is a part of on this rank, by the ``shard_id`` of each."""
+        return {None: tuple(param.shape)}
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Let the platform's method rearrange the weight; called once, by the loader."""
@@ -109,14 +100,41 @@ class MergedColumnParallelLinear(LinearBase):
     """Several projections of one input as one product, each split by rows. ``shard_id`` is a projection's index."""
 
     def __init__(self, input_size: int, output_sizes: Sequence[int], bias: bool = False) -> None:
-        world_size = get_tp_group().world_size
-        self.local_sizes = [divide(size, world_size, "an output size of") for size in output_sizes]
+        tp_group = get_tp_group()
+        rank, world_size = tp_group.rank_in_group, tp_group.world_size
+        parts = [even_part(size, rank, world_size, "an output size of") for size in output_sizes]
+        self._init_parts(input_size, output_sizes, parts, bias)
+
+    def _init_parts(
+        self,
+        input_size: int,
+        output_sizes: Sequence[int],
+        parts: Sequence[range],
+        bias: bool,
+        local_sizes: Sequence[int] | None = None,
+    ) -> None:
+        """The rest of construction, once it is known which rows of each projection are this rank's.
+
+        Args:
+            local_sizes: rows that there is room for, where those are more.
+        """
+        self.output_sizes = list(output_sizes)
+        self.parts = list(parts)
+        self.local_sizes = list(map(len, parts) if local_sizes is None else local_sizes)
         super().__init__(input_size, sum(self.local_sizes), bias)
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = 0) -> None:
-        start = sum(self.local_sizes[:shard_id])
-        target = param.data.narrow(0, start, self.local_sizes[shard_id])
-        copy_checked(target, shard(loaded_weight, 0, self.tp_rank, self.tp_size))
+        index = self._index(shard_id)
+        part = self.parts[index]
+        target = param.data.narrow(0, sum(self.local_sizes[:index]), len(part))
+        copy_checked(target, take(loaded_weight, 0, part, self.output_sizes[index]))
+
+    def whole_shapes(self, param: nn.Parameter) -> dict[Any, tuple[int, ...]]:
+        return {i: (size, *param.shape[1:]) for i, size in enumerate(self.output_sizes)}
+
+    def _index(self, shard_id: Any) -> int:
+        """Which of :attr:`parts` a ``shard_id`` stands for."""
+        return int(shard_id)
 
 
 @PluggableLayer.register("column_parallel_linear")
@@ -129,28 +147,51 @@ class ColumnParallelLinear(MergedColumnParallelLinear):
 
 @PluggableLayer.register("qkv_parallel_linear")
 class QKVParallelLinear(MergedColumnParallelLinear):
-    """Query, key and value projections, split by heads. ``shard_id`` is ``q``, ``k`` or ``v``."""
+    """Query, key and value projections, split by heads. ``shard_id`` is ``q``, ``k`` or ``v``.
+
+    Where there are fewer KV heads than ranks, several ranks have the same one; see
+    :func:`~vllm_ext.layers.sharding.heads_of`.
+
+    Attributes:
+        num_heads, num_kv_heads: on this rank.
+        query_columns: this rank's part of the input of the projection that follows attention.
+    """
 
     def __init__(
         self, hidden_size: int, head_size: int, total_num_heads: int, total_num_kv_heads: int, bias: bool = False
     ) -> None:
-        world_size = get_tp_group().world_size
-        self.num_heads = divide(total_num_heads, world_size, "a number of heads of")
-        self.num_kv_heads = divide(total_num_kv_heads, world_size, "a number of KV heads of")
+        tp_group = get_tp_group()
+        heads = heads_of(total_num_heads, total_num_kv_heads, tp_group.rank_in_group, tp_group.world_size)
+        self.num_heads, self.num_kv_heads = len(heads.query), len(heads.kv)
+        self.query_columns, kv_rows = heads.columns(head_size)
         kv_size = total_num_kv_heads * head_size
-        super().__init__(hidden_size, [total_num_heads * head_size, kv_size, kv_size], bias)
+        sizes = [total_num_heads * head_size, kv_size, kv_size]
+        self._init_parts(hidden_size, sizes, [self.query_columns, kv_rows, kv_rows], bias)
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = "q") -> None:
-        super().weight_loader(param, loaded_weight, "qkv".index(shard_id))
+        super().weight_loader(param, loaded_weight, shard_id)
+
+    def whole_shapes(self, param: nn.Parameter) -> dict[Any, tuple[int, ...]]:
+        return {"qkv"[i]: shape for i, shape in super().whole_shapes(param).items()}
+
+    def _index(self, shard_id: Any) -> int:
+        return "qkv".index(shard_id)
 
 
 @PluggableLayer.register("row_parallel_linear")
 class RowParallelLinear(LinearBase):
-    """A weight split by columns: each rank has a part of the input; the partial products are summed over the group."""
+    """A weight split by columns: each rank has a part of the input; the partial products are summed over the group.
 
-    def __init__(self, input_size: int, output_size: int, bias: bool = False) -> None:
+    Args:
+        input_part: columns of this rank, where the ranks' are not equally many.
+    """
+
+    def __init__(self, input_size: int, output_size: int, bias: bool = False, input_part: range | None = None) -> None:
         tp_group = get_tp_group()
-        super().__init__(divide(input_size, tp_group.world_size, "an input size of"), output_size, bias)
+        rank, world_size = tp_group.rank_in_group, tp_group.world_size
+        self.whole_input_size = input_size
+        self.part = even_part(input_size, rank, world_size, "an input size of") if input_part is None else input_part
+        super().__init__(len(self.part), output_size, bias)
         self._all_reduce = tp_group.communicator.all_reduce
         # The sum over the ranks may count the bias once only.
         self._adds_bias = tp_group.rank_in_group == 0
@@ -158,7 +199,10 @@ class RowParallelLinear(LinearBase):
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
         # What there is one of for each row: a bias, the scales of a quantized weight.
         whole = param.dim() == 1
-        copy_checked(param.data, loaded_weight if whole else shard(loaded_weight, 1, self.tp_rank, self.tp_size))
+        copy_checked(param.data, loaded_weight if whole else take(loaded_weight, 1, self.part, self.whole_input_size))
+
+    def whole_shapes(self, param: nn.Parameter) -> dict[Any, tuple[int, ...]]:
+        return {None: tuple(param.shape) if param.dim() == 1 else (param.shape[0], self.whole_input_size)}
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         bias = self.bias if self._adds_bias else None

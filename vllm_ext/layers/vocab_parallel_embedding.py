@@ -10,25 +10,35 @@ from torch import nn
 
 from vllm_ext.contracts.custom_op import PluggableLayer
 from vllm_ext.distributed.parallel_state import get_tp_group
-from vllm_ext.layers.linear import ColumnParallelLinear, copy_checked, divide, new_parameter, shard
+from vllm_ext.layers.linear import ColumnParallelLinear, copy_checked, new_parameter
+from vllm_ext.layers.sharding import padded_part, take
 
 
 @PluggableLayer.register("vocab_parallel_embedding")
 class VocabParallelEmbedding(PluggableLayer):
-    """Token ids ``[tokens]`` to embeddings ``[tokens, hidden]``; each rank holds a range of the vocabulary."""
+    """Token ids ``[tokens]`` to embeddings ``[tokens, hidden]``; each rank holds a range of the vocabulary.
+
+    Each has room for as many rows as the others; rows beyond the vocabulary are zero.
+    """
 
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         tp_group = get_tp_group()
         self.tp_rank = tp_group.rank_in_group
         self.tp_size = tp_group.world_size
-        self.rows = divide(num_embeddings, self.tp_size, "a vocabulary of")
+        self.num_embeddings = num_embeddings
+        self.part, self.rows = padded_part(num_embeddings, self.tp_rank, self.tp_size)
         self.weight = new_parameter((self.rows, embedding_dim), self.weight_loader)
+        self.weight.data[len(self.part) :] = 0
         self._all_reduce = tp_group.communicator.all_reduce
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
         """Copy this rank's rows of a table ``[vocabulary, hidden]`` into ``param``."""
-        copy_checked(param.data, shard(loaded_weight, 0, self.tp_rank, self.tp_size))
+        copy_checked(param.data[: len(self.part)], take(loaded_weight, 0, self.part, self.num_embeddings))
+
+    def whole_shapes(self, param: nn.Parameter) -> dict[Any, tuple[int, ...]]:
+        """Shape of the tensor that ``param`` is a part of, as :meth:`LinearBase.whole_shapes`."""
+        return {None: (self.num_embeddings, *param.shape[1:])}
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
         if self.tp_size == 1:
@@ -41,15 +51,26 @@ class VocabParallelEmbedding(PluggableLayer):
 
 @PluggableLayer.register("parallel_lm_head")
 class ParallelLMHead(ColumnParallelLinear):
-    """Hidden states ``[rows, hidden]`` to logits ``[rows, vocabulary]``, complete on every rank."""
+    """Hidden states ``[rows, hidden]`` to logits ``[rows, vocabulary]``, complete on every rank.
+
+    Its rows are split as those of :class:`VocabParallelEmbedding`; logits of rows beyond the vocabulary are cut off, so
+    that no such token can be sampled.
+    """
 
     def __init__(self, num_embeddings: int, embedding_dim: int, bias: bool = False) -> None:
-        super().__init__(embedding_dim, num_embeddings, bias)
-        self._all_gather = get_tp_group().communicator.all_gather
+        tp_group = get_tp_group()
+        part, rows = padded_part(num_embeddings, tp_group.rank_in_group, tp_group.world_size)
+        self._init_parts(embedding_dim, [num_embeddings], [part], bias, [rows])
+        for param in self.parameters():
+            param.data[len(part) :] = 0
+        self.num_embeddings = num_embeddings
+        self._is_padded = rows * tp_group.world_size != num_embeddings
+        self._all_gather = tp_group.communicator.all_gather
 
     def tie_weights(self, embedding: VocabParallelEmbedding) -> None:
         """Use the embedding's weight; this layer then has none of its own to load."""
         self.weight = embedding.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self._all_gather(super().forward(x))
+        logits = self._all_gather(super().forward(x))
+        return logits[..., : self.num_embeddings].contiguous() if self._is_padded else logits

@@ -19,7 +19,6 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from vllm_ext.contracts.vllm_config import ModelConfig, VllmConfig
-from vllm_ext.distributed.parallel_state import get_tp_group
 from vllm_ext.errors import ConfigError, UnsupportedModel, VllmExtError, innermost_cause
 from vllm_ext.models.adapter_attention import PROBE, STEP, Found, Probe, add_layer, probing
 from vllm_ext.models.adapter_linear import use_platform_linear
@@ -39,10 +38,7 @@ class TransformersForCausalLM(nn.Module):
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        if get_tp_group().world_size > 1:
-            raise ConfigError(
-                "engine.tensor_parallel_size: a model that runs through transformers is not split; set it to 1"
-            )
+        self.check_tensor_parallel_size(vllm_config)
         config = vllm_config.model_config
         self._source = f"{config.hf_config.source or config.model}: {', '.join(config.architectures)}"
         try:
@@ -61,6 +57,17 @@ class TransformersForCausalLM(nn.Module):
             add_layer(each, f"{prefix}{names[each.module]}.attn")
         model.set_attn_implementation(STEP)
         use_platform_linear(self)
+
+    @classmethod
+    def check_tensor_parallel_size(cls, vllm_config: VllmConfig) -> None:
+        """ConfigError for more than one rank."""
+        config, size = vllm_config.model_config, vllm_config.parallel_config.tensor_parallel_size
+        if size > 1:
+            raise ConfigError(
+                f"engine.tensor_parallel_size is {size}, and {config.hf_config.source or config.model} names "
+                f"{', '.join(config.architectures)}, which runs through transformers; such a model is not split. "
+                "Possible for this model: 1"
+            )
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self._head.get_input_embeddings()(input_ids)

@@ -19,6 +19,7 @@ from vllm_ext.layers.layernorm import RMSNorm
 from vllm_ext.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
 from vllm_ext.layers.logits_processor import LogitsProcessor
 from vllm_ext.layers.rotary_embedding import RotaryEmbedding, get_rope
+from vllm_ext.layers.sharding import check_tensor_parallel_size
 from vllm_ext.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm_ext.models.decoder_config import DecoderConfig
 from vllm_ext.models.weights import load_stacked_weights
@@ -62,7 +63,9 @@ class DecoderAttention(nn.Module):
             per_layer_sliding_window=window,
             prefix=f"{prefix}.attn",
         )
-        self.o_proj = RowParallelLinear(config.num_heads * self.head_size, hidden, config.o_bias)
+        self.o_proj = RowParallelLinear(
+            config.num_heads * self.head_size, hidden, config.o_bias, self.qkv_proj.query_columns
+        )
 
     def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
         qk, value = self.qkv_proj(hidden_states).split([self.q_size + self.kv_size, self.kv_size], dim=-1)
@@ -134,6 +137,19 @@ class DecoderForCausalLM(nn.Module):
     def read_config(cls, config: HFConfig) -> DecoderConfig:
         """The decoder that ``config`` describes."""
         raise NotImplementedError(f"{cls.__name__} does not say how its config.json is read")
+
+    @classmethod
+    def check_tensor_parallel_size(cls, vllm_config: VllmConfig) -> None:
+        """ConfigError where the model cannot be split over so many ranks; the text says which numbers are possible."""
+        hf_config = vllm_config.model_config.hf_config
+        config = cls.read_config(hf_config)
+        check_tensor_parallel_size(
+            f"{cls.__name__} of {hf_config.source}",
+            vllm_config.parallel_config.tensor_parallel_size,
+            num_heads=config.num_heads,
+            num_kv_heads=config.num_kv_heads,
+            intermediate=config.intermediate_size,
+        )
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()

@@ -11,6 +11,7 @@ from torch import nn
 
 from vllm_ext.contracts.model_loader import BaseModelLoader
 from vllm_ext.contracts.vllm_config import ModelConfig
+from vllm_ext.distributed.parallel_state import get_tp_group
 from vllm_ext.errors import CheckpointError, listing
 from vllm_ext.worker.checkpoint import Checkpoint
 
@@ -24,8 +25,10 @@ class SafetensorsModelLoader(BaseModelLoader):
 
     def load_weights(self, model: Any, model_config: ModelConfig) -> None:
         checkpoint = self._checkpoint
+        # A rank needs a part of most tensors: what it copies comes from the disk, and nothing besides.
+        is_split = get_tp_group().world_size > 1
         # Closed at once where a tensor does not fit: files are being read ahead.
-        with closing(checkpoint.tensors(progress=self.load_config.use_tqdm_on_load)) as tensors:
+        with closing(checkpoint.tensors(progress=self.load_config.use_tqdm_on_load, touch_all=not is_split)) as tensors:
             try:
                 filled = model.load_weights(tensors)
             except CheckpointError as error:
@@ -39,20 +42,41 @@ class SafetensorsModelLoader(BaseModelLoader):
 
 
 class DummyModelLoader(BaseModelLoader):
-    """Small random numbers, the same for the same seed and rank's share: for runs that only measure."""
+    """Small random numbers, the same for the same seed, however the model is split: for runs that only measure.
+
+    Each rank draws the whole of every tensor, one after the other, and keeps its part.
+    """
 
     def download_model(self, model_config: ModelConfig) -> None:
         """Nothing is needed."""
 
     def load_weights(self, model: nn.Module, model_config: ModelConfig) -> None:
         generator = torch.Generator().manual_seed(model_config.seed)
-        for param in model.parameters():
-            if param.dtype.is_floating_point:
-                param.data.copy_(torch.empty(param.shape).uniform_(-0.02, 0.02, generator=generator))
-            else:
-                bounds = torch.iinfo(param.dtype)
-                numbers = torch.randint(bounds.min, bounds.max, param.shape, generator=generator)
-                param.data.copy_(numbers)
+        filled: set[int] = set()
+        for module in model.modules():
+            for param in module.parameters(recurse=False):
+                if id(param) not in filled:
+                    filled.add(id(param))
+                    _fill(module, param, generator)
+
+
+def _fill(module: nn.Module, param: nn.Parameter, generator: torch.Generator) -> None:
+    """Random numbers for one parameter, by its layer's own loader where the layer holds a part of something."""
+    whole_shapes: Any = getattr(module, "whole_shapes", None)
+    if whole_shapes is None:
+        param.data.copy_(_random(tuple(param.shape), param.dtype, generator))
+        return
+    for shard_id, shape in whole_shapes(param).items():
+        numbers = _random(tuple(shape), param.dtype, generator)
+        # Not the parameter's own loader, with which a quantization method makes something else of what it is given.
+        module.weight_loader(param, numbers, *([] if shard_id is None else [shard_id]))  # type: ignore[operator]
+
+
+def _random(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
+    if dtype.is_floating_point:
+        return torch.empty(shape, dtype=torch.float32).uniform_(-0.02, 0.02, generator=generator).to(dtype)
+    bounds = torch.iinfo(dtype)
+    return torch.randint(bounds.min, bounds.max, shape, generator=generator, dtype=dtype)
 
 
 def _checkpoint_names(model: nn.Module, parameters: Iterable[str], present: set[str]) -> set[str]:

@@ -22,8 +22,12 @@ Item = tuple[Path, str, torch.Tensor | Exception]
 """File, tensor's name and the tensor; or what went wrong there, with an empty name where it was no tensor's."""
 
 
-def read_ahead(shards: Mapping[Path, list[str] | None], num_readers: int) -> Generator[Item, None, None]:
+def read_ahead(
+    shards: Mapping[Path, list[str] | None], num_readers: int, touch_all: bool = True
+) -> Generator[Item, None, None]:
     """All tensors of ``shards``: names by file, ``None`` for all that the file has.
+
+    Unless ``touch_all``, files are opened ahead and no tensor's contents are read: for who needs only parts of them.
 
     Errors are given out in their place. Closing the iterator stops the threads.
     """
@@ -34,7 +38,7 @@ def read_ahead(shards: Mapping[Path, list[str] | None], num_readers: int) -> Gen
     done: queue.Queue[Item | None] = queue.Queue(_AHEAD_PER_READER * num_readers)
     stop = threading.Event()
     readers = [
-        threading.Thread(target=_read, args=(unread, done, stop), name=f"vllm_ext-read-{i}", daemon=True)
+        threading.Thread(target=_read, args=(unread, done, stop, touch_all), name=f"vllm_ext-read-{i}", daemon=True)
         for i in range(num_readers)
     ]
     for reader in readers:
@@ -56,7 +60,10 @@ def read_ahead(shards: Mapping[Path, list[str] | None], num_readers: int) -> Gen
 
 
 def _read(
-    unread: queue.SimpleQueue[tuple[Path, list[str] | None]], done: queue.Queue[Item | None], stop: threading.Event
+    unread: queue.SimpleQueue[tuple[Path, list[str] | None]],
+    done: queue.Queue[Item | None],
+    stop: threading.Event,
+    touch_all: bool,
 ) -> None:
     """One thread: file after file until none is left."""
     while not stop.is_set():
@@ -71,7 +78,8 @@ def _read(
                     if stop.is_set():
                         break
                     tensor = file.get_tensor(name)
-                    _touch(tensor)
+                    if touch_all:
+                        _touch(tensor)
                     done.put((path, name, tensor))
         except (SafetensorError, OSError) as error:
             done.put((path, name, error))

@@ -20,6 +20,7 @@ from vllm_ext.dispatch.take_over import make_hand_over
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.executors.rendezvous import Rendezvous
 from vllm_ext.engine.executors.replies import Replies, Waiter
+from vllm_ext.engine.executors.split_check import check_model_can_be_split
 from vllm_ext.engine.executors.worker_calls import name_of_method
 from vllm_ext.engine.executors.worker_messages import (
     CREATE_WORKER,
@@ -54,6 +55,7 @@ class MultiprocExecutor(Executor):
     """
 
     def _init_executor(self) -> None:
+        check_model_can_be_split(self.vllm_config)
         self._pid = os.getpid()
         self._call_ids = itertools.count(1)
         self._lock = threading.RLock()

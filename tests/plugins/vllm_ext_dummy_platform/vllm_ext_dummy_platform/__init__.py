@@ -10,6 +10,9 @@ calls: Counter[str] = Counter()
 """How often each part ran: ``attention``, ``worker_steps``, ``all_reduce``, ``rms_norm`` ... ``calls.clear()``
 starts anew."""
 
+carried: Counter[str] = Counter()
+"""Bytes that this rank gave to each collective of the communicator; in a group of one nothing is carried."""
+
 
 def register() -> str | None:
     """Entry point of the platform: the platform's class path, or ``None`` where its device is missing."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from vllm_ext import DeviceCommunicatorBase
-from vllm_ext_dummy_platform import calls
+from vllm_ext_dummy_platform import calls, carried
 
 
 class MyDummyDeviceCommunicator(DeviceCommunicatorBase):
@@ -19,18 +19,21 @@ class MyDummyDeviceCommunicator(DeviceCommunicatorBase):
         calls["all_reduce"] += 1
         if self.world_size == 1:
             return input_
+        carried["all_reduce"] += input_.nbytes
         return input_.copy_(torch.stack(self._exchange(input_)).sum(dim=0))
 
     def all_gather(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
         calls["all_gather"] += 1
         if self.world_size == 1:
             return input_
+        carried["all_gather"] += input_.nbytes
         return torch.cat(self._exchange(input_), dim=dim)
 
     def reduce_scatter(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
         calls["reduce_scatter"] += 1
         if self.world_size == 1:
             return input_
+        carried["reduce_scatter"] += input_.nbytes
         if input_.shape[dim] % self.world_size:
             raise ValueError(
                 f"reduce_scatter: {self.world_size} ranks cannot share dimension {dim} of {tuple(input_.shape)}"
@@ -42,6 +45,7 @@ class MyDummyDeviceCommunicator(DeviceCommunicatorBase):
         calls["gather"] += 1
         if self.world_size == 1:
             return input_
+        carried["gather"] += input_.nbytes
         parts = self._exchange(input_)
         return torch.cat(parts, dim=dim) if self.rank_in_group == dst else None
 
@@ -49,6 +53,7 @@ class MyDummyDeviceCommunicator(DeviceCommunicatorBase):
         calls["broadcast"] += 1
         if self.world_size == 1:
             return tensor
+        carried["broadcast"] += tensor.nbytes
         return tensor.copy_(self._exchange(tensor)[src])
 
     def all_gatherv(
