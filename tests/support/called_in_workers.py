@@ -2,8 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vllm_ext.contracts.worker import WorkerBase
 
 
 def rank_and_sum(worker: WorkerBase, a: int, *, b: int) -> tuple[int, int]:
     return worker.rank, a + b
+
+
+def forget_traffic(worker: WorkerBase) -> None:
+    """The dummy platform's counters start anew."""
+    from vllm_ext_dummy_platform import calls, carried
+
+    calls.clear()
+    carried.clear()
+
+
+def traffic(worker: WorkerBase) -> dict[str, tuple[int, int]]:
+    """By collective of the dummy platform's communicator: calls, and bytes that this rank gave."""
+    from vllm_ext_dummy_platform import calls, carried
+
+    return {name: (calls[name], count) for name, count in carried.items()}
+
+
+def kv_heads(worker: WorkerBase) -> list[int]:
+    """KV heads of each layer on this rank."""
+    specs: dict[str, Any] = worker.get_kv_cache_spec()
+    return [spec.num_kv_heads for spec in specs.values()]
