@@ -2,6 +2,7 @@
 
 A weight is ``weight * weight_scale[:, None]``, of int8 ``weight`` ``[out, in]`` and float32 ``weight_scale`` ``[out]``.
 A checkpoint may hold it so, and say ``{"quant_method": "int8"}``; a floating-point one is quantized while it is read.
+Where a model is split over ranks, each reads such a weight as a whole: a scale is that of the whole row.
 """
 
 from __future__ import annotations
