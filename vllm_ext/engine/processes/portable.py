@@ -125,7 +125,7 @@ _READ: dict[str, Callable[[dict[str, Any]], Any]] = {
     "size": lambda value: torch.Size(value["v"]),
     "enum": lambda value: _import(value["class"])[value["v"]],
     "named tuple": lambda value: _import(value["class"])(*map(_from_plain, value["v"])),
-    "object": lambda value: _import(value["class"])(**{key: _from_plain(item) for key, item in value["v"].items()}),
+    "object": lambda value: _data_class(value["class"])(**{key: _from_plain(item) for key, item in value["v"].items()}),
     "partial": lambda value: _partial(*map(_from_plain, value["v"])),
     "code": lambda value: _import(value["v"]),
 }
@@ -142,6 +142,14 @@ def _from_plain(value: Any) -> Any:
     if tag in _BUILD:
         return _BUILD[tag](map(_from_plain, value["v"]))
     return _READ[tag](value)
+
+
+def _data_class(path: str) -> type[Any]:
+    """Only what :func:`encode` makes an object of: any other callable would run with arguments of the sender's."""
+    found = _import(path)
+    if isinstance(found, type) and (dataclasses.is_dataclass(found) or issubclass(found, msgspec.Struct)):
+        return found
+    raise NotPortable(f"{path!r} came as the class of a value, and is neither a dataclass nor a msgspec.Struct")
 
 
 def _tensor_of(value: dict[str, Any]) -> torch.Tensor:
