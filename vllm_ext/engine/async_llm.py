@@ -153,6 +153,12 @@ class AsyncLLM(FrontEnd):
         """End what :meth:`start_profile` began; the traces are written."""
         await self._call("profile", is_start=False)
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model directory asks for (``generation_config.json``), to change and pass on as one likes. It does
+        not wait for the engine. vLLM: of ``LLM`` only.
+        """
+        return copy(self.input_processor.default_sampling_params)
+
     @property
     def receipts(self) -> tuple[Receipt, ...]:
         """Of every process of the engine, this one first: what each proved to run."""
