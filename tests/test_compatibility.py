@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import ast
-import pkgutil
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+from support.compatibility import ROOT, class_of, public_methods, rows_of, split
 
 from vllm_ext.contracts.platform_check import CALLS
-
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "vllm_ext" / "COMPATIBILITY.md"
 
 
 class Row(NamedTuple):
@@ -30,14 +26,6 @@ class Deprecation(NamedTuple):
     removed_in: str
     warner: str
     test: str
-
-
-def rows_of(heading: str) -> Iterator[list[str]]:
-    """The cells of the tables below a heading, without the backquotes around them."""
-    section = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    for line in section.splitlines():
-        if line.startswith("| `"):
-            yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
 
 
 FUNCTIONS = [Row(*cells) for cells in rows_of("Documented functions")]
@@ -139,33 +127,11 @@ def uses(node: ast.stmt) -> Iterator[str]:
                 yield name
 
 
-def split(name: str) -> tuple[Any, str]:
-    """The object that a dotted name of the package, or of one of its modules, begins with, and the attribute of it."""
-    owner, _, attribute = name.removeprefix("vllm_ext.").rpartition(".")
-    return pkgutil.resolve_name(f"vllm_ext.{owner}".rstrip(".")), attribute
-
-
-def class_of(contract: str) -> type:
-    found = getattr(*split(contract))
-    return found if isinstance(found, type) else type(found)
-
-
 def is_there(name: str) -> bool:
     """Whether it is defined, or annotated as what a subclass has to set."""
     owner, attribute = split(name)
     bases = owner.__mro__ if isinstance(owner, type) else ()
     return hasattr(owner, attribute) or any(attribute in vars(base).get("__annotations__", ()) for base in bases)
-
-
-def public_methods(contract: str) -> set[str]:
-    """Names of methods and properties that the class has from classes of vllm_ext."""
-    return {
-        name
-        for base in class_of(contract).__mro__
-        if base.__module__.startswith("vllm_ext.")
-        for name, value in vars(base).items()
-        if not name.startswith("_") and (callable(value) or isinstance(value, classmethod | staticmethod | property))
-    }
 
 
 def warners() -> set[str]:
@@ -190,7 +156,7 @@ def test_the_page_has_what_vllms_documentation_names():
 def test_every_method_of_a_contract_has_a_row(contract):
     rows = {row.function for row in FUNCTIONS} | {row.old for row in DEPRECATED} | set(NOT_CALLED)
 
-    assert {f"{contract}.{name}" for name in public_methods(contract)} - rows == set()
+    assert {f"{contract}.{name}" for name in public_methods(class_of(contract))} - rows == set()
 
 
 def test_every_call_of_a_platform_has_a_row():
