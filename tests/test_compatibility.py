@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -189,6 +190,28 @@ def test_its_test_exists(test):
 
     assert name.rpartition("::")[2].startswith("test_")
     assert name.replace("::", ".") in definitions(path)
+
+
+@cache
+def cases(test: str) -> tuple[str, ...]:
+    """What a test is run with."""
+    path, _, name = test.partition("::")
+    spec = importlib.util.spec_from_file_location(f"rows_of_{re.sub(r'[^a-z]', '_', path)}", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    marks = getattr(getattr(module, name), "pytestmark", [])
+    return tuple(str(case) for mark in marks if mark.name == "parametrize" for case in mark.args[1])
+
+
+LEFT_OUT = [row for row in FUNCTIONS if re.search(r"::test_(a|an)_\w+_left_out_|::test_without_an_override_", row.test)]
+
+
+@pytest.mark.parametrize("row", LEFT_OUT, ids=lambda row: row.function)
+def test_where_overrides_are_left_out_one_by_one_it_is_among_them(row):
+    # The executor's methods are the plural of the worker's.
+    name = row.function.rpartition(".")[2].removesuffix("s")
+
+    assert not cases(row.test) or any(re.search(rf"\b{name}s?\b", case) for case in cases(row.test))
 
 
 def test_no_function_has_two_rows():
