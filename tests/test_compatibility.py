@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import ast
-import pkgutil
+import importlib.util
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
+from support.compatibility import ROOT, class_of, public_methods, rows_of, split
 
 from vllm_ext.contracts.platform_check import CALLS
-
-ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "vllm_ext" / "COMPATIBILITY.md"
 
 
 class Row(NamedTuple):
@@ -30,14 +27,6 @@ class Deprecation(NamedTuple):
     removed_in: str
     warner: str
     test: str
-
-
-def rows_of(heading: str) -> Iterator[list[str]]:
-    """The cells of the tables below a heading, without the backquotes around them."""
-    section = PAGE.read_text().partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    for line in section.splitlines():
-        if line.startswith("| `"):
-            yield [cell.strip().strip("`") for cell in line.strip("|").split("|")]
 
 
 FUNCTIONS = [Row(*cells) for cells in rows_of("Documented functions")]
@@ -139,33 +128,11 @@ def uses(node: ast.stmt) -> Iterator[str]:
                 yield name
 
 
-def split(name: str) -> tuple[Any, str]:
-    """The object that a dotted name of the package, or of one of its modules, begins with, and the attribute of it."""
-    owner, _, attribute = name.removeprefix("vllm_ext.").rpartition(".")
-    return pkgutil.resolve_name(f"vllm_ext.{owner}".rstrip(".")), attribute
-
-
-def class_of(contract: str) -> type:
-    found = getattr(*split(contract))
-    return found if isinstance(found, type) else type(found)
-
-
 def is_there(name: str) -> bool:
     """Whether it is defined, or annotated as what a subclass has to set."""
     owner, attribute = split(name)
     bases = owner.__mro__ if isinstance(owner, type) else ()
     return hasattr(owner, attribute) or any(attribute in vars(base).get("__annotations__", ()) for base in bases)
-
-
-def public_methods(contract: str) -> set[str]:
-    """Names of methods and properties that the class has from classes of vllm_ext."""
-    return {
-        name
-        for base in class_of(contract).__mro__
-        if base.__module__.startswith("vllm_ext.")
-        for name, value in vars(base).items()
-        if not name.startswith("_") and (callable(value) or isinstance(value, classmethod | staticmethod | property))
-    }
 
 
 def warners() -> set[str]:
@@ -190,7 +157,7 @@ def test_the_page_has_what_vllms_documentation_names():
 def test_every_method_of_a_contract_has_a_row(contract):
     rows = {row.function for row in FUNCTIONS} | {row.old for row in DEPRECATED} | set(NOT_CALLED)
 
-    assert {f"{contract}.{name}" for name in public_methods(contract)} - rows == set()
+    assert {f"{contract}.{name}" for name in public_methods(class_of(contract))} - rows == set()
 
 
 def test_every_call_of_a_platform_has_a_row():
@@ -223,6 +190,28 @@ def test_its_test_exists(test):
 
     assert name.rpartition("::")[2].startswith("test_")
     assert name.replace("::", ".") in definitions(path)
+
+
+@cache
+def cases(test: str) -> tuple[str, ...]:
+    """What a test is run with."""
+    path, _, name = test.partition("::")
+    spec = importlib.util.spec_from_file_location(f"rows_of_{re.sub(r'[^a-z]', '_', path)}", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    marks = getattr(getattr(module, name), "pytestmark", [])
+    return tuple(str(case) for mark in marks if mark.name == "parametrize" for case in mark.args[1])
+
+
+LEFT_OUT = [row for row in FUNCTIONS if re.search(r"::test_(a|an)_\w+_left_out_|::test_without_an_override_", row.test)]
+
+
+@pytest.mark.parametrize("row", LEFT_OUT, ids=lambda row: row.function)
+def test_where_overrides_are_left_out_one_by_one_it_is_among_them(row):
+    # The executor's methods are the plural of the worker's.
+    name = row.function.rpartition(".")[2].removesuffix("s")
+
+    assert not cases(row.test) or any(re.search(rf"\b{name}s?\b", case) for case in cases(row.test))
 
 
 def test_no_function_has_two_rows():

@@ -14,7 +14,7 @@ from vllm_ext import QuantizationConfig, register_quantization_config
 from vllm_ext.contracts.device import DeviceCapability
 from vllm_ext.contracts.vllm_config import HFConfig
 from vllm_ext.dispatch.quantization import make_quant_config
-from vllm_ext.errors import ConfigError
+from vllm_ext.errors import ConfigError, ContractError
 from vllm_ext.registry.quantization import QUANTIZATION_METHODS
 
 
@@ -97,3 +97,15 @@ def test_a_file_of_the_methods_own_describes_the_checkpoint(tmp_path, files, ste
         (tmp_path / name).write_text(json.dumps({"step": value}))
 
     assert make(tmp_path).step == step
+
+
+def test_all_methods_that_its_class_lacks_are_named(tmp_path):
+    class Half(QuantizationConfig):
+        def get_name(self) -> str:
+            return "half"
+
+    register_quantization_config("half")(Half)
+    lacking = r"quantization 'half': .*Half does not implement from_config, get_quant_method, get_supported_act_dtypes$"
+
+    with pytest.raises(ContractError, match=lacking):
+        make_quant_config("half", HFConfig({}, tmp_path / "config.json"), torch.float32, Device())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from transformers import GenerationConfig
 
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.vllm_config import HFConfig
+from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.llm import LLM
 from vllm_ext.errors import CheckpointError
@@ -73,3 +75,19 @@ def test_requests_without_parameters_are_sampled_as_the_model_wishes(random_llam
         assert len(default.outputs[0].token_ids) == 5
         assert len(given.outputs[0].token_ids) == 2
         assert llm.get_default_sampling_params().max_tokens == 5
+
+
+def test_an_async_engine_says_what_the_model_wishes(random_llama, tmp_path):
+    model = copy_with_config(random_llama, tmp_path, {})
+    (model / "tokenizer.json").symlink_to(random_llama / "tokenizer.json")
+    (model / "generation_config.json").write_text(json.dumps({"temperature": 0.0, "max_new_tokens": 5}))
+
+    async def lengths() -> list[int]:
+        async with AsyncLLM(model, platform="cpu") as engine:
+            changed = engine.get_default_sampling_params()
+            changed.max_tokens = 2
+            assert engine.get_default_sampling_params() == SamplingParams(temperature=0.0, max_tokens=5)
+            last = [[output async for output in engine.generate([1, 2, 3], params)][-1] for params in (None, changed)]
+        return [len(output.outputs[0].token_ids) for output in last]
+
+    assert asyncio.run(lengths()) == [5, 2]

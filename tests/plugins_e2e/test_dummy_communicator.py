@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from support.collectives import CASES
+from support.compatibility import rows_of
 from support.overrides import remove
 from support.ranks import TESTS, run_ranks
 
@@ -38,6 +39,8 @@ CALLS: dict[str, Callable[[GroupCoordinator], Any]] = {
     "dispatch_router_logits": lambda group: group.dispatch_router_logits(ONE, ONE),
     "dispatch": lambda group: group.dispatch(ONE, ONE, IDS),
     "combine": lambda group: group.combine(ONE),
+    "combine_into_output": lambda group: group.communicator.combine_into_output(ONE, ONE.clone()),
+    "allocate_combine_input": lambda group: group.communicator.allocate_combine_input((2, 2), ONE.dtype, ONE.device),
     "destroy": lambda group: group.destroy(),
 }
 
@@ -72,6 +75,12 @@ def test_two_ranks_exchange_what_each_collective_promises(plugins, tmp_path):
     for rank in range(2):
         faults = json.loads((tmp_path / f"{rank}.json").read_text())
         assert {case: text for case, text in faults.items() if case not in others} == {}
+
+
+def test_all_that_is_called_is_overridden():
+    rows = [cells[0].split(".") for cells in rows_of("Documented functions")]
+
+    assert set(CALLS) == {row[1] for row in rows if row[0] == "DeviceCommunicatorBase"}
 
 
 @pytest.mark.parametrize("method", CALLS)

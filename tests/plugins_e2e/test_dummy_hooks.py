@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from support.overrides import remove
+from support.overrides import count_calls, remove
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams, WorkerBase
 from vllm_ext.contracts.platform_check import CALLS
 from vllm_ext.errors import InvalidRequest, VllmExtError
 
-BY_OTHERS = {
-    "visible_device_id_to_physical_device_id",
-    "device_id_to_physical_device_id",
-    "seed_everything",  # made of the others
-    "is_sleep_mode_available",
-}
-"""Not overridden by the dummy platform."""
-PLATFORM = sorted({*CALLS, "get_attn_backend_cls"} - BY_OTHERS)
+PLATFORM = sorted({*CALLS, "get_attn_backend_cls"} - {"is_sleep_mode_available"})
+"""There is no sleep mode whose user would be answered."""
 WORKER = sorted(
     name
     for name, value in vars(WorkerBase).items()
@@ -67,23 +59,6 @@ def project(plugins, monkeypatch) -> Path:
 def leave_out(project: Path, name: str) -> None:
     module, cls = ("worker", "MyDummyWorker") if name in WORKER else ("platform", "MyDummyPlatform")
     remove(project, f"my_dummy_{module}", f"{cls}.{name}")
-
-
-def count_calls(cls: type, seen: Counter[str], count: Callable[[type, str, Any], Any] = setattr) -> None:
-    """From now on ``seen`` has how often each method that ``cls`` defines itself is called."""
-
-    def counting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **kwargs: Any) -> Any:
-            seen[name] += 1
-            return function(*args, **kwargs)
-
-        return counted
-
-    for name, value in list(vars(cls).items()):
-        if isinstance(value, classmethod):
-            count(cls, name, classmethod(counting(name, value.__func__)))
-        elif callable(value) and not name.startswith("_"):
-            count(cls, name, counting(name, value))
 
 
 def reached(model: Path, traces: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:

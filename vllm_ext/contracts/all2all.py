@@ -18,7 +18,8 @@ class All2AllManagerBase:
     """Carries tokens to experts and back, for the communicator of one group. vLLM: ``All2AllManagerBase``.
 
     A subclass implements :meth:`dispatch_router_logits`, :meth:`dispatch` and :meth:`combine`; arguments and results
-    are those of :class:`ExpertCommunicator`.
+    are those of :class:`ExpertCommunicator`, and so a tensor that is an argument is only read. One that a subclass
+    lacks raises NotImplementedError with the class and the method in its text.
 
     Args:
         cpu_group: gloo group of the ranks among which the experts are spread.
@@ -80,10 +81,11 @@ class ExpertCommunicator(GroupMember):
         """Take tokens to the experts, before these are chosen. vLLM: ``dispatch_router_logits``.
 
         Args:
-            hidden_states: ``[tokens, hidden]`` of this rank; ranks may have different numbers of tokens.
-            router_logits: ``[tokens, experts]``.
+            hidden_states: ``[tokens, hidden]`` of this rank, floating-point; ranks may have different numbers of
+                tokens.
+            router_logits: ``[tokens, experts]``, floating-point.
             is_sequence_parallel: whether the ranks have parts of the same sequences.
-            extra_tensors: more tensors with a row per token.
+            extra_tensors: more tensors ``[tokens, ...]``, of any dtype.
 
         Returns: the two, and a list of the extra ones where there were any, with the rows of all tokens that this
             rank's experts may work on.
@@ -104,9 +106,11 @@ class ExpertCommunicator(GroupMember):
         """Take tokens to the experts that were chosen for them. vLLM: ``dispatch``.
 
         Args:
-            hidden_states: ``[tokens, hidden]`` of this rank; ranks may have different numbers of tokens.
+            hidden_states: ``[tokens, hidden]`` of this rank, floating-point; ranks may have different numbers of
+                tokens.
             topk_weights, topk_ids: ``[tokens, experts per token]``, floating-point and integer.
-            is_sequence_parallel, extra_tensors: as of :meth:`dispatch_router_logits`.
+            is_sequence_parallel: as of :meth:`dispatch_router_logits`.
+            extra_tensors: more tensors ``[tokens, ...]``, of any dtype.
 
         Returns: the three, and a list of the extra ones where there were any.
         """
@@ -119,9 +123,9 @@ class ExpertCommunicator(GroupMember):
         """Bring what the experts made of the tokens back, and add it up. vLLM: ``combine``.
 
         Args:
-            hidden_states: ``[all tokens, hidden]``, the rows of the last dispatch.
+            hidden_states: ``[all tokens, hidden]``, floating-point, the rows of the last dispatch.
 
-        Returns: ``[tokens, hidden]`` for this rank's tokens.
+        Returns: ``[tokens, hidden]`` of the same dtype, for this rank's tokens.
         """
         if self.all2all_manager is not None:
             return self.all2all_manager.combine(hidden_states, is_sequence_parallel)
@@ -130,7 +134,10 @@ class ExpertCommunicator(GroupMember):
     def combine_into_output(
         self, hidden_states: torch.Tensor, output: torch.Tensor, is_sequence_parallel: bool = False
     ) -> None:
-        """:meth:`combine`, with the result in ``output`` ``[tokens, hidden]``. vLLM: ``combine_into_output``.
+        """:meth:`combine`, with the result in ``output``. vLLM: ``combine_into_output``.
+
+        Args:
+            output: ``[tokens, hidden]``, in any dtype that the result can be converted to; overwritten in place.
 
         Raises:
             CollectiveError: ``output`` has another shape than the result.
@@ -142,6 +149,9 @@ class ExpertCommunicator(GroupMember):
     ) -> torch.Tensor | None:
         """A buffer that experts should write the input of :meth:`combine` to. vLLM: ``allocate_combine_input``.
 
-        Returns: ``None`` where any tensor will do, as here.
+        Args:
+            shape: lengths of the buffer's dimensions.
+
+        Returns: a tensor of the shape ``shape`` and of ``dtype``; ``None`` where any tensor will do, as here.
         """
         return None

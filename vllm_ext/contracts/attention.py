@@ -40,7 +40,7 @@ class MultipleOf:
 
 
 class AttentionBackend(ABC):
-    """A way to compute attention over the paged cache, as vLLM's class of this name; it is never instantiated.
+    """A way to compute attention over the paged cache; it is never instantiated. vLLM: ``AttentionBackend``.
 
     For each layer that is built, :meth:`validate_configuration` asks the methods ``supports_…``.
     """
@@ -123,13 +123,15 @@ class AttentionBackend(ABC):
 
     @classmethod
     def supports_logits_soft_cap(cls) -> bool:
-        """Whether it serves layers with ``logits_soft_cap``, ``cap * tanh(x / cap)``; an extension of the contract."""
+        """Whether it serves layers with ``logits_soft_cap``: ``cap * tanh(x / cap)``. An extension of vLLM's
+        contract.
+        """
         return False
 
     @classmethod
     def supports_alibi_slopes(cls) -> bool:
         """Whether it serves layers with ``alibi_slopes``, which add ``slope * (position of key - position of query)``
-        to the logits of a head; an extension of the contract."""
+        to the logits of a head; an extension of vLLM's contract."""
         return False
 
     @classmethod
@@ -155,7 +157,15 @@ class AttentionBackend(ABC):
         use_mm_prefix: bool,
         device_capability: DeviceCapability | None,
     ) -> str | None:
-        """Why it cannot serve a layer whose properties it supports one by one; ``None`` where it can."""
+        """Why it cannot serve a layer whose properties it supports one by one; ``None`` where it can.
+
+        Args:
+            head_size: numbers in a head.
+            kv_cache_dtype: by vLLM's name; ``auto`` is ``dtype``, of query, key and value.
+            block_size: tokens in a block of the KV cache; ``None`` while it is still to be chosen.
+            use_mla, has_sink, use_sparse, use_mm_prefix: as in :class:`AttentionSelectorConfig`.
+            device_capability: ``None`` where the platform has no such concept.
+        """
         return None
 
     @classmethod
@@ -184,7 +194,8 @@ class AttentionBackend(ABC):
     ) -> list[str]:
         """Reasons why it cannot serve a layer; empty when it can.
 
-        Called with every field of :class:`AttentionSelectorConfig` as a keyword, and ``device_capability``.
+        Called with every field of :class:`AttentionSelectorConfig` as a keyword, and ``device_capability``: those of
+        :meth:`supports_combination`, and whether the layer has what a method ``supports_…`` is asked about.
         """
         checks = [
             (cls.supports_head_size(head_size), f"head size {head_size} is not among {cls.get_supported_head_sizes()}"),

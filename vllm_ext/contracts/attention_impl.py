@@ -29,7 +29,7 @@ class AttentionMetadata:
 
 @dataclass(slots=True)
 class CommonAttentionMetadata:
-    """One step, described for every backend alike.
+    """One step, described for every backend alike. vLLM: ``CommonAttentionMetadata``.
 
     Requests stand one after the other in the flat batch; ``reqs`` requests have ``num_actual_tokens`` query tokens.
     """
@@ -55,7 +55,7 @@ class CommonAttentionMetadata:
     """Whether no token sees those after it; always so in this engine."""
 
     def batch_size(self) -> int:
-        """Number of requests, as vLLM's method of this name."""
+        """Number of requests."""
         return self.num_reqs
 
     def naive_query_lens(self) -> torch.Tensor:
@@ -71,7 +71,15 @@ M = TypeVar("M", bound=AttentionMetadata)
 
 
 class AttentionMetadataBuilder(ABC, Generic[M]):
-    """Turns :class:`CommonAttentionMetadata` into a backend's own, once per step and KV cache group."""
+    """Turns :class:`CommonAttentionMetadata` into a backend's own, once per step and KV cache group. vLLM:
+    ``AttentionMetadataBuilder``.
+
+    Args:
+        kv_cache_spec: what each layer of the group stores.
+        layer_names: the layers of the group.
+        vllm_config: of the engine; only read.
+        device: where the step's tensors are.
+    """
 
     def __init__(
         self,
@@ -89,11 +97,18 @@ class AttentionMetadataBuilder(ABC, Generic[M]):
     def build(
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> M:
-        """Metadata of one step; valid until the next call. ``common_prefix_len`` is always 0."""
+        """Metadata of one step; valid until the next call.
+
+        Args:
+            common_prefix_len: tokens that all requests begin with, for backends that attend to these once; always 0.
+            common_attn_metadata: the step; only read, and valid for the step.
+            fast_build: whether building fast matters more than attending fast; always False.
+        """
 
 
 class AttentionImpl(ABC, Generic[M]):
     """The computation of one layer, bound when the model is built; the first ten arguments are given by position.
+    vLLM: ``AttentionImpl``.
 
     Args:
         num_heads: query heads on this rank.
@@ -106,8 +121,9 @@ class AttentionImpl(ABC, Generic[M]):
         logits_soft_cap: ``cap``, where logits ``x`` become ``cap * tanh(x / cap)``, before slopes are added.
         attn_type: ``decoder``.
         kv_sharing_target_layer_name: ``None``: each layer has keys and values of its own.
-        sinks: ``[num_heads]``, given by keyword and only where the layer has them: a logit per head that takes part in
-            the softmax and has no value. A parameter of the model: read it in each step, since it is loaded later.
+        sinks: ``[num_heads]`` in the model's dtype, given by keyword and only where the layer has them: a logit per
+            head that takes part in the softmax and has no value. A parameter of the model: read it in each step, since
+            it is loaded later.
     """
 
     def __init__(
@@ -157,12 +173,17 @@ class AttentionImpl(ABC, Generic[M]):
         Everything is stored before anything is attended to: a request may share blocks with another one of the step.
 
         Args:
-            query: ``[tokens, heads, head_size]``.
-            key, value: ``[tokens, kv_heads, head_size]``.
-            kv_cache: this layer's cache, in the order of the layout that was agreed on (without L).
+            layer: the attention layer, whose cache and name these are; only read.
+            query: ``[tokens, heads, head_size]`` in the model's dtype; only read.
+            key, value: ``[tokens, kv_heads, head_size]``, of the same dtype; only read.
+            kv_cache: this layer's cache, in the order of the layout that was agreed on, without L: with BLHNC
+                ``[blocks, kv_heads, block_size, 2 * head_size]``; in the model's dtype. The step's slots are written.
             attn_metadata: ``None`` in a profiling run; ``output`` is then left as it is and nothing is stored.
-            output: ``[tokens, heads, head_size]``, written in place.
-            output_scale, output_block_scale: ``None``, of vLLM's fused quantization of the output.
+            output: ``[tokens, heads, head_size]`` in the dtype of ``query``, written in place.
+            output_scale, output_block_scale: ``None``; in vLLM's fused quantization of the output float32 tensors, of
+                one number or of any shape that the format has, which are only read.
+
+        Returns: ``output``.
         """
 
     def do_kv_cache_update(
@@ -175,8 +196,11 @@ class AttentionImpl(ABC, Generic[M]):
     ) -> None:
         """Store the step's keys and values; called before :meth:`forward` where the backend asks for it.
 
-        Not called in a profiling run. Arguments are those of :meth:`forward`, and of
-        :class:`CommonAttentionMetadata` the ``slot_mapping``.
+        Not called in a profiling run. The other arguments are those of :meth:`forward`.
+
+        Args:
+            slot_mapping: int64 ``[tokens]``: where each token's key and value go, ``block * block_size + offset``; only
+                read.
 
         Raises:
             NotImplementedError: the backend says that ``forward`` does not store them, and neither does this.
@@ -187,4 +211,4 @@ class AttentionImpl(ABC, Generic[M]):
         )
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
-        """Called once after the model's weights were loaded."""
+        """Called once after the model's weights were loaded, which are computed with in ``act_dtype``."""

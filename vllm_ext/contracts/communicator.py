@@ -24,6 +24,8 @@ CONSTRUCTOR_KEYWORDS = ("cpu_group", "device", "device_group", "unique_name", "u
 class DeviceCommunicatorBase(ExpertCommunicator):
     """Collectives of one process group; its arguments are those of :class:`GroupMember`. vLLM:
     ``DeviceCommunicatorBase``.
+
+    Tensors are on the communicator's device. A tensor that is an argument is only read, unless a method says otherwise.
     """
 
     # Collectives with equal shares --------------------------------------------------------------------------------
@@ -32,9 +34,9 @@ class DeviceCommunicatorBase(ExpertCommunicator):
         """Sum over the group, in place. vLLM: ``all_reduce``.
 
         Args:
-            input_: any shape, numbers of any dtype; holds the sum afterwards.
+            input_: of any shape and any dtype that numbers have; changed in place, it holds the sum afterwards.
 
-        Returns: the same tensor.
+        Returns: ``input_``.
         """
         if self.world_size == 1:
             return input_
@@ -46,7 +48,11 @@ class DeviceCommunicatorBase(ExpertCommunicator):
     def all_gather(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
         """Concatenate equal shares along ``dim``, in rank order. vLLM: ``all_gather``.
 
-        Returns: a new tensor, ``dim`` as many times as long as there are ranks; the input itself in a group of one.
+        Args:
+            input_: this rank's share, of any shape and any dtype; only read.
+            dim: a dimension of it, from the end where negative.
+
+        Returns: a new tensor ``[..., ranks * share, ...]`` of the same dtype; ``input_`` itself in a group of one.
 
         Raises:
             CollectiveError: ``input_`` has no dimension ``dim``.
@@ -61,7 +67,12 @@ class DeviceCommunicatorBase(ExpertCommunicator):
     def reduce_scatter(self, input_: torch.Tensor, dim: int = -1) -> torch.Tensor:
         """Sum over the group, then keep this rank's equal share along ``dim``. vLLM: ``reduce_scatter``.
 
-        Returns: a new contiguous tensor; the input itself in a group of one.
+        Args:
+            input_: a summand of any shape and any dtype that numbers have; only read.
+            dim: a dimension of it, from the end where negative.
+
+        Returns: a new contiguous tensor ``[..., size / ranks, ...]`` of the same dtype; ``input_`` itself in a group of
+            one.
 
         Raises:
             CollectiveError: there is no dimension ``dim``, or its length is not divisible by the number of ranks.
@@ -74,7 +85,12 @@ class DeviceCommunicatorBase(ExpertCommunicator):
     def gather(self, input_: torch.Tensor, dst: int = 0, dim: int = -1) -> torch.Tensor | None:
         """Concatenate equal shares along ``dim`` on rank ``dst``. vLLM: ``gather``.
 
-        Returns: a new tensor on ``dst``, ``None`` on the others; the input itself in a group of one.
+        Args:
+            input_: this rank's share, of any shape and any dtype; only read.
+            dim: a dimension of it, from the end where negative.
+
+        Returns: on ``dst`` a new tensor ``[..., ranks * share, ...]`` of the same dtype, ``None`` on the others;
+            ``input_`` itself in a group of one.
 
         Raises:
             CollectiveError: there is no dimension ``dim``, or no rank ``dst``.
@@ -89,9 +105,12 @@ class DeviceCommunicatorBase(ExpertCommunicator):
         return None if parts is None else parts.movedim(0, dim).flatten(dim, dim + 1)
 
     def broadcast(self, tensor: torch.Tensor, src: int = 0) -> torch.Tensor:
-        """Fill ``tensor`` with that of rank ``src``, in place. vLLM: ``broadcast``.
+        """Fill ``tensor`` with that of rank ``src``. vLLM: ``broadcast``.
 
-        Returns: the same tensor.
+        Args:
+            tensor: of any shape and any dtype; changed in place, but on ``src``.
+
+        Returns: ``tensor``.
 
         Raises:
             CollectiveError: there is no rank ``src``.
@@ -111,10 +130,13 @@ class DeviceCommunicatorBase(ExpertCommunicator):
         """Concatenate shares of uneven length along ``dim``. vLLM: ``all_gatherv``.
 
         Args:
-            input_: a tensor, or several that are gathered one after the other.
+            input_: this rank's share, of any shape and any dtype, or several that are gathered one after the other;
+                only read.
+            dim: the dimension whose length may differ, from the end where negative.
             sizes: the length of ``dim`` on each rank, the same list on all of them; equal lengths if omitted.
 
-        Returns: a new tensor of length ``sum(sizes)``, or a list of them.
+        Returns: a new tensor ``[..., sum(sizes), ...]`` of the same dtype, or a list of them; in a group of one the
+            input itself.
 
         Raises:
             CollectiveError: there is no dimension ``dim``; ``sizes`` has not one entry per rank, or this rank's is not
@@ -128,9 +150,12 @@ class DeviceCommunicatorBase(ExpertCommunicator):
         """Sum over the group, then keep this rank's share of ``sizes`` along ``dim``. vLLM: ``reduce_scatterv``.
 
         Args:
+            input_: a summand of any shape and any dtype that numbers have; only read.
+            dim: a dimension of it, from the end where negative.
             sizes: the length of each rank's share, the same list on all of them; equal lengths if omitted.
 
-        Returns: a new contiguous tensor; the input itself in a group of one.
+        Returns: a new contiguous tensor ``[..., sizes[rank], ...]`` of the same dtype; ``input_`` itself in a group of
+            one.
 
         Raises:
             CollectiveError: there is no dimension ``dim``; ``sizes`` has not one entry per rank, or does not add up to
@@ -152,7 +177,8 @@ class DeviceCommunicatorBase(ExpertCommunicator):
         """:meth:`reduce_scatterv`, with the result in ``output``. vLLM: ``reduce_scatterv_into_output``.
 
         Args:
-            output: of the result's shape, which is that of ``input_`` with this rank's share for ``dim``.
+            output: ``[..., sizes[rank], ...]``, the result's shape, in any dtype that this can be converted to;
+                overwritten in place.
 
         Raises:
             CollectiveError: as :meth:`reduce_scatterv`, or ``output`` has another shape.
@@ -165,6 +191,9 @@ class DeviceCommunicatorBase(ExpertCommunicator):
     def send(self, tensor: torch.Tensor, dst: int | None = None) -> None:
         """Send to rank ``dst``, by default the next one; returns when ``tensor`` may be reused. vLLM: ``send``.
 
+        Args:
+            tensor: of any shape and any dtype; only read.
+
         Raises:
             CollectiveError: there is no rank ``dst``, or it is this one.
         """
@@ -175,9 +204,9 @@ class DeviceCommunicatorBase(ExpertCommunicator):
         """Receive from rank ``src``, by default the previous one. vLLM: ``recv``.
 
         Args:
-            size, dtype: shape and dtype of what is sent.
+            size, dtype: lengths of the dimensions, and dtype, of what is sent.
 
-        Returns: a new tensor on the communicator's device.
+        Returns: a new tensor of the shape ``size`` and of ``dtype``, on the communicator's device.
 
         Raises:
             CollectiveError: there is no rank ``src``, or it is this one.
@@ -207,7 +236,10 @@ class DeviceCommunicatorBase(ExpertCommunicator):
     ) -> torch.Tensor | None:
         """Memory that all ranks can reach, for ``role``. vLLM: ``get_symmetric_memory_buffer``.
 
-        Returns: ``None`` where there is no such memory, as here.
+        Args:
+            shape: lengths of the buffer's dimensions.
+
+        Returns: a tensor of the shape ``shape`` and of ``dtype``; ``None`` where there is no such memory, as here.
         """
         return None
 
@@ -224,7 +256,9 @@ class DeviceCommunicatorBase(ExpertCommunicator):
         """Go on after the process came back from disk. vLLM: ``checkpoint_restore``."""
 
     def destroy(self) -> None:
-        """Release what the communicator holds besides the groups. Called once, at shutdown. vLLM: ``destroy``."""
+        """Release what the communicator holds besides the groups, its ``all2all_manager`` too. Called once, at
+        shutdown. vLLM: ``destroy``.
+        """
         if self.all2all_manager is not None:
             self.all2all_manager.destroy()
             self.all2all_manager = None

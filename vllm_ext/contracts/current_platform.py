@@ -22,7 +22,9 @@ _probing: ContextVar[str | None] = ContextVar("vllm_ext_probing", default=None)
 
 
 class CurrentPlatform:
-    """Stands for the current platform: attributes and methods are those of the platform itself."""
+    """Stands for the current platform: attributes and methods are those of the platform itself. In vLLM it is an
+    attribute of ``vllm.platforms``; the methods here are vllm_ext's, an extension of vLLM's contract.
+    """
 
     def __init__(self) -> None:
         self._default: Platform | None = None
@@ -46,7 +48,7 @@ class CurrentPlatform:
             return self._default
 
     def set_resolver(self, resolver: Callable[[], Platform]) -> None:
-        """Register how the process default is found; called by :mod:`vllm_ext.dispatch`, where nobody else has."""
+        """Let ``resolver`` find the process default; called by :mod:`vllm_ext.dispatch`, where nobody else has."""
         self._resolver = resolver
 
     def has_resolver(self) -> bool:

@@ -31,7 +31,9 @@ C = TypeVar("C", bound="type[Replaceable]")
 
 
 class Replaceable(nn.Module):
-    """What :class:`CustomOp` and :class:`PluggableLayer` share: a name, and a class that may stand in for another."""
+    """What :class:`CustomOp` and :class:`PluggableLayer` share: a name, and a class that may stand in for another; in
+    vLLM, each has it of its own.
+    """
 
     name: ClassVar[str]
     """The name of the op, which a class that takes its place has too."""
@@ -80,7 +82,7 @@ class Replaceable(nn.Module):
 
 
 class CustomOp(Replaceable):
-    """Base of replaceable ops. Built inside ``set_current_vllm_config``.
+    """Base of replaceable ops. Built inside ``set_current_vllm_config``. vLLM: ``CustomOp``.
 
     A subclass defines :meth:`forward_native` in plain torch, and ``forward_cpu``, ``forward_cuda`` … or
     ``forward_oot`` where a platform has something faster. All of them take and return the same.
@@ -106,7 +108,11 @@ class CustomOp(Replaceable):
         return self._forward_method(*args, **kwargs)
 
     def forward_native(self, *args: Any, **kwargs: Any) -> Any:
-        """The op in plain torch; the definition of its result, and of what it may change in place."""
+        """The op in plain torch; the definition of its result, and of what it may change in place.
+
+        Raises:
+            NotImplementedError: the op does not define it.
+        """
         raise NotImplementedError(f"custom op {type(self).__qualname__} does not implement forward_native()")
 
     def forward_cpu(self, *args: Any, **kwargs: Any) -> Any:
@@ -137,7 +143,7 @@ class CustomOp(Replaceable):
     def can_run(cls, method: str) -> bool:
         """Whether ``method``, such as ``forward_cpu``, can compute in the engine being built; asked at construction.
 
-        Where it cannot, :meth:`forward_native` runs. An extension of vLLM's contract.
+        Where it cannot, :meth:`forward_native` runs. This is an extension of vLLM's contract.
         """
         return True
 
@@ -167,7 +173,8 @@ class CustomOp(Replaceable):
 
 
 class PluggableLayer(Replaceable):
-    """Base of whole layers that a platform may replace: parameters, loading and computation alike.
+    """Base of whole layers that a platform may replace: parameters, loading and computation alike. vLLM:
+    ``PluggableLayer``.
 
     They have no ``forward_*`` to choose from, and the setting ``custom_ops`` does not concern them. Built outside of an
     engine, a layer is what it says.

@@ -54,7 +54,9 @@ def cpu_architecture(machine: str) -> CpuArchEnum:
 
 
 class DeviceCapability(NamedTuple):
-    """A device's compute capability, where it has such a thing; ordered like the tuple ``(major, minor)``."""
+    """A device's compute capability, where it has such a thing; ordered like the tuple ``(major, minor)``. vLLM:
+    ``DeviceCapability``.
+    """
 
     major: int
     minor: int

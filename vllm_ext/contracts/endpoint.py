@@ -6,7 +6,9 @@ from typing import Any, Protocol
 
 
 class EndpointPlugin(Protocol):
-    """What the factory in ``vllm.endpoint_plugins`` returns; any object with these members."""
+    """What the factory in ``vllm.endpoint_plugins`` returns; any object with these members. vLLM:
+    ``EndpointPlugin``.
+    """
 
     name: str
     required_tasks: tuple[str, ...] | None

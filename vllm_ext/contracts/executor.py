@@ -18,9 +18,11 @@ if TYPE_CHECKING:
 
 
 class Executor(ABC):
-    """Runs worker methods, on one worker or on many.
+    """Runs worker methods, on one worker or on many. vLLM: ``Executor``.
 
-    A subclass provides three methods; everything the engine needs is written on top of :meth:`collective_rpc`.
+    A subclass provides four methods; everything the engine needs is written on top of :meth:`collective_rpc`. What a
+    worker's method raises comes through; from another process, what is none of vllm_ext's errors comes as a WorkerError
+    with its traceback.
     """
 
     receipts: tuple[Receipt, ...] = ()
@@ -53,7 +55,7 @@ class Executor(ABC):
 
     @abstractmethod
     def check_health(self) -> None:
-        """Raise if a worker cannot go on."""
+        """EngineError where a worker cannot go on, or what its own ``check_health()`` raised."""
 
     @property
     def failure(self) -> VllmExtError | None:
@@ -61,8 +63,8 @@ class Executor(ABC):
         return None
 
     def register_failure_callback(self, callback: Callable[[VllmExtError], None]) -> None:
-        """Call ``callback`` when :attr:`failure` is set, in any thread; it must not wait. Workers in the engine's own
-        process never end by themselves, so by default there is nothing to call it for.
+        """Call ``callback`` with :attr:`failure` when that is set, in any thread; it must not wait. Workers in the
+        engine's own process never end by themselves, so by default there is nothing to call it for.
         """
         return
 
@@ -76,20 +78,24 @@ class Executor(ABC):
         return specs
 
     def get_supported_kv_cache_layouts(self) -> list[list[KVCacheLayout] | None]:
-        """Layouts of the KV cache that each worker can read, best first; ``None`` for any."""
+        """Layouts of the KV cache that each worker can read, best first; ``None`` for any. An extension of vLLM's
+        contract, where the engine core calls the workers.
+        """
         return self.collective_rpc("get_supported_kv_cache_layouts")
 
     def set_kv_cache_layout(self, layout: KVCacheLayout) -> None:
-        """Tell the workers what they agreed on."""
+        """Tell the workers which layout of the KV cache they agreed on; ValueError where one was told another before.
+        An extension of vLLM's contract.
+        """
         self.collective_rpc("set_kv_cache_layout", args=(layout,))
 
     def get_supported_tasks(self) -> tuple[str, ...]:
-        """What every worker's model can be asked for, in the order of the first one."""
+        """What every worker's model can be asked for, in the order of the first one. vLLM: ``supported_tasks``."""
         first, *others = self.collective_rpc("get_supported_tasks")
         return tuple(task for task in first if all(task in other for other in others))
 
     def get_supported_sampling_params(self) -> frozenset[str]:
-        """The sampling parameters that every worker acts on."""
+        """The sampling parameters that every worker acts on. An extension of vLLM's contract."""
         return frozenset.intersection(*self.collective_rpc("get_supported_sampling_params"))
 
     def determine_available_memory(self) -> list[int]:
@@ -97,7 +103,9 @@ class Executor(ABC):
         return self.collective_rpc("determine_available_memory")
 
     def update_max_model_len(self, max_model_len: int) -> None:
-        """Tell the workers that requests end earlier than they know."""
+        """Tell the workers that requests end earlier than they know, at ``max_model_len`` tokens. An extension of
+        vLLM's contract.
+        """
         self.collective_rpc("update_max_model_len", args=(max_model_len,))
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
@@ -115,7 +123,12 @@ class Executor(ABC):
                 )
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
-        """One whole step, in one phase or in two; all ranks compute the same, the first one answers."""
+        """One whole step, in one phase or in two (vLLM's has ``sample_tokens`` for the second); all ranks compute the
+        same, the first one answers.
+
+        Raises:
+            RuntimeError: there is no output after the second phase.
+        """
         output: ModelRunnerOutput | None = self.collective_rpc("execute_model", args=(scheduler_output,))[0]
         if output is None:
             output = self.collective_rpc("sample_tokens", args=(None,))[0]
@@ -124,11 +137,13 @@ class Executor(ABC):
         return output
 
     def reset_prefix_cache(self) -> None:
-        """Tell the workers that the engine forgot what cached blocks hold."""
+        """Tell the workers that the engine forgot what cached blocks hold. An extension of vLLM's contract."""
         self.collective_rpc("reset_prefix_cache")
 
     def profile(self, is_start: bool, profile_prefix: str | None = None) -> None:
-        """Let the workers begin to record, or finish what their devices were given and write the traces."""
+        """Let the workers begin to record, or finish what their devices were given and write the traces, into files
+        whose names begin with ``profile_prefix``.
+        """
         if not is_start:
             self.collective_rpc("synchronize_device")
         self.collective_rpc("profile", args=(is_start, profile_prefix))

@@ -15,6 +15,7 @@ Out = TypeVar("Out")
 
 class IOProcessor(ABC, Generic[In, Out]):
     """Base of IO processors; the entry point in ``vllm.io_processor_plugins`` returns the class path of a subclass.
+    vLLM: ``IOProcessor``. What is not implemented raises NotImplementedError with the class and the method in its text.
 
     Args:
         vllm_config: the engine's configuration; not to be changed.
@@ -26,7 +27,7 @@ class IOProcessor(ABC, Generic[In, Out]):
         self.renderer = renderer
 
     def parse_data(self, data: object) -> In:
-        """The request's ``data`` in this processor's own type; raise ``ValueError`` where it does not fit."""
+        """The request's ``data`` in this processor's own type; ValueError where it does not fit."""
         raise NotImplementedError(f"{type(self).__qualname__} does not implement parse_data()")
 
     def merge_sampling_params(self, params: Any = None) -> Any:

@@ -56,6 +56,12 @@ class LinearMethod(ABC):
 
     @abstractmethod
     def apply(self, layer: LinearLayer, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-        """``x`` ``[rows, in]`` in the model's dtype to a new tensor ``[rows, out]``; ``bias`` is ``[out]``. vLLM:
-        ``apply``.
+        """``x @ weight.T + bias``, whatever has become of the weight. vLLM: ``apply``.
+
+        Args:
+            layer: only read.
+            x: ``[rows, in]`` in the model's dtype; only read.
+            bias: ``[out]`` in the model's dtype; only read.
+
+        Returns: a new tensor ``[rows, out]`` of the same dtype.
         """

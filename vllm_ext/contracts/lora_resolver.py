@@ -78,7 +78,8 @@ class _LoRAResolverRegistry:
         return resolver
 
     async def resolve_lora(self, base_model_name: str, lora_name: str) -> LoRARequest | None:
-        """Ask one resolver after the other, in the order of registration; the first that knows the adapter wins.
+        """Ask one resolver after the other, in the order of registration; the first that knows the adapter wins. An
+        extension of vLLM's contract, whose server has this loop.
 
         One that fails is passed over. Where no other knows the adapter, its failure is the answer, since the adapter
         may be there.

@@ -1,4 +1,7 @@
-"""The model contract: what a registered model class offers."""
+"""The model contract: what a registered model class offers. In vLLM: ``VllmModelForTextGeneration``.
+
+A tensor that is an argument is only read.
+"""
 
 from __future__ import annotations
 
@@ -19,19 +22,47 @@ class SupportsTextGeneration(Protocol):
     """
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
-        """Token ids ``[tokens]`` to embeddings ``[tokens, hidden]``."""
+        """Embeddings of tokens.
+
+        Args:
+            input_ids: int64 ``[tokens]``.
+
+        Returns: ``[tokens, hidden]`` in the model's dtype.
+        """
 
     def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Token ids and positions, int64 ``[tokens]`` each, to hidden states ``[tokens, hidden]``.
+        """Hidden states of tokens; the attention layers write their keys and values into the KV cache.
 
         Runs inside :func:`vllm_ext.contracts.forward_context.set_forward_context`.
+
+        Args:
+            input_ids: int64 ``[tokens]``, one request's after another's.
+            positions: int64 ``[tokens]``, of each token in its request, from 0 on.
+
+        Returns: ``[tokens, hidden]`` in the model's dtype.
         """
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Hidden states ``[rows, hidden]`` to logits ``[rows, vocabulary]``."""
+        """Logits of the tokens that may follow.
+
+        Args:
+            hidden_states: rows of what :meth:`forward` returned: ``[rows, hidden]`` in the model's dtype.
+
+        Returns: ``[rows, vocabulary]``, floating-point, complete on every rank; the sampler may change it.
+        """
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
-        """Copy the checkpoint's tensors into parameters; returns the names of the parameters that were filled."""
+        """Copy the checkpoint's tensors into parameters.
+
+        Args:
+            weights: each tensor's name in the checkpoint, and the tensor in host memory: any shape and any dtype that
+                weights are stored in.
+
+        Returns: the names of the parameters that were filled completely.
+
+        Raises:
+            CheckpointError: a tensor does not fit, or nobody knows what it is.
+        """
 
 
 TEXT_GENERATION_METHODS = ("embed_input_ids", "forward", "compute_logits", "load_weights")

@@ -35,7 +35,7 @@ _MAX_DOUBLINGS = 8
 class Platform(PlatformDevice):
     """Base class of platforms. A subclass sets at least ``_enum``, ``device_name`` and ``device_type`` and implements
     :meth:`check_and_update_config`, :meth:`get_attn_backend_cls`, :meth:`get_device_name` and
-    :meth:`get_device_total_memory`. It is instantiated without arguments.
+    :meth:`get_device_total_memory`. It is instantiated without arguments. vLLM: ``Platform``.
 
     Where an engine calls a hook, in this order. In the front end: :meth:`log_warnings`,
     :meth:`pre_register_and_update`, :meth:`validate_environ`, :meth:`check_max_model_len`,
@@ -69,23 +69,27 @@ class Platform(PlatformDevice):
 
     @classmethod
     def validate_environ(cls, hard_fail: bool) -> None:
-        """Look at the environment variables that are the platform's own; an unknown one is to be warned about, or to
-        raise with ``hard_fail`` (False, as by default in vLLM). Unknown names that begin with ``VLLM_EXT_`` are
+        """Look at the environment variables that are the platform's own; an unknown one is to be warned about, or with
+        ``hard_fail`` (False, as by default in vLLM) to be a ValueError. Unknown names that begin with ``VLLM_EXT_`` are
         refused before.
         """
 
     @classmethod
     def check_max_model_len(cls, max_model_len: int) -> int:
-        """The model's own length limit in tokens, as far as this device serves it (asked when the user set none)."""
+        """As much of ``max_model_len``, the model's own limit in tokens, as this device serves; asked when the user set
+        none.
+        """
         return max_model_len
 
     @classmethod
     def verify_model_arch(cls, model_arch: str) -> None:
-        """Raise if this device cannot run the architecture, a name from the model's ``config.json``."""
+        """ValueError where this device cannot run ``model_arch``, a name from the model's ``config.json``. The engine
+        turns whatever is raised into an error that names the platform.
+        """
 
     @classmethod
     def verify_quantization(cls, quant: str) -> None:
-        """Raise if this device cannot run the quantization method of that name.
+        """Accept the quantization method of the name ``quant``, or refuse it.
 
         Raises:
             ConfigError: ``supported_quantization`` has others, and not this one (vLLM: ValueError, which it also is).
@@ -104,9 +108,9 @@ class Platform(PlatformDevice):
 
     @classmethod
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
-        """The last word on ``vllm_config``: refuse it by raising, adjust it, set ``parallel_config.worker_cls`` where
-        that is ``auto``. It is run twice, and the second run must change nothing more; what it changed is recorded
-        with the platform as its origin.
+        """The last word on ``vllm_config``: refuse it by a ValueError, adjust it, set ``parallel_config.worker_cls``
+        where that is ``auto``. It is run twice, and the second run must change nothing more; what it changed is
+        recorded with the platform as its origin.
         """
 
     @classmethod
@@ -128,7 +132,7 @@ class Platform(PlatformDevice):
     @classmethod
     def register_custom_kv_cache_specs(cls, vllm_config: VllmConfig) -> None:
         """Right before the workers are asked what their layers store, for platforms with kinds of their own of
-        :class:`vllm_ext.contracts.kv_cache.KVCacheSpec`.
+        :class:`vllm_ext.contracts.kv_cache.KVCacheSpec`. ``vllm_config`` is only read.
         """
 
     # Requests and steps -------------------------------------------------------------------------------------------
@@ -197,14 +201,17 @@ class Platform(PlatformDevice):
     ) -> str:
         """Class path of the attention backend for such a layer.
 
-        Asked once for each kind of layer, while the model is built; raises :class:`ConfigError` where none can serve.
-        The older signature with ``use_v1`` is deprecated and still called.
+        Asked once for each kind of layer, while the model is built. The older signature with ``use_v1`` is deprecated
+        and still called.
 
         Args:
             selected_backend: what ``attention.backend`` of the settings names, which has to be used or refused;
                 ``None`` where the platform chooses.
             attn_selector_config: the layer.
             num_heads: its query heads on this rank.
+
+        Raises:
+            ConfigError: none of its backends can serve the layer, for a reason that the text gives.
         """
         return ""
 

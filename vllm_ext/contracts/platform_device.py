@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class PlatformDevice:
-    """What a platform says of its device, and does to it. Names and defaults are those of vLLM's ``Platform``."""
+    """What a platform says of its device, and does to it. Names and defaults are those of vLLM's ``Platform``.
+
+    A ``device_id`` is torch's number of a device, from 0 on, unless a method says otherwise. A method that has no
+    default and is not implemented raises NotImplementedError with the platform and the method in its text.
+    """
 
     _enum: PlatformEnum
     device_name: str
@@ -79,28 +83,34 @@ class PlatformDevice:
 
     @classmethod
     def get_device_name(cls, device_id: int = 0) -> str:
-        """A name for people; ``device_id`` as torch counts devices."""
+        """A name for people, of the device that torch numbers ``device_id``."""
         raise not_implemented(cls, "get_device_name")
 
     @classmethod
     def get_device_capability(cls, device_id: int = 0) -> DeviceCapability | None:
-        """Its compute capability; ``None`` for devices without the concept."""
+        """The compute capability of the device that torch numbers ``device_id``; ``None`` for devices without the
+        concept.
+        """
         return None
 
     @classmethod
     def has_device_capability(cls, capability: tuple[int, int] | int, device_id: int = 0) -> bool:
-        """Whether the device has at least ``capability``, ``(8, 6)`` or 86; False without the concept."""
+        """Whether the device that torch numbers ``device_id`` has at least ``capability``, ``(8, 6)`` or 86; False
+        without the concept. ValueError where a number is asked for and its minor part has two digits.
+        """
         return (own := cls._comparable_to(capability, device_id)) is not None and own >= capability  # type: ignore[operator]
 
     @classmethod
     def is_device_capability(cls, capability: tuple[int, int] | int, device_id: int = 0) -> bool:
-        """Whether the device has exactly ``capability``, ``(8, 6)`` or 86; False without the concept."""
+        """Whether the device that torch numbers ``device_id`` has exactly ``capability``, ``(8, 6)`` or 86; False
+        without the concept. ValueError as of :meth:`has_device_capability`.
+        """
         return (own := cls._comparable_to(capability, device_id)) is not None and own == capability
 
     @classmethod
     def is_device_capability_family(cls, capability: int, device_id: int = 0) -> bool:
-        """Whether the device has the major part of ``capability``, given as 100 or 103 for 10; False without the
-        concept.
+        """Whether the device that torch numbers ``device_id`` has the major part of ``capability``, given as 100 or 103
+        for 10; False without the concept.
         """
         own = cls.get_device_capability(device_id)
         return own is not None and own.major == capability // 10
@@ -120,13 +130,15 @@ class PlatformDevice:
 
     @classmethod
     def logical_device_id_to_visible_device_id(cls, device_id: int) -> int:
-        """From a worker's ``local_rank`` to torch's number of its device: the same, unless a platform overrides it."""
+        """From a worker's ``local_rank``, here ``device_id``, to torch's number of its device: the same, unless a
+        platform overrides it.
+        """
         return device_id
 
     @classmethod
     def visible_device_id_to_physical_device_id(cls, device_id: int) -> int:
-        """From torch's number of a device to the machine's, by the list in ``device_control_env_var``; the same where
-        that is not set.
+        """From torch's number of a device, ``device_id``, to the machine's, by the list in ``device_control_env_var``;
+        the same where that is not set.
 
         Raises:
             ValueError: the list has no such entry, or one that is no device.
@@ -160,7 +172,9 @@ class PlatformDevice:
 
     @classmethod
     def device_id_to_physical_device_id(cls, device_id: int) -> int:
-        """From a worker's ``local_rank`` to the machine's number of its device; ValueError as the steps between."""
+        """From a worker's ``local_rank``, here ``device_id``, to the machine's number of its device; ValueError as of
+        :meth:`visible_device_id_to_physical_device_id`.
+        """
         return cls.visible_device_id_to_physical_device_id(cls.logical_device_id_to_visible_device_id(device_id))
 
     @classmethod
@@ -177,12 +191,12 @@ class PlatformDevice:
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
-        """Bytes this process may use at most; ``device_id`` as torch counts devices."""
+        """Bytes that this process may use at most of the device that torch numbers ``device_id``."""
         raise not_implemented(cls, "get_device_total_memory")
 
     @classmethod
     def get_current_memory_usage(cls, device: torch.device | None = None) -> float:
-        """Bytes in use on the device now, by anybody; asked by the in-tree worker."""
+        """Bytes in use on ``device`` now, by anybody, or on the current one; asked by the in-tree worker."""
         raise not_implemented(cls, "get_current_memory_usage")
 
     @classmethod
@@ -192,18 +206,20 @@ class PlatformDevice:
 
     @classmethod
     def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
-        """Raise where this machine's device cannot compute in ``dtype``, though ``supported_dtypes`` has it; asked by
-        the worker once its device is there. vLLM has no default here.
+        """ValueError where this machine's device cannot compute in ``dtype``, though ``supported_dtypes`` has it; asked
+        by the worker once its device is there. Everything passes by default (in vLLM, to be implemented).
         """
 
     @classmethod
     def manual_seed_all(cls, seed: int) -> None:
-        """Seed the random generators of all devices."""
+        """Seed the random generators of all devices with ``seed``."""
         raise not_implemented(cls, "manual_seed_all")
 
     @classmethod
     def seed_everything(cls, seed: int | None = None) -> None:
-        """Seed Python, torch and the device; ``None`` leaves them as they are."""
+        """Seed Python, torch and the device with ``seed``; ``None`` leaves them as they are. An extension of vLLM's
+        contract, whose older releases had it.
+        """
         if seed is not None:
             import torch
 

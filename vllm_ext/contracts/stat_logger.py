@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 class StatLoggerBase(ABC):
-    """Base of stat loggers; the entry point in ``vllm.stat_logger_plugins`` is a subclass.
+    """Base of stat loggers; the entry point in ``vllm.stat_logger_plugins`` is a subclass. vLLM: ``StatLoggerBase``.
 
     Args:
         vllm_config: the engine's configuration; not to be changed.
@@ -24,7 +24,7 @@ class StatLoggerBase(ABC):
     def record(
         self, scheduler_stats: Any | None, iteration_stats: Any | None, mm_cache_stats: Any = None, engine_idx: int = 0
     ) -> None:
-        """Take the numbers of one step; either part may be absent."""
+        """Take the numbers of one step, of the engine with the number ``engine_idx``; either part may be ``None``."""
 
     @abstractmethod
     def log_engine_initialized(self) -> None:
@@ -34,4 +34,6 @@ class StatLoggerBase(ABC):
         """Write out what was recorded since the last call; the default does nothing."""
 
     def record_sleep_state(self, is_awake: int, level: int) -> None:  # noqa: B027 - optional
-        """Take a change of the sleep state; the default ignores it."""
+        """Take a change of the sleep state: ``is_awake`` is the number 1 or 0, ``level`` the number of vLLM's
+        sleep level, 1 or 2. The default ignores it.
+        """

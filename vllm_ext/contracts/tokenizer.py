@@ -37,10 +37,10 @@ class TokenizerLike(Protocol):
         """
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
-        """The text of token ids; bytes that are no whole character become U+FFFD. vLLM: ``decode``."""
+        """The text of token ``ids``; bytes that are no whole character become U+FFFD. vLLM: ``decode``."""
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """Each token as the vocabulary writes it; an empty string for an unknown id. vLLM:
+        """Each token of ``ids`` as the vocabulary writes it; an empty string for an unknown id. vLLM:
         ``convert_ids_to_tokens``.
         """
 

@@ -27,7 +27,8 @@ class CompilationTimes(NamedTuple):
 
 
 class WorkerBase:
-    """What an executor calls, in this order; names and meanings are those of vLLM's ``WorkerBase``.
+    """What an executor calls, in this order; names and meanings are those of vLLM's ``WorkerBase``, also of the methods
+    that its engine calls by name and the class does not declare.
 
     Start-up: constructor, :meth:`init_device`, :meth:`load_model`, :meth:`get_kv_cache_spec`,
     :meth:`get_supported_kv_cache_layouts`, :meth:`set_kv_cache_layout`, :meth:`determine_available_memory`,
@@ -72,7 +73,7 @@ class WorkerBase:
     # Start-up, in the order of the calls ----------------------------------------------------------------------------
 
     def init_device(self) -> None:
-        """Pick ``self.device`` and join the process groups."""
+        """Pick the device, as ``device``, and join the process groups."""
         raise self._not_implemented("init_device")
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
@@ -89,8 +90,8 @@ class WorkerBase:
         raise self._not_implemented("get_kv_cache_spec")
 
     def get_kv_cache_spaces(self) -> dict[str, KVCacheSpec]:
-        """An older name of :meth:`get_kv_cache_spec`; deprecated, to be removed in vllm_ext 0.3.0. Either may be
-        implemented.
+        """The name of :meth:`get_kv_cache_spec` in vLLM's documentation; deprecated, to be removed in vllm_ext 0.3.0.
+        Either may be implemented. An extension of vLLM's contract.
         """
         _warn_of_old_name(type(self), "is asked for")
         return self.get_kv_cache_spec()
@@ -123,7 +124,9 @@ class WorkerBase:
         raise self._not_implemented("determine_available_memory")
 
     def update_max_model_len(self, max_model_len: int) -> None:
-        """Told the limit in tokens for prompt and output, where the engine lowered it to what the KV cache holds."""
+        """Told ``max_model_len``, in tokens of prompt and output, where the engine lowered it to what the KV cache
+        holds; sets ``model_config.max_model_len``.
+        """
         self.model_config.max_model_len = max_model_len
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
@@ -131,7 +134,9 @@ class WorkerBase:
         raise self._not_implemented("initialize_from_config")
 
     def initialize_cache(self, num_gpu_blocks: int, num_cpu_blocks: int) -> None:
-        """Told the number of blocks once they are allocated; ``num_cpu_blocks`` is 0."""
+        """Told the number of blocks, ``num_gpu_blocks``, once they are allocated; sets ``cache_config.num_gpu_blocks``.
+        The number ``num_cpu_blocks`` is 0. An extension of vLLM's contract: its documentation has it, and 0.32 no more.
+        """
         self.cache_config.num_gpu_blocks = num_gpu_blocks
 
     def compile_or_warm_up_model(self) -> CompilationTimes:
@@ -146,7 +151,8 @@ class WorkerBase:
 
     def get_supported_sampling_params(self) -> frozenset[str]:
         """Which of :data:`vllm_ext.contracts.sampling_params.WORKER_PARAMS` the worker acts on; the engine refuses
-        requests that use others. A worker that uses :class:`vllm_ext.worker.sampler.Sampler` has all of them.
+        requests that use others. A worker that uses :class:`vllm_ext.worker.sampler.Sampler` has all of them. An
+        extension of vLLM's contract.
         """
         return frozenset({"temperature", "seed"})
 
@@ -167,10 +173,12 @@ class WorkerBase:
     # Between steps --------------------------------------------------------------------------------------------------
 
     def reset_prefix_cache(self) -> None:
-        """Told that the engine forgot what cached blocks hold, for workers that keep something about them."""
+        """Told that the engine forgot what cached blocks hold, for workers that keep something about them. An extension
+        of vLLM's contract, where only the scheduler is told.
+        """
 
     def check_health(self) -> None:
-        """Raise if the worker cannot go on."""
+        """RuntimeError, or another one, where the worker cannot go on; it is reported as the worker's failure."""
 
     def synchronize_device(self) -> None:
         """Wait for all that the device was given to do; where torch does not know the device as an accelerator, to be

@@ -13,6 +13,7 @@ from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.errors import (
     CheckpointError,
     ConfigError,
+    ContractError,
     PluginLoadError,
     UnsupportedModel,
     VllmExtError,
@@ -73,6 +74,10 @@ def make_quant_config(
     with platform_code(platform):
         platform.verify_quantization(name)
     cls = get_quantization_config(name, named_by=KEY)
+    if missing := cls.__abstractmethods__:
+        raise ContractError(
+            f"quantization {name!r}: {cls.__module__}.{cls.__qualname__} does not implement {listing(sorted(missing))}"
+        )
     with _method_code(name, hf_config):
         config = _build(cls, hf_config)
         supported = config.get_supported_act_dtypes()

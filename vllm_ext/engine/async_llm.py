@@ -51,7 +51,10 @@ class AsyncLLM(FrontEnd):
 
     It is started at once, which takes seconds, and shut down by :meth:`shutdown` or at the end of ``async with``. Its
     steps run in a thread of its own; prompts are tokenized in another one. The loop is the one that it is first used
-    in. Arguments and errors are those of :class:`LLM`.
+    in. Arguments and errors are those of :class:`LLM`. vLLM: ``AsyncLLM``.
+
+    Every coroutine but :meth:`abort` raises EngineError where the engine is shut down or dead, or belongs to another
+    event loop.
     """
 
     caller = "AsyncLLM"
@@ -69,7 +72,7 @@ class AsyncLLM(FrontEnd):
         Args:
             prompt: a text, a list of token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``.
             sampling_params: those of the model directory if omitted.
-            request_id: unique among those in flight; a new one if omitted.
+            request_id: unique among those in flight; a new one if omitted (vLLM: required).
             priority: lower values come first, where ``engine.scheduling_policy`` is ``priority``; else it has to be 0.
 
         Yields: states of the request, each with all text and tokens so far, the last one with ``finished`` set. What
@@ -141,7 +144,7 @@ class AsyncLLM(FrontEnd):
 
     async def apply_model(self, func: Callable[[nn.Module], T]) -> list[T]:
         """What ``func`` returns for the model of each worker, by rank, between two steps; errors as of
-        :meth:`collective_rpc`.
+        :meth:`collective_rpc`. An extension of vLLM's contract, where only :class:`LLM` has it.
         """
         return await self.collective_rpc("apply_model", args=(func,))
 
@@ -153,13 +156,19 @@ class AsyncLLM(FrontEnd):
         """End what :meth:`start_profile` began; the traces are written."""
         await self._call("profile", is_start=False)
 
+    def get_default_sampling_params(self) -> SamplingParams:
+        """What the model directory asks for (``generation_config.json``), to change and pass on as one likes. It does
+        not wait for the engine. An extension of vLLM's contract, where only :class:`LLM` has it.
+        """
+        return copy(self.input_processor.default_sampling_params)
+
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """Of every process of the engine, this one first: what each proved to run."""
+        """Of every process of the engine, this one first: what each proved to run. An extension of vLLM's contract."""
         return (make_receipt(self._bound_plan, "front end"), *self._client.receipts)
 
     async def get_stats(self) -> SchedulerStats:
-        """Load, preemptions and use of the KV cache, between two steps."""
+        """Load, preemptions and use of the KV cache, between two steps. An extension of vLLM's contract."""
         return msgspec.convert(await self._call("get_stats"), SchedulerStats)
 
     @property

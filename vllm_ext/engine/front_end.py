@@ -47,12 +47,12 @@ class FrontEnd(ABC):
 
     @classmethod
     def from_config(cls, config: Config, *, progress: bool | None = None) -> Self:
-        """One for settings that are loaded already."""
+        """One for settings that are loaded already; errors as of the constructor. An extension of vLLM's contract."""
         return cls.from_dispatcher(_dispatcher_for(config, progress))
 
     @classmethod
     def from_dispatcher(cls, dispatcher: Dispatcher) -> Self:
-        """One on a dispatcher that is made already."""
+        """One on a dispatcher that is made already; errors as of the constructor. An extension of vLLM's contract."""
         front_end = cls.__new__(cls)
         front_end._start(dispatcher)
         return front_end

@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 class LLM(FrontEnd):
-    """A model on the chosen platform, for use from Python. It is not thread-safe.
+    """A model on the chosen platform, for use from Python. It is not thread-safe. vLLM: ``LLM``.
 
     Args:
         model: a Hugging Face model directory; the model that comes with vllm_ext if neither this nor the settings
@@ -88,7 +88,7 @@ class LLM(FrontEnd):
         *,
         priority: int | Sequence[int] = 0,
     ) -> Iterator[RequestOutput]:
-        """Complete one prompt or many, step by step.
+        """Complete one prompt or many, step by step. An extension of vLLM's contract.
 
         Arguments are those of :meth:`generate`. Request ids ascend with the order of the prompts.
 
@@ -98,6 +98,7 @@ class LLM(FrontEnd):
         Raises:
             InvalidRequest: a prompt's form or the number of ``sampling_params`` is wrong (at once), or a prompt cannot
                 be served (from the iterator).
+            EngineError: a step failed (from the iterator).
         """
         return self._calls.run(self._make_call(prompts, sampling_params, priority), final_only=False)
 
@@ -160,17 +161,17 @@ class LLM(FrontEnd):
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
-        """Of every process of the engine, this one first: what each proved to run."""
+        """Of every process of the engine, this one first: what each proved to run. An extension of vLLM's contract."""
         own = make_receipt(self.dispatcher.bound_plan, "front end")
         return (own, *self.llm_engine.engine_core.executor.receipts)
 
     @property
     def platform_name(self) -> str:
-        """The chosen platform plugin, for messages."""
+        """The chosen platform plugin, for messages. An extension of vLLM's contract."""
         return self.dispatcher.platform_name
 
     def close(self) -> None:
-        """Stop the engine and release its memory; may be called twice."""
+        """Stop the engine and release its memory; may be called twice. An extension of vLLM's contract."""
         # __init__ may have failed before there was an engine.
         if (engine := self.__dict__.get("llm_engine")) is not None:
             engine.shutdown()

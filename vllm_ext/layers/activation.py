@@ -16,9 +16,16 @@ from vllm_ext.layers.kernels import CpuKernelOp
 
 @CustomOp.register("silu_and_mul")
 class SiluAndMul(CpuKernelOp):
-    """``silu(gate) * up`` of ``[..., 2 * size]``, gate first, to ``[..., size]``."""
+    """``silu(gate) * up`` of ``[..., 2 * size]``, gate first, to ``[..., size]``. vLLM: ``SiluAndMul``."""
 
     def forward_native(self, x: torch.Tensor) -> torch.Tensor:
+        """The op in plain torch.
+
+        Args:
+            x: ``[..., 2 * size]``, floating-point; only read.
+
+        Returns: a new tensor ``[..., size]`` of the same dtype.
+        """
         gate, up = x.chunk(2, dim=-1)
         return F.silu(gate).mul_(up)
 
@@ -31,7 +38,7 @@ class SiluAndMul(CpuKernelOp):
 
 @CustomOp.register("gelu_and_mul")
 class GeluAndMul(CustomOp):
-    """``gelu(gate) * up`` of ``[..., 2 * size]``, gate first, to ``[..., size]``.
+    """``gelu(gate) * up`` of ``[..., 2 * size]``, gate first, to ``[..., size]``. vLLM: ``GeluAndMul``.
 
     Args:
         approximate: ``none``, or ``tanh`` for the approximation by a hyperbolic tangent.
@@ -44,10 +51,18 @@ class GeluAndMul(CustomOp):
         self.approximate = approximate
 
     def forward_native(self, x: torch.Tensor) -> torch.Tensor:
+        """The op in plain torch.
+
+        Args:
+            x: ``[..., 2 * size]``, floating-point; only read.
+
+        Returns: a new tensor ``[..., size]`` of the same dtype.
+        """
         gate, up = x.chunk(2, dim=-1)
         return F.gelu(gate, approximate=self.approximate).mul_(up)
 
     def extra_repr(self) -> str:
+        """For people, where the model is printed."""
         return f"approximate={self.approximate}"
 
 

@@ -12,7 +12,7 @@ from vllm_ext.layers.linear import copy_checked, new_parameter
 
 @CustomOp.register("rms_norm")
 class RMSNorm(CpuKernelOp):
-    """``x / sqrt(mean(x**2) + eps) * weight`` over the last dimension."""
+    """``x / sqrt(mean(x**2) + eps) * weight`` over the last dimension. vLLM: ``RMSNorm``."""
 
     def __init__(self, hidden_size: int, eps: float = 1e-6) -> None:
         super().__init__()
@@ -25,10 +25,13 @@ class RMSNorm(CpuKernelOp):
     def forward_native(
         self, x: torch.Tensor, residual: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
-        """Normalise ``x`` ``[..., hidden]``.
+        """Normalise ``x``; with ``residual``, normalise ``x + residual``, and return that sum as the new residual.
 
-        With ``residual`` of the same shape, normalise ``x + residual`` and return that sum as the new residual;
-        ``residual`` is overwritten.
+        Args:
+            x: ``[..., hidden]``, floating-point; only read.
+            residual: of the same shape and the same dtype; overwritten in place, it holds the sum afterwards.
+
+        Returns: a new tensor ``[..., hidden]`` of the same dtype; with ``residual`` a pair of it and ``residual``.
         """
         if residual is None:
             return self._normalise(x)

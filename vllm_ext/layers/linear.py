@@ -47,7 +47,10 @@ def copy_checked(target: torch.Tensor, loaded: torch.Tensor) -> None:
 
 
 class LinearBase(PluggableLayer):
-    """Weight ``[out, in]`` and bias ``[out]`` of this rank, and the platform's method to apply them."""
+    """Weight ``[out, in]`` and bias ``[out]`` of this rank, and the platform's method to apply them. Its subclasses
+    have the names of vLLM's ``RowParallelLinear``, ``ColumnParallelLinear`` and others. A tensor that is an argument is
+    only read.
+    """
 
     def __init__(self, input_size: int, output_size: int, bias: bool) -> None:
         super().__init__()
@@ -64,6 +67,8 @@ class LinearBase(PluggableLayer):
         """Copy the part of a checkpoint's tensor that belongs to this rank into ``param``, in place.
 
         Args:
+            param: part of the weight or the bias; changed in place.
+            loaded_weight: ``[out, in]`` or ``[out]`` of the whole group, in any dtype that weights are stored in.
             shard_id: which of several projections that lie in one weight.
 
         Raises:
@@ -76,14 +81,23 @@ class LinearBase(PluggableLayer):
         return {None: tuple(param.shape)}
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
-        """Let the platform's method rearrange the weight; called once, by the loader."""
+        """Let the platform's method rearrange the weight; called once, by the loader. An extension of vLLM's contract,
+        whose loader calls that method.
+        """
         self.linear_method.process_weights_after_loading(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[rows, in]`` to ``[rows, out]``."""
+        """The product, by the layer's method.
+
+        Args:
+            x: ``[rows, in]`` in the model's dtype, the part of this rank where the weight is split by columns.
+
+        Returns: ``[rows, out]`` of the same dtype, the part of this rank where the weight is split by rows.
+        """
         return self.linear_method.apply(self, x, self.bias)
 
     def extra_repr(self) -> str:
+        """For people, where the model is printed."""
         return f"in={self.input_size}, out={self.output_size}, bias={self.bias is not None}, tp={self.tp_size}"
 
 

@@ -12,7 +12,8 @@ from vllm_ext.contracts.custom_op import PluggableLayer
 class LogitsProcessor(PluggableLayer):
     """The last layer of a model: its head's product, then what the model does to logits.
 
-    It has nothing to do with the :class:`vllm_ext.LogitsProcessor` of sampling parameters, and vLLM's name.
+    It has nothing to do with the :class:`vllm_ext.LogitsProcessor` of sampling parameters, and the name of vLLM's
+    ``LogitsProcessor`` of ``model_executor.layers``.
 
     Args:
         vocab_size: rows of the head.
@@ -40,12 +41,18 @@ class LogitsProcessor(PluggableLayer):
     def forward(
         self, lm_head: nn.Module | None, hidden_states: torch.Tensor, embedding_bias: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Logits ``[rows, org_vocab_size]`` on every rank.
+        """Logits, on every rank.
 
         Args:
-            lm_head: a :class:`~vllm_ext.layers.vocab_parallel_embedding.ParallelLMHead`.
-            hidden_states: ``[rows, hidden]``; logits where ``logits_as_input``. They stay as they are.
-            embedding_bias: ``[vocab_size]``, added to the product.
+            lm_head: a :class:`~vllm_ext.layers.vocab_parallel_embedding.ParallelLMHead`; only read.
+            hidden_states: ``[rows, hidden]`` in the model's dtype; logits where ``logits_as_input``. They are only
+                read.
+            embedding_bias: ``[vocab_size]`` of the same dtype, added to the product; only read.
+
+        Returns: ``[rows, org_vocab_size]`` of the same dtype.
+
+        Raises:
+            TypeError: there is no head, and what is given are no logits.
         """
         logits = hidden_states if self.logits_as_input else self._product(lm_head, hidden_states)
         if embedding_bias is not None:
@@ -63,4 +70,5 @@ class LogitsProcessor(PluggableLayer):
         return product
 
     def extra_repr(self) -> str:
+        """For people, where the model is printed."""
         return f"vocab_size={self.vocab_size}, scale={self.scale}, soft_cap={self.soft_cap}"

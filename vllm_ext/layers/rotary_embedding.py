@@ -14,6 +14,7 @@ from vllm_ext.layers.rope_scaling import Rope
 @CustomOp.register("rotary_embedding")
 class RotaryEmbedding(CpuKernelOp):
     """Rotates each head of query and key by an angle that grows with the position (neox style: halves, not pairs).
+    vLLM: ``RotaryEmbedding``.
 
     Args:
         head_size: size of a head; all of it is rotated.
@@ -38,10 +39,13 @@ class RotaryEmbedding(CpuKernelOp):
     def forward_native(
         self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Rotate ``query`` and ``key``, ``[tokens, heads * head_size]`` each with any number of heads.
+        """Rotate query and key.
 
         Args:
-            positions: int64 ``[tokens]``.
+            positions: int64 ``[tokens]``; only read.
+            query, key: ``[tokens, heads * head_size]`` each with any number of heads, in the model's dtype; only read.
+
+        Returns: new tensors ``[tokens, heads * head_size]`` of the same dtype, ``None`` for no key.
         """
         cos, sin = self.cos_sin_cache.index_select(0, positions).unsqueeze(1).chunk(2, dim=-1)
         rotated_key = None if key is None else self._rotate(key, cos, sin)

@@ -1,4 +1,9 @@
-"""The two ends of a model that are as wide as the vocabulary, split over the tensor-parallel group by rows."""
+"""The two ends of a model that are as wide as the vocabulary, split over the tensor-parallel group by rows.
+
+In vLLM: ``VocabParallelEmbedding`` and ``ParallelLMHead``. A tensor that is an argument is only read. A
+``loaded_weight`` is a checkpoint's whole ``[vocabulary, hidden]``, in any dtype that weights are stored in;
+CheckpointError where its shape or its dtype does not fit.
+"""
 
 from __future__ import annotations
 
@@ -41,6 +46,13 @@ class VocabParallelEmbedding(PluggableLayer):
         return {None: (self.num_embeddings, *param.shape[1:])}
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """The rows of the table, summed over the ranks.
+
+        Args:
+            input_ids: int64 ``[tokens]``, below the vocabulary's size.
+
+        Returns: ``[tokens, hidden]`` in the model's dtype.
+        """
         if self.tp_size == 1:
             return self._all_reduce(F.embedding(input_ids, self.weight))
         local = input_ids - self.tp_rank * self.rows
@@ -72,5 +84,12 @@ class ParallelLMHead(ColumnParallelLinear):
         self.weight = embedding.weight
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The logits, gathered from all ranks.
+
+        Args:
+            x: ``[rows, hidden]`` in the model's dtype.
+
+        Returns: ``[rows, vocabulary]`` of the same dtype.
+        """
         logits = self._all_gather(super().forward(x))
         return logits[..., : self.num_embeddings].contiguous() if self._is_padded else logits

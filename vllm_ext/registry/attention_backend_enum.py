@@ -45,7 +45,7 @@ class _Members(type):
 
 
 class AttentionBackendEnum(str, metaclass=_Members):
-    """A name of an attention backend, as vLLM's enumeration of this name; there is one object for each.
+    """A name of an attention backend; there is one object for each. vLLM: ``AttentionBackendEnum``.
 
     ``AttentionBackendEnum["NAME"]`` is the member called so.
 
@@ -67,12 +67,15 @@ class AttentionBackendEnum(str, metaclass=_Members):
 
     @classmethod
     def parse(cls, text: str) -> AttentionBackendEnum:
-        """The member that a setting means, in any case of letters; ``RegistrationError`` where there is none."""
+        """The member that a setting means, in any case of letters; RegistrationError where there is none. An extension
+        of vLLM's contract.
+        """
         names = {name.casefold(): name for name in ATTENTION_BACKENDS.names(current_scope())}
         return cls(names.get(text.casefold(), text))
 
     @property
     def name(self) -> str:
+        """The name, which the member itself equals."""
         return str(self)
 
     @property
@@ -144,7 +147,8 @@ class AttentionBackendEnum(str, metaclass=_Members):
 def register_backend(
     backend: AttentionBackendEnum | str, class_path: str | None = None, is_mamba: bool = False
 ) -> Callable[[C], C]:
-    """Override a member of :class:`AttentionBackendEnum`, or add a backend under a new name; as vLLM's function.
+    """Override a member of :class:`AttentionBackendEnum`, or add a backend under a new name. vLLM:
+    ``register_backend``.
 
     ``register_backend(AttentionBackendEnum.CUSTOM, "package.module.Class")``, or without a path as the decorator of the
     class. May be called again with the same arguments; where another distribution has registered something else, a

@@ -23,7 +23,7 @@ _IN_TREE: dict[str, Any] = {
 
 
 class _ModelRegistry:
-    """``register_model`` for plugins, ``resolve_model_cls`` for the engine."""
+    """``register_model`` for plugins, ``resolve_model_cls`` for the engine. vLLM: ``ModelRegistry``."""
 
     def __init__(self) -> None:
         self._registry: Registry[Any] = Registry("model architecture", _IN_TREE)

@@ -27,6 +27,7 @@ class SamplerOutput(NamedTuple):
 class Sampler(PluggableLayer):
     """Chooses tokens in vLLM's order: processors, penalties, then the likeliest token where the temperature is 0, or a
     draw after temperature, ``min_p``, ``top_k`` and ``top_p``. Log probabilities are those of the logits as they come.
+    vLLM: ``Sampler``.
 
     Args:
         seed: of the random numbers of requests without a seed of their own.
@@ -40,7 +41,7 @@ class Sampler(PluggableLayer):
         """Choose a token per row.
 
         Args:
-            logits: ``[rows, vocabulary]``; may be changed.
+            logits: ``[rows, vocabulary]``, floating-point; may be changed in place.
             metadata: of the rows; ``None`` where all of them take the likeliest token and ask for nothing else.
         """
         if metadata is None:
@@ -56,7 +57,14 @@ class Sampler(PluggableLayer):
         return SamplerOutput(token_ids, _logprobs(raw, token_ids[scored], metadata.num_logprobs))
 
     def process_logits(self, logits: torch.Tensor, metadata: SamplingMetadata) -> torch.Tensor:
-        """The logits that the likeliest token is taken of: float32, changed in place."""
+        """The logits that the likeliest token is taken of. An extension of vLLM's contract.
+
+        Args:
+            logits: float32 ``[rows, vocabulary]``; changed in place.
+            metadata: of the rows.
+
+        Returns: float32 ``[rows, vocabulary]``: ``logits``, or what a processor put in its place.
+        """
         for processor in metadata.processors:
             logits = processor.apply(logits)
         if metadata.penalties is not None:

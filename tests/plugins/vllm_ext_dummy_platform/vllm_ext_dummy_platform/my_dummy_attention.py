@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from vllm_ext import AttentionBackend, AttentionImpl, AttentionMetadata, AttentionMetadataBuilder
-from vllm_ext.contracts.attention import CommonAttentionMetadata, MultipleOf
+from vllm_ext.contracts.attention import AttentionType, CommonAttentionMetadata, MultipleOf
 from vllm_ext.contracts.kv_cache import KVCacheLayout
+from vllm_ext.contracts.platform import DeviceCapability
 from vllm_ext_dummy_platform import calls
 
 
@@ -36,12 +37,76 @@ class MyDummyAttention(AttentionBackend):
         return [MultipleOf(4)]
 
     @classmethod
+    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
+        return (KVCacheLayout.BLHNC,)
+
+    @classmethod
+    def full_cls_name(cls) -> tuple[str, str]:
+        """Under this name it is spoken of in records of the choice."""
+        return "vllm_ext_dummy_platform.my_dummy_attention", "MyDummyAttention"
+
+    # What it can serve, asked for each layer -------------------------------------------------------------------------
+
+    @classmethod
+    def validate_configuration(cls, **layer: Any) -> list[str]:
+        reasons = super().validate_configuration(**layer)
+        return [*reasons, "prefixes that see themselves are not supported"] if layer.get("use_mm_prefix") else reasons
+
+    @classmethod
+    def supports_block_size(cls, block_size: int | None) -> bool:
+        return block_size is None or (block_size <= 1024 and super().supports_block_size(block_size))
+
+    @staticmethod
+    def get_supported_head_sizes() -> list[int]:
+        return list(range(2, 514, 2))
+
+    @classmethod
+    def supports_head_size(cls, head_size: int) -> bool:
+        return head_size in cls.get_supported_head_sizes()
+
+    @classmethod
+    def supports_dtype(cls, dtype: torch.dtype) -> bool:
+        return super().supports_dtype(dtype)
+
+    @classmethod
+    def supports_kv_cache_dtype(cls, kv_cache_dtype: str | None) -> bool:
+        """The cache holds what the layer computes with."""
+        return kv_cache_dtype in (None, "auto")
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
+        return attn_type == AttentionType.DECODER
+
+    @classmethod
     def supports_sliding_window(cls) -> bool:
         return True
 
     @classmethod
-    def supported_kv_cache_layouts(cls) -> tuple[KVCacheLayout, ...]:
-        return (KVCacheLayout.BLHNC,)
+    def supports_sink(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_logits_soft_cap(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_alibi_slopes(cls) -> bool:
+        return False
+
+    @classmethod
+    def is_mla(cls) -> bool:
+        return False
+
+    @classmethod
+    def supports_compute_capability(cls, capability: DeviceCapability) -> bool:
+        return capability >= DeviceCapability(1, 0)
+
+    @classmethod
+    def supports_combination(
+        cls, head_size: int, dtype: torch.dtype, kv_cache_dtype: str | None, block_size: int | None, *others: Any
+    ) -> str | None:
+        too_much = dtype is torch.float32 and head_size > 256
+        return "heads of more than 256 numbers are computed in bfloat16 only" if too_much else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +154,10 @@ class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
         for option in ("alibi_slopes", "logits_soft_cap", "kv_sharing_target_layer_name"):
             if getattr(self, option) is not None:
                 raise ValueError(f"attention backend DUMMY_ATTN does not compute {option}")
+
+    def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
+        if not act_dtype.is_floating_point:
+            raise ValueError(f"attention backend DUMMY_ATTN does not compute in {act_dtype}")
 
     def do_kv_cache_update(
         self,

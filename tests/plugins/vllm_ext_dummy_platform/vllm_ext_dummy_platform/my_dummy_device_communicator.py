@@ -100,6 +100,19 @@ class MyDummyDeviceCommunicator(DeviceCommunicatorBase):
         calls["combine"] += 1
         return super().combine(hidden_states, is_sequence_parallel)
 
+    def combine_into_output(
+        self, hidden_states: torch.Tensor, output: torch.Tensor, is_sequence_parallel: bool = False
+    ) -> None:
+        calls["combine_into_output"] += 1
+        super().combine_into_output(hidden_states, output, is_sequence_parallel)
+
+    def allocate_combine_input(
+        self, shape: Sequence[int], dtype: torch.dtype, device: torch.device, is_sequence_parallel: bool = False
+    ) -> torch.Tensor | None:
+        """Any tensor will do."""
+        calls["allocate_combine_input"] += 1
+        return None
+
     def destroy(self) -> None:
         calls["destroy"] += 1
         super().destroy()

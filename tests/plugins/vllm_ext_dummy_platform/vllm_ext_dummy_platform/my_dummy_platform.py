@@ -60,6 +60,16 @@ class MyDummyPlatform(Platform):
         return 0
 
     @classmethod
+    def visible_device_id_to_physical_device_id(cls, device_id: int) -> int:
+        number = super().visible_device_id_to_physical_device_id(device_id)
+        logger.info("torch's device %d is dummy%d", device_id, number)
+        return number
+
+    @classmethod
+    def device_id_to_physical_device_id(cls, device_id: int) -> int:
+        return cls.visible_device_id_to_physical_device_id(cls.logical_device_id_to_visible_device_id(device_id))
+
+    @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
@@ -86,6 +96,12 @@ class MyDummyPlatform(Platform):
     @classmethod
     def manual_seed_all(cls, seed: int) -> None:
         torch.manual_seed(seed)
+
+    @classmethod
+    def seed_everything(cls, seed: int | None = None) -> None:
+        """The device draws no random numbers of its own."""
+        if seed is not None:
+            cls.manual_seed_all(seed)
 
     @classmethod
     def inference_mode(cls) -> AbstractContextManager[None]:

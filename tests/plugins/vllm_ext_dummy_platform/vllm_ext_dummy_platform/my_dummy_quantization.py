@@ -24,6 +24,14 @@ class MyDummyQuantizationConfig(QuantizationConfig):
         return [torch.float32]
 
     @classmethod
+    def get_min_capability(cls) -> int:
+        return 10
+
+    @staticmethod
+    def get_config_filenames() -> list[str]:
+        return ["dummy_quantization.json"]
+
+    @classmethod
     def from_config(cls, config: dict[str, Any]) -> MyDummyQuantizationConfig:
         return cls()
 
@@ -33,6 +41,9 @@ class MyDummyQuantizationConfig(QuantizationConfig):
 
 class MyDummyLinearMethod(LinearMethod):
     """Takes the weights as they were loaded, and rounds them."""
+
+    def create_weights(self, layer: nn.Module, *sizes: Any, **extra_weight_attrs: Any) -> None:
+        """The checkpoint's tensors go to the layer's own weight."""
 
     def process_weights_after_loading(self, layer: Any) -> None:
         steps = (layer.weight.data / STEP).round().to(torch.int16)

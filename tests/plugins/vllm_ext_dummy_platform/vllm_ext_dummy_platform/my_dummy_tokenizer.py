@@ -13,7 +13,9 @@ NUM_BYTES = 256
 class MyDummyTokenizer:
     """Needs no file. Tokens beyond the bytes have no text."""
 
-    vocab_size = NUM_BYTES
+    @property
+    def vocab_size(self) -> int:
+        return NUM_BYTES
 
     @classmethod
     def from_pretrained(cls, path_or_repo_id: str | Path) -> MyDummyTokenizer:
