@@ -77,7 +77,9 @@ class LinearBase(PluggableLayer):
         copy_checked(param.data, loaded_weight)
 
     def whole_shapes(self, param: nn.Parameter) -> dict[Any, tuple[int, ...]]:
-        """Shapes of the tensors that ``param`` is a part of on this rank, by the ``shard_id`` of each."""
+        """Shapes of the tensors that ``param``, which is only read, is a part of on this rank, by the ``shard_id`` of
+        each. An extension of vLLM's contract.
+        """
         return {None: tuple(param.shape)}
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:

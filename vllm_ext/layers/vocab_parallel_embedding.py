@@ -42,7 +42,9 @@ class VocabParallelEmbedding(PluggableLayer):
         copy_checked(param.data[: len(self.part)], take(loaded_weight, 0, self.part, self.num_embeddings))
 
     def whole_shapes(self, param: nn.Parameter) -> dict[Any, tuple[int, ...]]:
-        """Shape of the tensor that ``param`` is a part of, as :meth:`LinearBase.whole_shapes`."""
+        """Shape of the tensor that ``param``, which is only read, is a part of, as :meth:`LinearBase.whole_shapes`. An
+        extension of vLLM's contract.
+        """
         return {None: (self.num_embeddings, *param.shape[1:])}
 
     def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
