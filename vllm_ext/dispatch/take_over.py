@@ -59,7 +59,7 @@ def take_over(hand_over: HandOver, process: str, rank: int | None = None) -> tup
     set_default_bound_plan(binding.bound_plan)
     with use_platform(binding.platform), use_bound_plan(binding.bound_plan):
         loaded = load_general(binding.bound_plan)
-    receipt = make_receipt(binding.bound_plan, process, rank)
+    receipt = make_receipt(binding.bound_plan, process, rank, loaded)
     refuse(active_differences(hand_over.active, receipt.active), receipt.name, receipt.inactive, loaded)
     config = hand_over.config(binding.bound_plan)
     return Bootstrapped(config, binding, (*binding.bound_plan.outcomes, *loaded)), receipt

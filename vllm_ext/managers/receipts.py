@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from vllm_ext.contracts.groups import GENERAL, PLATFORM
 from vllm_ext.managers.general import active_general
-from vllm_ext.plan import BoundPlan, Receipt, label_of
+from vllm_ext.plan import BoundPlan, Outcome, Receipt, label_of
 
 
 class _Fork:
@@ -20,7 +21,9 @@ class _Fork:
 os.register_at_fork(after_in_child=_Fork.note)
 
 
-def make_receipt(bound_plan: BoundPlan, process: str, rank: int | None = None) -> Receipt:
+def make_receipt(
+    bound_plan: BoundPlan, process: str, rank: int | None = None, loaded: Iterable[Outcome] = ()
+) -> Receipt:
     """The receipt of this process for a plan that it has applied.
 
     A forked child has its parent's plugins, and a receipt of its own that says so.
@@ -28,9 +31,10 @@ def make_receipt(bound_plan: BoundPlan, process: str, rank: int | None = None) -
     Args:
         process: what it is in its engine.
         rank: of a worker.
+        loaded: what became of the general plugins, where they were loaded just now: why some do not work.
     """
     decisions = [*bound_plan.selected(PLATFORM.key), *bound_plan.selected(GENERAL.key)]
-    outcomes = {outcome.key: outcome for outcome in (*bound_plan.outcomes, *active_general(bound_plan))}
+    outcomes = {outcome.key: outcome for outcome in (*bound_plan.outcomes, *loaded, *active_general(bound_plan))}
     states = [(label_of(decision), outcomes.get(decision.key)) for decision in decisions]
     return Receipt(
         process,
