@@ -10,8 +10,10 @@ from functools import cache
 from typing import NamedTuple
 
 import pytest
+from packaging.version import Version
 from support.compatibility import ROOT, class_of, public_methods, rows_of, split
 
+from vllm_ext import __version__
 from vllm_ext.contracts.platform_check import CALLS
 
 
@@ -232,6 +234,11 @@ def test_the_warning_names_replacement_and_version(row):
     assert f"vllm_ext {row.removed_in} " in text
     assert row.use in text
     assert re.findall(r"\w+", row.old)[-1] in text
+
+
+@pytest.mark.parametrize("row", DEPRECATED, ids=lambda row: row.old)
+def test_no_old_form_is_there_beyond_its_last_version(row):
+    assert Version(__version__) < Version(row.removed_in)
 
 
 def test_what_is_not_called_yet_is_named_nowhere_in_the_engine():

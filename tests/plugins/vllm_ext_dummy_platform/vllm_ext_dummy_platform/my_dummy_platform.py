@@ -67,7 +67,9 @@ class MyDummyPlatform(Platform):
 
     @classmethod
     def device_id_to_physical_device_id(cls, device_id: int) -> int:
-        return cls.visible_device_id_to_physical_device_id(cls.logical_device_id_to_visible_device_id(device_id))
+        number = super().device_id_to_physical_device_id(device_id)
+        logger.info("the worker %d has dummy%d", device_id, number)
+        return number
 
     @classmethod
     def get_device_total_memory(cls, device_id: int = 0) -> int:
@@ -99,9 +101,8 @@ class MyDummyPlatform(Platform):
 
     @classmethod
     def seed_everything(cls, seed: int | None = None) -> None:
-        """The device draws no random numbers of its own."""
-        if seed is not None:
-            cls.manual_seed_all(seed)
+        logger.info("seeds are %s", seed)
+        super().seed_everything(seed)
 
     @classmethod
     def inference_mode(cls) -> AbstractContextManager[None]:
