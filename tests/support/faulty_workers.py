@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
+import time
+from pathlib import Path
 from typing import Any
 
 from vllm_ext.worker.worker import Worker
@@ -37,3 +40,30 @@ class OneFailsInAStep(Worker):
         if is_rank_1():
             raise RuntimeError("no step here")
         return super().execute_model(scheduler_output)
+
+
+class AllFailInTheirFirstStep(Worker):
+    has_failed = False
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        if not self.has_failed:
+            self.has_failed = True
+            raise RuntimeError("no first step")
+        return super().execute_model(scheduler_output)
+
+
+class OneNeverJoins(Worker):
+    def init_device(self) -> None:
+        if is_rank_1():
+            time.sleep(3600)
+        super().init_device()
+
+
+class OneHasNoMemory(Worker):
+    """The cache is allocated where the process may not grow any more."""
+
+    def initialize_from_config(self, kv_cache_config: Any) -> None:
+        if is_rank_1():
+            size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+            resource.setrlimit(resource.RLIMIT_AS, (size, size))
+        super().initialize_from_config(kv_cache_config)

@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
@@ -66,6 +67,8 @@ class MultiprocExecutor(Executor):
         engine = self.dispatcher.settings.engine
         self._step_timeout_s = engine.execute_model_timeout_s
         self._rendezvous = Rendezvous(self.num_workers, engine.master_port, engine.join_timeout_s)
+        # Where a program ends without a shutdown: while the threads that watch the workers still run.
+        weakref.finalize(self, _end_workers, self._pid, self._workers, self._rendezvous)
         # The lock: an end of a worker is for who waits for its answer to report.
         with shut_down_on_error(self.shutdown), self._lock:
             started = time.monotonic()
@@ -124,15 +127,8 @@ class MultiprocExecutor(Executor):
         self.collective_rpc("check_health")
 
     def shutdown(self) -> None:
-        # A forked child has a copy of this object, and nothing to say to the workers.
-        if os.getpid() != self._pid:
-            return
         self._is_shut_down = True
-        for worker in self._workers:
-            worker.is_ending = True
-            worker.channel.hang_up()
-        end_all(self._workers, _GRACE_S)
-        self._rendezvous.close()
+        _end_workers(self._pid, self._workers, self._rendezvous)
 
     def _start_workers(self) -> None:
         num_threads = max(1, min(torch.get_num_threads(), num_usable_cpus()) // self.num_workers)
@@ -238,6 +234,18 @@ class MultiprocExecutor(Executor):
                 return
             text = f"{worker.name} (PID {worker.pid}) {worker.describe_end()} between two calls"
             self._note_failure(WorkerError(text, rank=self._workers.index(worker)))
+
+
+def _end_workers(pid: int, workers: list[ChildProcess], rendezvous: Rendezvous) -> None:
+    """Tell all to end, and wait until they have; may be called twice."""
+    # A forked child has a copy of its parent's objects, and nothing to say to the workers.
+    if os.getpid() != pid:
+        return
+    for worker in workers:
+        worker.is_ending = True
+        worker.channel.hang_up()
+    end_all(workers, _GRACE_S)
+    rendezvous.close()
 
 
 def _summary(receipts: Iterable[Receipt], seconds: float) -> str:
