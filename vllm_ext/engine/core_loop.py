@@ -27,7 +27,7 @@ from vllm_ext.engine.core_messages import (
     UtilityResult,
 )
 from vllm_ext.engine.request import RequestStatus
-from vllm_ext.errors import EngineError, InvalidRequest, VllmExtError, innermost_cause
+from vllm_ext.errors import EngineError, InvalidRequest, VllmExtError, innermost_cause, plugin_traceback
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,11 @@ class EngineCoreLoop:
             while self._take_messages():
                 self._step()
         except BaseException as error:
-            logger.exception("the engine core stops")
+            if isinstance(error, VllmExtError):
+                # Of a step, which has been said, or of workers that ended: no code here is to blame.
+                logger.error("the engine core stops: %s", error)
+            else:
+                logger.exception("the engine core stops")
             self._send(EngineCoreDead(innermost_cause(error)))
         finally:
             self._core.shutdown()
@@ -112,7 +116,7 @@ class EngineCoreLoop:
             outputs = self._core.step()
         except EngineError as error:
             # Only the text crosses over; where it comes from is in the log.
-            logger.exception("a step failed")
+            logger.error("%s", f"{error}\n{plugin_traceback(error)}".rstrip())
             self._send(RequestsFailed(list(error.request_ids), str(error)))
             return
         if outputs:

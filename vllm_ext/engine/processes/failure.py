@@ -46,7 +46,7 @@ class Failure(msgspec.Struct, frozen=True):
             _class_in_errors(error) if is_ours else None,
             message_of(error) if is_ours else "",
             getattr(error, "plugin", None),
-            rank,
+            rank if rank is not None else getattr(error, "rank", None),
         )
 
     def as_error(self) -> VllmExtError:
@@ -66,6 +66,8 @@ class Failure(msgspec.Struct, frozen=True):
         message = self.message
         if not message.startswith(self.process):
             message = f"{self.process} (PID {self.pid}): {message}"
+        if issubclass(error_cls, WorkerError):
+            return error_cls(message, rank=self.rank)
         return error_cls(message, plugin=self.plugin) if issubclass(error_cls, PluginError) else error_cls(message)
 
 
