@@ -80,4 +80,5 @@ def test_steps_starts_and_plugins_are_compared():
         "start-up: each added worker / the first",
         "plugins of a worker / start-up of one",
     ]
-    assert all(row["base"] > 0 and row["other"] > 0 for row in rows)
+    # What a worker adds is a difference, of which one round says nothing.
+    assert all(row["base"] > 0 and row["other"] > 0 for row in rows if "added" not in row["what"])
