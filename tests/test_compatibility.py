@@ -95,6 +95,8 @@ CONTRACTS = (
     "TokenizerLike",
     "LoRAResolverRegistry",
     "LoRAResolver",
+    "LogitsProcessor",
+    "AdapterLogitsProcessor",
     "SchedulerInterface",
     "vllm_ext.contracts.executor.Executor",
     "LLM",

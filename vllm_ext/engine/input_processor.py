@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.dispatch.hooks import platform_code
+from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, validate_params
 from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.params_processor import ParamsProcessor
@@ -24,12 +26,18 @@ from vllm_ext.errors import InvalidRequest, VllmExtError
 class InputProcessor:
     """Tokenizes prompts and checks what can be checked without the engine core.
 
+    Args:
+        logits_processors: asked whether they can serve a request.
+
     Raises:
         TokenizerError, CheckpointError: the tokenizer, or the model's configuration for generation, cannot be read.
     """
 
-    def __init__(self, vllm_config: VllmConfig, platform: Platform) -> None:
+    def __init__(
+        self, vllm_config: VllmConfig, platform: Platform, logits_processors: Sequence[NamedLogitsProcessor] = ()
+    ) -> None:
         self._platform = platform
+        self._logits_processors = logits_processors
         model_config = vllm_config.model_config
         self.tokenizer = load_tokenizer(model_config)
         self._eos_token_ids = load_eos_token_ids(Path(model_config.model), model_config.hf_config)
@@ -51,9 +59,9 @@ class InputProcessor:
         """The prompt's text, where it has one, and the request. May be called from any thread.
 
         Raises:
-            InvalidRequest: the prompt, ``params`` or ``priority`` is not acceptable, or the platform refuses the
-                request; the text says what is.
-            PluginLoadError: the platform's hooks for requests failed.
+            InvalidRequest: the prompt, ``params`` or ``priority`` is not acceptable, or the platform or a logits
+                processor refuses the request; the text says what is.
+            PluginError: the platform's hooks for requests, or a logits processor, failed.
         """
         params = copy.copy(self.default_sampling_params) if params is None else params
         params = self._params_processor.process_params(params)
@@ -64,6 +72,8 @@ class InputProcessor:
         with use_platform(self._platform), platform_code(self._platform):
             params = self._limit_output(len(token_ids), params)
             self._validate(parsed.text, token_ids, params)
+        with use_platform(self._platform):
+            validate_params(self._logits_processors, params)
         return parsed.text, EngineCoreRequest(request_id, token_ids, params, self._eos_token_ids, priority)
 
     def _limit_output(self, num_prompt_tokens: int, params: SamplingParams) -> SamplingParams:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 
-from vllm_ext.contracts.groups import GENERAL, PLATFORM
+from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM
 from vllm_ext.managers.general import active_general
+from vllm_ext.managers.load import extension_outcomes
 from vllm_ext.plan import BoundPlan, Receipt, label_of
+
+_KINDS = (PLATFORM, GENERAL, LOGITS_PROCESSOR)
+"""What every process of an engine loads."""
 
 
 class _Fork:
@@ -29,8 +33,9 @@ def make_receipt(bound_plan: BoundPlan, process: str, rank: int | None = None) -
         process: what it is in its engine.
         rank: of a worker.
     """
-    decisions = [*bound_plan.selected(PLATFORM.key), *bound_plan.selected(GENERAL.key)]
-    outcomes = {outcome.key: outcome for outcome in (*bound_plan.outcomes, *active_general(bound_plan))}
+    decisions = [decision for kind in _KINDS for decision in bound_plan.selected(kind.key)]
+    loaded = (*active_general(bound_plan), *extension_outcomes(bound_plan, LOGITS_PROCESSOR))
+    outcomes = {outcome.key: outcome for outcome in (*bound_plan.outcomes, *loaded)}
     states = [(label_of(decision), outcomes.get(decision.key)) for decision in decisions]
     return Receipt(
         process,
