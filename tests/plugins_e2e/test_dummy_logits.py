@@ -31,7 +31,13 @@ GROUP = "vllm.logits_processors"
 LABELS = [f"{GROUP}: vllm-ext-dummy-logits:{name}" for name in ("forbid", "keep", "repeat_limit")]
 NONE = {"plugins.logits_processor.enabled": []}
 LIMITS = {"max_model_len": 64, "max_num_seqs": 4, "max_num_batched_tokens": 12, "block_size": 4}
-TWO_WORKERS = {"executor": "multiproc", "tensor_parallel_size": 2, "kv_cache_memory": 1 << 20}
+TWO_WORKERS = {
+    "executor": "multiproc",
+    "tensor_parallel_size": 2,
+    "kv_cache_memory": 1 << 20,
+    # Also where the machine is busy.
+    "join_timeout_s": 120,
+}
 BLOCK_BYTES = 4 * 3 * 2 * 2 * 16 * 4
 """Of the random Llama: 4 tokens, 3 layers, keys and values, 2 heads of 16 numbers in float32."""
 
@@ -296,6 +302,17 @@ class TestExplained:
 
 
 class TestFaults:
+    def test_a_platform_whose_worker_applies_none_is_warned_about(self, example, random_llama, caplog):
+        example.project("vllm_ext_dummy_platform")
+
+        with LLM(random_llama, dtype="float32", platform="dummy") as llm:
+            assert len(tokens(llm, greedy())) == 6
+            with pytest.raises(InvalidRequest, match="does not act on extra_args"):
+                tokens(llm, greedy(forbid=1))
+
+        assert "my_dummy_worker.MyDummyWorker of the chosen platform applies no logits processors" in caplog.text
+        assert "'forbid' of vllm-ext-dummy-logits 0.1" in caplog.text
+
     def test_one_that_is_no_processor_is_refused_where_it_is_named(self, plugins, make_llm):
         plugins.distribution("dist_odd", {GROUP: ["odd = odd_module:odd"]}, {"odd_module.py": "def odd(): pass\n"})
 

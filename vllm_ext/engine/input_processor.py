@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,9 @@ from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.params_processor import ParamsProcessor
 from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
 from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer
-from vllm_ext.errors import InvalidRequest, VllmExtError
+from vllm_ext.errors import InvalidRequest, VllmExtError, listing
+
+logger = logging.getLogger(__name__)
 
 
 class InputProcessor:
@@ -48,7 +51,16 @@ class InputProcessor:
         self.set_supported(WORKER_PARAMS)
 
     def set_supported(self, params: frozenset[str]) -> None:
-        """Refuse sampling parameters from now on that the workers do not act on; ``params`` are those they do."""
+        """Refuse sampling parameters from now on that the workers do not act on; ``params`` are those they do.
+
+        A worker that does not act on ``extra_args`` has no place for logits processors of plugins, which is a warning.
+        """
+        if self._logits_processors and "extra_args" not in params:
+            logger.warning(
+                "worker %s of the chosen platform applies no logits processors but its own; left out: %s",
+                self._worker_cls,
+                listing(processor.source for processor in self._logits_processors),
+            )
         self._params_processor = ParamsProcessor(
             self.tokenizer, self._eos_token_ids, self._vocab_size, params, self._worker_cls
         )
