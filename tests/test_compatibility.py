@@ -86,6 +86,8 @@ CONTRACTS = (
     "TokenizerLike",
     "LoRAResolverRegistry",
     "LoRAResolver",
+    "LogitsProcessor",
+    "AdapterLogitsProcessor",
     "SchedulerInterface",
     "vllm_ext.contracts.executor.Executor",
     "LLM",

@@ -23,7 +23,12 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.endpoint import EndpointPlugin
     from vllm_ext.contracts.io_processor import IOProcessor
     from vllm_ext.contracts.linear_method import LinearMethod
-    from vllm_ext.contracts.logits_processor import LogitsProcessor
+    from vllm_ext.contracts.logits_processor import (
+        AdapterLogitsProcessor,
+        BatchUpdate,
+        LogitsProcessor,
+        MoveDirectionality,
+    )
     from vllm_ext.contracts.lora_request import LoRARequest
     from vllm_ext.contracts.lora_resolver import LoRAResolver, LoRAResolverRegistry
     from vllm_ext.contracts.model_loader import BaseModelLoader, register_model_loader
@@ -46,12 +51,14 @@ if TYPE_CHECKING:
     from vllm_ext.registry.tokenizers import TokenizerRegistry
 
 _MODULE_OF = {
+    "AdapterLogitsProcessor": "contracts.logits_processor",
     "AsyncLLM": "engine.async_llm",
     "AttentionBackend": "contracts.attention",
     "AttentionImpl": "contracts.attention",
     "AttentionMetadata": "contracts.attention",
     "AttentionMetadataBuilder": "contracts.attention",
     "BaseModelLoader": "contracts.model_loader",
+    "BatchUpdate": "contracts.logits_processor",
     "CompletionOutput": "contracts.outputs",
     "CustomOp": "contracts.custom_op",
     "DeviceCommunicatorBase": "contracts.communicator",
@@ -65,6 +72,7 @@ _MODULE_OF = {
     "LoRAResolverRegistry": "contracts.lora_resolver",
     "LogitsProcessor": "contracts.logits_processor",
     "ModelRegistry": "registry.models",
+    "MoveDirectionality": "contracts.logits_processor",
     "Platform": "contracts.platform",
     "PlatformEnum": "contracts.platform",
     "PluggableLayer": "contracts.custom_op",
@@ -87,12 +95,14 @@ _MODULE_OF = {
 
 __all__ = [
     "LLM",
+    "AdapterLogitsProcessor",
     "AsyncLLM",
     "AttentionBackend",
     "AttentionImpl",
     "AttentionMetadata",
     "AttentionMetadataBuilder",
     "BaseModelLoader",
+    "BatchUpdate",
     "CompletionOutput",
     "CustomOp",
     "DeviceCommunicatorBase",
@@ -105,6 +115,7 @@ __all__ = [
     "LoRAResolverRegistry",
     "LogitsProcessor",
     "ModelRegistry",
+    "MoveDirectionality",
     "Platform",
     "PlatformEnum",
     "PluggableLayer",

@@ -34,6 +34,7 @@ VALUES = {
     "engine.dtype": ("float32", "bfloat16", "float16"),
     "engine.enable_prefix_caching": ("false", "true", "false"),
     "engine.scheduling_policy": ("priority", "fcfs", "priority"),
+    "engine.logits_processors": NAMES,
     "engine.scheduler_cls": ("from.File", "from.Env", "from.Cli"),
     "engine.quantization": ("from_file", "from_env", "from_cli"),
     "engine.load_format": ("from_file", "from_env", "from_cli"),

@@ -108,6 +108,15 @@ class TestSafeMode:
             "VLLM_EXT_SAFE_MODE is on",
         )
 
+    def test_of_a_list_of_class_paths_each_has_a_note(self):
+        plan = plan_of(safe_mode=True, engine__logits_processors=["acme.one:One", "acme.two:Two"])
+
+        assert plan.settings.engine.logits_processors == []
+        assert [note.partition(", which")[0].rpartition(" ")[2] for note in plan.notes] == [
+            "'acme.one:One'",
+            "'acme.two:Two'",
+        ]
+
 
 class TestClassPaths:
     """Class paths in the settings obey the allowed distributions."""

@@ -33,6 +33,7 @@ from vllm_ext.contracts.vllm_config import (
     set_current_vllm_config,
 )
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
+from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor
 from vllm_ext.engine.executors.uniproc import UniProcExecutor
 from vllm_ext.engine.scheduler import Scheduler
 from vllm_ext.plan import BoundPlan, Plan
@@ -220,6 +221,7 @@ class FakeDispatcher:
     settings: Settings = field(default_factory=Settings)
     bound_plan: BoundPlan = field(default_factory=lambda: Plan((), Settings()).bind(None))
     worker: WorkerBase | None = None
+    logits_processors: tuple[NamedLogitsProcessor, ...] = ()
 
     @contextmanager
     def activate(self) -> Iterator[None]:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from vllm_ext.contracts.logits_processor import LogitsProcessor
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.worker.logits_processors import IN_TREE
+from vllm_ext.worker.plugin_logits_processors import LogitsProcessors
 from vllm_ext.worker.sampler import Sampler, SamplerOutput
 from vllm_ext.worker.sampling_batch import SamplingBatch
 
@@ -18,11 +20,11 @@ CPU = torch.device("cpu")
 class Rows:
     """Requests by slot, in arrays as the input batch has them."""
 
-    def __init__(self, max_num_reqs: int = 8, max_tokens: int = 64) -> None:
+    def __init__(self, max_num_reqs: int = 8, max_tokens: int = 64, plugins: Sequence[LogitsProcessor] = ()) -> None:
         self.token_ids = np.zeros((max_num_reqs, max_tokens), dtype=np.int32)
         self.num_tokens = np.zeros(max_num_reqs, dtype=np.int64)
         self.num_prompt_tokens = np.zeros(max_num_reqs, dtype=np.int64)
-        processors = [processor_cls(None, CPU) for processor_cls in IN_TREE]
+        processors = LogitsProcessors([processor_cls(None, CPU) for processor_cls in IN_TREE], plugins)
         self.batch = SamplingBatch(self.token_ids, self.num_tokens, self.num_prompt_tokens, processors, CPU)
 
     def add(self, slot: int, params: SamplingParams, prompt: Sequence[int] = (0,), output: Sequence[int] = ()) -> None:

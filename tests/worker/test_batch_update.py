@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vllm_ext.contracts.logits_processor import MoveDirectionality
+from vllm_ext.contracts.logits_processor import MoveDirectionality, process_dict_updates
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.worker.batch_update import follow_batch_update, make_batch_update
+from vllm_ext.worker.batch_update import make_batch_update
 
 PARAMS = SamplingParams()
 ROWS = st.lists(st.integers(0, 12), unique=True, max_size=9)
@@ -19,7 +19,7 @@ def arrival(request: int):
 
 
 def follow(state: dict[int, int], update) -> bool:
-    return follow_batch_update(state, update, lambda params, output: output[0])
+    return process_dict_updates(state, update, lambda params, prompt, output: output[0])
 
 
 @given(ROWS, ROWS)
@@ -27,8 +27,7 @@ def test_following_the_update_gives_the_new_rows(old, new):
     state = dict(enumerate(old))
     update = make_batch_update(old, new, arrival)
 
-    if update is not None:
-        follow(state, update)
+    follow(state, update)
 
     assert state == dict(enumerate(new))
     assert (update is None) == (old == new)
@@ -50,8 +49,8 @@ def test_state_of_some_requests_follows_them(old, new, interesting):
     state = {row: request for row, request in enumerate(old) if request in interesting}
     before = dict(state)
     update = make_batch_update(old, new, arrival)
-    changed = update is not None and follow_batch_update(
-        state, update, lambda params, output: output[0] if output[0] in interesting else None
+    changed = process_dict_updates(
+        state, update, lambda params, prompt, output: output[0] if output[0] in interesting else None
     )
 
     assert state == {row: request for row, request in enumerate(new) if request in interesting}

@@ -114,6 +114,10 @@ class EngineSettings(_Section, frozen=True):
         Meta(description="fcfs (first come, first served) or priority (lower values first, then first come)"),
     ] = "fcfs"
     scheduler_cls: Annotated[str, Meta(description="auto (the engine's own scheduler) or a class path")] = "auto"
+    logits_processors: Annotated[
+        list[str],
+        Meta(description="class paths of logits processors, applied after those of plugins"),
+    ] = []
     quantization: Annotated[
         str | None,
         Meta(description="quantization method for the weights, such as int8; null for the checkpoint's own, if any"),

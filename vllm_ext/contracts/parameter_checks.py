@@ -34,6 +34,12 @@ def check_logit_bias(value: Any) -> None:
         raise InvalidRequest(f"logit_bias is {value!r}; it takes a dictionary of token ids to finite numbers")
 
 
+def check_extra_args(value: Any) -> None:
+    """InvalidRequest unless ``value`` is a dictionary with strings as keys."""
+    if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+        raise InvalidRequest(f"extra_args is {value!r}; it takes a dictionary with strings as keys")
+
+
 def as_list(name: str, value: Any, item: type, expected: str) -> list[Any]:
     """A list of different entries, in the order given; InvalidRequest where one is no ``item``."""
     if value is None:

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
-from vllm_ext.contracts.parameter_checks import as_list, check_bool, check_integer, check_logit_bias, check_number
+from vllm_ext.contracts.parameter_checks import (
+    as_list,
+    check_bool,
+    check_extra_args,
+    check_integer,
+    check_logit_bias,
+    check_number,
+)
 from vllm_ext.errors import InvalidRequest
 
 _GREEDY_BELOW = 1e-5
@@ -43,6 +52,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
         prompt_logprobs: the same for the tokens of the prompt; the first has none.
         detokenize: make text; without it, only token ids.
         skip_special_tokens: leave special tokens out of the text.
+        extra_args: by name, values for logits processors of plugins: plain data, such as numbers, texts, lists.
 
     Raises:
         InvalidRequest: a value is out of range; the text names parameter, value and range.
@@ -70,6 +80,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
+    extra_args: dict[str, Any] | None = None
 
     _all_stop_token_ids: frozenset[int] = frozenset()
     _bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
@@ -161,12 +172,14 @@ class SamplingParams(msgspec.Struct, kw_only=True):
                 raise InvalidRequest("allowed_token_ids is []; it takes at least one token id, or None for all")
         if self.logit_bias is not None:
             check_logit_bias(self.logit_bias)
+        if self.extra_args is not None:
+            check_extra_args(self.extra_args)
 
 
 WORKER_PARAMS = frozenset(
     {
         *("temperature", "top_p", "top_k", "min_p", "seed", "min_tokens", "bad_words", "logit_bias"),
-        *("allowed_token_ids", "logprobs", "prompt_logprobs"),
+        *("allowed_token_ids", "logprobs", "prompt_logprobs", "extra_args"),
         *("presence_penalty", "frequency_penalty", "repetition_penalty"),
     }
 )

@@ -93,6 +93,8 @@ class ModelConfig:
     """Which of the registered tokenizers reads ``tokenizer``."""
     quantization: str | None = None
     """Name of the quantization method, whoever named it: the settings, or the checkpoint."""
+    logits_processors: list[str] = field(default_factory=list)
+    """Class paths of logits processors that are not plugins."""
 
     @property
     def architectures(self) -> list[str]:

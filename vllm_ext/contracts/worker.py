@@ -151,8 +151,8 @@ class WorkerBase:
 
     def get_supported_sampling_params(self) -> frozenset[str]:
         """Which of :data:`vllm_ext.contracts.sampling_params.WORKER_PARAMS` the worker acts on; the engine refuses
-        requests that use others. A worker that uses :class:`vllm_ext.worker.sampler.Sampler` has all of them. An
-        extension of vLLM's contract.
+        requests that use others. ``extra_args`` stands for the logits processors of plugins. The in-tree worker has
+        all of them. An extension of vLLM's contract.
         """
         return frozenset({"temperature", "seed"})
 

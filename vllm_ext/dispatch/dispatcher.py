@@ -5,6 +5,7 @@ A class path is resolved and checked on first use and frozen then; nothing falls
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -22,6 +23,7 @@ from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platform_hooks, update_block_size
+from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, load_logits_processors
 from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler
 from vllm_ext.dispatch.worker_extension import extend_worker
@@ -199,6 +201,16 @@ class Dispatcher:
         cls: type[DeviceCommunicatorBase] = self._resolve("communicator", qualname, DeviceCommunicatorBase, source)
         check_constructor(cls, CONSTRUCTOR_KEYWORDS, slot="communicator", source=source)
         return cls
+
+    @functools.cached_property
+    def logits_processors(self) -> tuple[NamedLogitsProcessor, ...]:
+        """Those besides the worker's own, in the order in which they are applied; loaded when first asked for.
+
+        Raises:
+            PluginLoadError, ContractError: one that the user named cannot be used.
+        """
+        with self.activate():
+            return load_logits_processors(self.bound_plan, self.vllm_config.model_config.logits_processors)
 
     def linear_method(self) -> LinearMethod:
         """How the layers of this engine lay out and multiply dense weights."""

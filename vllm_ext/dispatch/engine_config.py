@@ -64,6 +64,7 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
             original_max_model_len=engine.max_model_len,
             tokenizer_mode=engine.tokenizer_mode,
             quantization=quantization_of(engine.quantization, hf_config),
+            logits_processors=list(engine.logits_processors),
         ),
         cache_config=CacheConfig(
             block_size=engine.block_size,

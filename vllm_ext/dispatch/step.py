@@ -6,7 +6,10 @@ from typing import NamedTuple
 
 from vllm_ext.errors import VllmExtError
 
-SLOTS = ("platform", "general", "worker", "attention", "communicator", "ops", "registries", "config", "processes")
+SLOTS = (
+    *("platform", "general", "worker", "attention", "communicator", "ops", "logits_processors"),
+    *("registries", "config", "processes"),
+)
 
 
 class Step(NamedTuple):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from vllm_ext.contracts.current_platform import current_platform, use_platform
+from vllm_ext.contracts.groups import LOGITS_PROCESSOR
 from vllm_ext.discovery import scan
 from vllm_ext.dispatch.bootstrap import Bootstrapped
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.errors import PlanMismatch
 from vllm_ext.managers import (
     activate_bound,
+    extension_outcomes,
+    load_extensions,
     load_general,
     make_receipt,
     runtime_versions,
@@ -28,7 +31,8 @@ from vllm_ext.plan import (
 
 
 def make_hand_over(dispatcher: Dispatcher) -> HandOver:
-    """What the other processes of the dispatcher's engine are handed."""
+    """What the other processes of the dispatcher's engine are handed; loads the logits processors."""
+    _ = dispatcher.logits_processors
     receipt = make_receipt(dispatcher.bound_plan, "front end")
     return HandOver.of(dispatcher.bound_plan, dispatcher.config, receipt.active)
 
@@ -36,8 +40,9 @@ def make_hand_over(dispatcher: Dispatcher) -> HandOver:
 def take_over(hand_over: HandOver, process: str, rank: int | None = None) -> tuple[Bootstrapped, Receipt]:
     """Apply the plan that was handed over. Nothing is chosen here.
 
-    Effects: imports and calls the plan's platform and general plugins; the plan becomes the process's default. Where
-    anything that is installed differs from what the plan was made for, no plugin is imported.
+    Effects: imports and calls the plan's platform and general plugins, and imports its logits processors; the plan
+    becomes the process's default. Where anything that is installed differs from what the plan was made for, no
+    plugin is imported.
 
     Args:
         process, rank: what this process is in the engine.
@@ -59,6 +64,8 @@ def take_over(hand_over: HandOver, process: str, rank: int | None = None) -> tup
     set_default_bound_plan(binding.bound_plan)
     with use_platform(binding.platform), use_bound_plan(binding.bound_plan):
         loaded = load_general(binding.bound_plan)
+        load_extensions(binding.bound_plan, LOGITS_PROCESSOR)
+    loaded += extension_outcomes(binding.bound_plan, LOGITS_PROCESSOR)
     receipt = make_receipt(binding.bound_plan, process, rank, loaded)
     refuse(active_differences(hand_over.active, receipt.active), receipt.name, receipt.inactive, loaded)
     config = hand_over.config(binding.bound_plan)

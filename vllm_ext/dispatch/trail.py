@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.logits_processors import SETTING
 from vllm_ext.dispatch.registry_trail import op_steps, registry_steps
 from vllm_ext.dispatch.step import Step, path_of
 from vllm_ext.errors import VllmExtError
+from vllm_ext.managers import extension_outcomes
 from vllm_ext.plan import Decision, Outcome, Plan
 from vllm_ext.registry.base import all_registries
 
@@ -21,22 +24,31 @@ def plugin_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: Decision | Non
         outcomes: what became of those that were asked, or run.
         chosen: the platform that won, if any.
     """
+    steps = [
+        *_decided(plan, PLATFORM.key, PLATFORM.key, outcomes, chosen),
+        *_decided(plan, GENERAL.key, GENERAL.key, outcomes, chosen),
+    ]
+    return sorted(steps, key=lambda step: (step.slot != "platform", step.state != "chosen"))
+
+
+def _decided(
+    plan: Plan, kind: str, slot: str, outcomes: Sequence[Outcome], chosen: Decision | None = None
+) -> Iterator[Step]:
+    """Every plugin of a kind, with what was decided and what became of it."""
     states = {outcome.key: outcome for outcome in outcomes}
-    steps = []
     for decision in plan.decisions:
-        if decision.kind not in ("platform", "general"):
+        if decision.kind != kind:
             continue
         outcome = states.get(decision.key) if decision.is_used else None
         reason = f"{decision.reason}; {outcome.detail}" if outcome and outcome.detail else decision.reason
         state = "chosen" if decision == chosen else outcome.state if outcome else decision.status
         owner = f"{decision.distribution} {decision.version}".strip()
-        steps.append(Step(decision.kind, str(decision), state, reason, str(decision.origin or ""), owner=owner))
-    return sorted(steps, key=lambda step: (step.slot != "platform", step.state != "chosen"))
+        yield Step(slot, str(decision), state, reason, str(decision.origin or ""), owner=owner)
 
 
 def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
-    """Worker, attention, communicator and ops, each resolved and checked as for an engine, and what plugins registered;
-    builds nothing.
+    """Worker, attention, communicator, ops and logits processors, each resolved and checked as for an engine, and what
+    plugins registered; builds nothing.
     """
     with dispatcher.activate():
         steps = [
@@ -44,6 +56,7 @@ def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
             *_attention_steps(dispatcher),
             _resolved(dispatcher, "communicator", "communicator.cls", dispatcher.communicator_cls),
             *op_steps(dispatcher),
+            *_logits_processor_steps(dispatcher),
             *_changes(dispatcher),
         ]
         return [_with_owner(dispatcher, step) for step in steps] + registry_steps()
@@ -57,6 +70,21 @@ def _resolved(dispatcher: Dispatcher, slot: str, key: str, resolve: Callable[[],
         return Step(slot, path_of(resolve()), "chosen", reason, origin)
     except VllmExtError as error:
         return Step(slot, "", "failed", str(error), origin, error)
+
+
+def _logits_processor_steps(dispatcher: Dispatcher) -> Iterator[Step]:
+    """Those of plugins, in the order in which they are applied, then those that the settings name."""
+    slot, origin = "logits_processors", str(dispatcher.config.origin(SETTING))
+    try:
+        paths = {path_of(processor.cls) for processor in dispatcher.logits_processors}
+    except VllmExtError as error:
+        yield Step(slot, "", "failed", str(error), origin, error)
+        paths = set()
+    outcomes = extension_outcomes(dispatcher.bound_plan, LOGITS_PROCESSOR)
+    yield from _decided(dispatcher.bound_plan.plan, LOGITS_PROCESSOR.key, slot, outcomes)
+    for path in dispatcher.vllm_config.model_config.logits_processors:
+        state = "chosen" if path.replace(":", ".") in paths else "failed"
+        yield Step(slot, path, state, f"{SETTING} names it", origin, owner="the settings")
 
 
 def _attention_steps(dispatcher: Dispatcher) -> Iterator[Step]:

@@ -203,7 +203,7 @@ class AsyncLLM(FrontEnd):
 
     def _start(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
-        self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform)
+        self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform, dispatcher.logits_processors)
         self.tokenizer = self.input_processor.tokenizer
         self._requests = AsyncRequests(self.tokenizer)
         self._calls = PendingCalls()

@@ -13,7 +13,7 @@ from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
 from vllm_ext.engine.stats import SchedulerStats
-from vllm_ext.errors import EngineError, VllmExtError, innermost_cause, listing
+from vllm_ext.errors import EngineError, VllmExtError, innermost_cause, listing, message_of
 
 if TYPE_CHECKING:
     from vllm_ext.dispatch.dispatcher import Dispatcher
@@ -80,9 +80,10 @@ class EngineCore:
             # A plugin's sys.exit() must not end the process as if all were well.
             if not isinstance(error, Exception | SystemExit):
                 raise
+            # An error of ours says whose fault it is, which its cause may not.
+            cause = message_of(error) if isinstance(error, EngineError) else innermost_cause(error)
             raise EngineError(
-                f"a step failed, which ended the {len(ended)} requests in flight: {innermost_cause(error)}",
-                request_ids=ended,
+                f"a step failed, which ended the {len(ended)} requests in flight: {cause}", request_ids=ended
             ) from error
 
     def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:

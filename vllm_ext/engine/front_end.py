@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from vllm_ext.config import Config, Override, load_config
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.logits_processors import class_path_of
 
 if TYPE_CHECKING:
     import torch
@@ -38,6 +39,8 @@ class FrontEnd(ABC):
             engine_settings["model"] = str(model)
         if dtype is not None:
             engine_settings["dtype"] = str(dtype).removeprefix("torch.")
+        if isinstance(classes := engine_settings.get("logits_processors"), list | tuple):
+            engine_settings["logits_processors"] = [class_path_of(each) for each in classes]
         settings += [
             Override(f"engine.{name}", value, f"{self.caller}({name}=...)") for name, value in engine_settings.items()
         ]

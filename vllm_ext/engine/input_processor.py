@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
@@ -13,23 +15,32 @@ from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.dispatch.hooks import platform_code
+from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, validate_params
 from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.params_processor import ParamsProcessor
 from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
 from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer
-from vllm_ext.errors import InvalidRequest, VllmExtError
+from vllm_ext.errors import InvalidRequest, VllmExtError, listing
+
+logger = logging.getLogger(__name__)
 
 
 class InputProcessor:
     """Tokenizes prompts and checks what can be checked without the engine core.
 
+    Args:
+        logits_processors: asked whether they can serve a request.
+
     Raises:
         TokenizerError, CheckpointError: the tokenizer, or the model's configuration for generation, cannot be read.
     """
 
-    def __init__(self, vllm_config: VllmConfig, platform: Platform) -> None:
+    def __init__(
+        self, vllm_config: VllmConfig, platform: Platform, logits_processors: Sequence[NamedLogitsProcessor] = ()
+    ) -> None:
         self._platform = platform
+        self._logits_processors = logits_processors
         model_config = vllm_config.model_config
         self.tokenizer = load_tokenizer(model_config)
         self._eos_token_ids = load_eos_token_ids(Path(model_config.model), model_config.hf_config)
@@ -40,7 +51,16 @@ class InputProcessor:
         self.set_supported(WORKER_PARAMS)
 
     def set_supported(self, params: frozenset[str]) -> None:
-        """Refuse sampling parameters from now on that the workers do not act on; ``params`` are those they do."""
+        """Refuse sampling parameters from now on that the workers do not act on; ``params`` are those they do.
+
+        A worker that does not act on ``extra_args`` has no place for logits processors of plugins, which is a warning.
+        """
+        if self._logits_processors and "extra_args" not in params:
+            logger.warning(
+                "worker %s of the chosen platform applies no logits processors but its own; left out: %s",
+                self._worker_cls,
+                listing(processor.source for processor in self._logits_processors),
+            )
         self._params_processor = ParamsProcessor(
             self.tokenizer, self._eos_token_ids, self._vocab_size, params, self._worker_cls
         )
@@ -51,9 +71,9 @@ class InputProcessor:
         """The prompt's text, where it has one, and the request. May be called from any thread.
 
         Raises:
-            InvalidRequest: the prompt, ``params`` or ``priority`` is not acceptable, or the platform refuses the
-                request; the text says what is.
-            PluginLoadError: the platform's hooks for requests failed.
+            InvalidRequest: the prompt, ``params`` or ``priority`` is not acceptable, or the platform or a logits
+                processor refuses the request; the text says what is.
+            PluginError: the platform's hooks for requests, or a logits processor, failed.
         """
         params = copy.copy(self.default_sampling_params) if params is None else params
         params = self._params_processor.process_params(params)
@@ -64,6 +84,8 @@ class InputProcessor:
         with use_platform(self._platform), platform_code(self._platform):
             params = self._limit_output(len(token_ids), params)
             self._validate(parsed.text, token_ids, params)
+        with use_platform(self._platform):
+            validate_params(self._logits_processors, params)
         return parsed.text, EngineCoreRequest(request_id, token_ids, params, self._eos_token_ids, priority)
 
     def _limit_output(self, num_prompt_tokens: int, params: SamplingParams) -> SamplingParams:

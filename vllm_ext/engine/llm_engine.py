@@ -33,7 +33,7 @@ class LLMEngine:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
-        self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform)
+        self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform, dispatcher.logits_processors)
         self.tokenizer = self.input_processor.tokenizer
         self.default_sampling_params = self.input_processor.default_sampling_params
         self._aborted: list[RequestOutput] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import msgspec
 
@@ -48,6 +49,8 @@ class ParamsProcessor:
         if not used:
             return params
         self._check_vocabulary(params)
+        if params.extra_args is not None:
+            params = msgspec.structs.replace(params, extra_args=_plain_data(params.extra_args))
         if not params.min_tokens and not params.bad_words:
             return params
         stopping = self._stop_token_ids(params) if params.min_tokens else frozenset()
@@ -110,3 +113,15 @@ class ParamsProcessor:
         except Exception as error:  # the library raises bare Exception
             raise InvalidRequest(f"bad_words has {text!r}, which cannot be tokenized: {error}") from error
         return tuple(token_id for token_id in ids if token_id < self._vocab_size)
+
+
+def _plain_data(extra_args: dict[str, Any]) -> dict[str, Any]:
+    """A copy, as it arrives in another process: the same for every executor; InvalidRequest where it cannot."""
+    try:
+        copied: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(extra_args))
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
+        raise InvalidRequest(
+            f"extra_args is {extra_args!r}, which cannot pass to a worker: {error}; it takes numbers, texts, and lists "
+            "and dictionaries of them"
+        ) from error
+    return copied

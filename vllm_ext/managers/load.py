@@ -12,8 +12,11 @@ from vllm_ext.contracts.groups import KIND_OF_GROUP, PluginKind
 from vllm_ext.errors import PluginNotFound, did_you_mean, listing
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
 from vllm_ext.managers.policy import settle
-from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
+from vllm_ext.plan import BoundPlan, Decision, DecisionKey, Outcome, Plan
 from vllm_ext.plan.names import matches
+
+_OUTCOMES: dict[DecisionKey, Outcome] = {}
+"""Of the extensions that were last loaded in this process."""
 
 
 class LoadedPlugin(NamedTuple):
@@ -62,6 +65,11 @@ def load_extensions(bound_plan: BoundPlan, kind: PluginKind) -> list[LoadedPlugi
     return [LoadedPlugin(decision, extension.obj, outcome) for decision, extension, outcome in each]
 
 
+def extension_outcomes(bound_plan: BoundPlan, kind: PluginKind) -> list[Outcome]:
+    """What became of the plugins of a kind that :func:`load_extensions` has loaded in this process."""
+    return [_OUTCOMES[decision.key] for decision in bound_plan.selected(kind.key) if decision.key in _OUTCOMES]
+
+
 def load_driver(bound_plan: BoundPlan, kind: PluginKind, name: str) -> Any:
     """The class of the one plugin of a kind that the plan selected under ``name``; no other is imported.
 
@@ -83,6 +91,8 @@ def _load_each(
     """Load one after the other, so that a named one that fails is raised before the next runs; those that work."""
     for decision in decisions:
         manager = NamedPlugins(plan, [decision], namespace=decision.group, invoke_on_load=use)
+        if use:
+            _OUTCOMES[decision.key] = manager.outcomes[0]
         settle(decision, manager.outcomes[0])
         for extension in manager:
             yield decision, extension, manager.outcomes[0]

@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from vllm_ext.contracts.groups import GENERAL, PLATFORM
+from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM
 from vllm_ext.managers.general import active_general
+from vllm_ext.managers.load import extension_outcomes
 from vllm_ext.plan import BoundPlan, Outcome, Receipt, label_of
+
+_KINDS = (PLATFORM, GENERAL, LOGITS_PROCESSOR)
+"""What every process of an engine loads."""
 
 
 class _Fork:
@@ -33,8 +37,9 @@ def make_receipt(
         rank: of a worker.
         loaded: what became of the general plugins, where they were loaded just now: why some do not work.
     """
-    decisions = [*bound_plan.selected(PLATFORM.key), *bound_plan.selected(GENERAL.key)]
-    outcomes = {outcome.key: outcome for outcome in (*bound_plan.outcomes, *loaded, *active_general(bound_plan))}
+    decisions = [decision for kind in _KINDS for decision in bound_plan.selected(kind.key)]
+    now = (*loaded, *active_general(bound_plan), *extension_outcomes(bound_plan, LOGITS_PROCESSOR))
+    outcomes = {outcome.key: outcome for outcome in (*bound_plan.outcomes, *now)}
     states = [(label_of(decision), outcomes.get(decision.key)) for decision in decisions]
     return Receipt(
         process,

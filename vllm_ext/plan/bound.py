@@ -15,8 +15,9 @@ from vllm_ext.plan.decisions import Decision
 from vllm_ext.plan.options import options_hash
 from vllm_ext.plan.outcomes import Outcome
 from vllm_ext.plan.plan import Plan
+from vllm_ext.plan.rules import value_of
 
-_OVERRIDES = ("attention", "worker", "communicator", "custom_ops")
+_OVERRIDES = ("attention", "worker", "communicator", "custom_ops", "engine.logits_processors")
 """Parts of the settings that decide which code runs, besides the plugins."""
 
 
@@ -64,7 +65,7 @@ class BoundPlan:
         settings = self.plan.settings
         return {
             "plugins": [self._identity_of(decision) for kind in KINDS for decision in self.selected(kind.key)],
-            "overrides": {name: msgspec.to_builtins(getattr(settings, name)) for name in _OVERRIDES},
+            "overrides": {name: msgspec.to_builtins(value_of(settings, name)) for name in _OVERRIDES},
             "versions": dict(self.versions),
         }
 

@@ -21,12 +21,13 @@ CLASS_PATH_KEYS = (
     "worker.extension_cls",
     "communicator.cls",
     "engine.scheduler_cls",
+    "engine.logits_processors",
 )
 
 
 def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> set[str]:
     """Top-level modules whose distribution :func:`resolve` has to know for these records and settings."""
-    modules = {_top_level(path) for path in class_paths(config.settings).values()} - {"vllm_ext"}
+    modules = {_top_level(path) for _, path in class_paths(config.settings)} - {"vllm_ext"}
     if config.settings.allow_distributions is None:
         modules.clear()
     if config.settings.host == VLLM or any(mentions_vllm(record) for record in records):
@@ -34,10 +35,11 @@ def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> s
     return modules
 
 
-def class_paths(settings: Settings) -> dict[str, str]:
-    """Class paths in the settings, by key."""
+def class_paths(settings: Settings) -> list[tuple[str, str]]:
+    """Class paths in the settings, with their keys."""
     values = {key: value_of(settings, key) for key in CLASS_PATH_KEYS}
-    return {key: value for key, value in values.items() if value is not None and is_class_path(value)}
+    each = [(key, path) for key, value in values.items() for path in (value if isinstance(value, list) else [value])]
+    return [(key, path) for key, path in each if path is not None and is_class_path(path)]
 
 
 def check_class_paths(
@@ -48,7 +50,7 @@ def check_class_paths(
     What ``allow_distributions`` does not admit is added to ``errors``, what is left out to ``notes``.
     """
     settings = config.settings
-    for key, path in class_paths(settings).items():
+    for key, path in class_paths(settings):
         where = f"{key} ({config.origin(key)})"
         if config.safe_mode:
             notes.append(f"{where} names {path!r}, which is not used: {envs.VLLM_EXT_SAFE_MODE} is on")

@@ -18,7 +18,8 @@ class Receipt(msgspec.Struct, frozen=True):
     rank: int | None = None
     """Of a worker."""
     active: tuple[str, ...] = ()
-    """The platform and the general plugins that work here, in the plan's order; see :func:`label_of`."""
+    """The platform, the general plugins and the logits processors that work here, in the plan's order; see
+    :func:`label_of`."""
     inactive: tuple[str, ...] = ()
     """Those that are in the plan and do not work here: ``label: why``."""
     seconds: float = 0.0

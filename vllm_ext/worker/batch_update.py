@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from vllm_ext.contracts.logits_processor import BatchUpdate, MoveDirectionality, MovedRequest
 from vllm_ext.contracts.sampling_params import SamplingParams
-
-StateT = TypeVar("StateT")
 
 Arrival = tuple[SamplingParams, list[int], list[int]]
 """Parameters, prompt token ids, and the output token ids, a list that grows with the request."""
@@ -54,29 +51,3 @@ def _moves(rows: list[int | None], new: Sequence[int]) -> list[MovedRequest]:
             row_of[other] = source
             moved.append((source, target, MoveDirectionality.SWAP))
     return moved
-
-
-def follow_batch_update(
-    state: dict[int, StateT], update: BatchUpdate, state_of: Callable[[SamplingParams, list[int]], StateT | None]
-) -> bool:
-    """Bring ``state``, by row, up to date; True where it has changed.
-
-    Args:
-        state_of: the state of a request with these parameters and output token ids; ``None`` for none.
-    """
-    changed = False
-    for row in update.removed:
-        changed |= state.pop(row, None) is not None
-    for row, params, _, output_token_ids in update.added:
-        value = state_of(params, output_token_ids)
-        changed |= state.pop(row, None) is not None or value is not None
-        if value is not None:
-            state[row] = value
-    for source, target, direction in update.moved:
-        moving, replaced = state.pop(source, None), state.pop(target, None)
-        changed |= moving is not None or replaced is not None
-        if moving is not None:
-            state[target] = moving
-        if replaced is not None and direction is MoveDirectionality.SWAP:
-            state[source] = replaced
-    return changed

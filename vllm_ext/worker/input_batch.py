@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from vllm_ext.contracts.logits_processor import LogitsProcessor
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
+from vllm_ext.worker.plugin_logits_processors import LogitsProcessors
 from vllm_ext.worker.sampling_batch import SamplingBatch
 
 IntArray = npt.NDArray[np.integer]
@@ -50,7 +49,7 @@ class InputBatch:
         max_num_reqs: int,
         max_model_len: int,
         blocks_per_req: list[int],
-        processors: Sequence[LogitsProcessor],
+        processors: LogitsProcessors,
         device: torch.device,
     ) -> None:
         self.max_num_reqs = max_num_reqs

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
 
-from vllm_ext.contracts.logits_processor import BatchUpdate, LogitsProcessor
-from vllm_ext.worker.batch_update import follow_batch_update
+from vllm_ext.contracts.logits_processor import BatchUpdate, LogitsProcessor, process_dict_updates
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.sampling_params import SamplingParams
@@ -34,7 +33,7 @@ class RowLogitsProcessor(LogitsProcessor, Generic[StateT]):
         return self.argmax_invariant
 
     def update_state(self, batch_update: BatchUpdate | None) -> None:
-        if batch_update is not None and follow_batch_update(self.rows, batch_update, self.state_of):
+        if process_dict_updates(self.rows, batch_update, lambda params, _, output: self.state_of(params, output)):
             self.rebuild()
 
     @abstractmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,14 +19,15 @@ from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestDat
 from vllm_ext.errors import EngineError
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
-from vllm_ext.worker.logits_processors import IN_TREE
 from vllm_ext.worker.logprobs import PromptLogprobs
+from vllm_ext.worker.plugin_logits_processors import LogitsProcessors, build_logits_processors
 from vllm_ext.worker.sampler import Sampler, SamplerOutput
 from vllm_ext.worker.sampling_metadata import Choice, SamplingMetadata
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
     from vllm_ext.contracts.vllm_config import VllmConfig
+    from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor
 
 _WARM_UP_TOKENS = 16
 
@@ -36,9 +38,20 @@ class ModelRunner:
     Args:
         model: keeps the model contract; its weights are loaded.
         device: where the model lives.
+        logits_processors: those besides the worker's own.
+
+    Raises:
+        EngineError: a logits processor cannot be built.
     """
 
-    def __init__(self, vllm_config: VllmConfig, platform: Platform, model: nn.Module, device: torch.device) -> None:
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        platform: Platform,
+        model: nn.Module,
+        device: torch.device,
+        logits_processors: Sequence[NamedLogitsProcessor] = (),
+    ) -> None:
         self.vllm_config = vllm_config
         self.platform = platform
         self.model: Any = model
@@ -47,6 +60,10 @@ class ModelRunner:
         self.sampler = Sampler(vllm_config.model_config.seed)
         self._groups: list[tuple[int, tuple[str, ...], AttentionMetadataBuilder]] = []
         self._num_blocks = 0
+        self._processors = build_logits_processors(
+            vllm_config, device, platform.is_pin_memory_available(), logits_processors
+        )
+        self.batch: InputBatch
         self._new_batch([])
         self._pending: tuple[StepInputs, torch.Tensor | None, dict[str, LogprobsLists]] | None = None
 
@@ -67,6 +84,7 @@ class ModelRunner:
             for (builder_cls, spec), names in by_builder.items():
                 builder = builder_cls(spec, names, self.vllm_config, self.device)
                 self._groups.append((index, tuple(names), builder))
+        self.batch.sampling.clear()
         self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput | None:
@@ -125,8 +143,8 @@ class ModelRunner:
             self.sampler(logits, _drawing_metadata(len(logits)))
 
     def warm_up(self) -> None:
-        """Serve a short prompt and one token after it, then forget the request: no state is left but the contents of
-        cache blocks that nobody has yet.
+        """Serve a short prompt and one token after it, in a batch of its own that plugins do not hear of: no state is
+        left but the contents of cache blocks that nobody has yet.
         """
         num_tokens = min(_WARM_UP_TOKENS, self.vllm_config.model_config.max_model_len - 1)
         block_ids = tuple(list(range(-(-(num_tokens + 1) // size))) for size in self._block_sizes)
@@ -134,26 +152,29 @@ class ModelRunner:
             return
         request = NewRequestData("warm-up", [0] * num_tokens, SamplingParams(temperature=0), block_ids, 0)
         decode = CachedRequestData(["warm-up"], [None], [num_tokens])
+        batch, self.batch = self.batch, self._make_batch(LogitsProcessors(self._processors.own))
         for output in (
             SchedulerOutput([request], CachedRequestData(), {"warm-up": num_tokens}, num_tokens),
             SchedulerOutput([], decode, {"warm-up": 1}, 1),
         ):
             self.execute_model(output)
             self.sample_tokens()
-        self.batch.remove("warm-up")
+        self.batch = batch
 
     def _new_batch(self, block_sizes: list[int]) -> None:
         self._block_sizes = block_sizes
+        self.batch = self._make_batch(self._processors)
+        self._prompt_logprobs = PromptLogprobs(self.model.compute_logits)
+
+    def _make_batch(self, processors: LogitsProcessors) -> InputBatch:
         max_model_len = self.vllm_config.model_config.max_model_len
-        is_pin_memory = self.platform.is_pin_memory_available()
-        self.batch = InputBatch(
+        return InputBatch(
             self.vllm_config.scheduler_config.max_num_seqs,
             max_model_len,
-            [-(-max_model_len // block_size) for block_size in block_sizes],
-            [processor_cls(self.vllm_config, self.device, is_pin_memory) for processor_cls in IN_TREE],
+            [-(-max_model_len // block_size) for block_size in self._block_sizes],
+            processors,
             self.device,
         )
-        self._prompt_logprobs = PromptLogprobs(self.model.compute_logits)
 
     def _forward(
         self,

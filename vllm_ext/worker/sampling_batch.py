@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from vllm_ext.contracts.logits_processor import LogitsProcessor
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.errors import EngineError
 from vllm_ext.worker.batch_update import Arrival, make_batch_update
+from vllm_ext.worker.plugin_logits_processors import LogitsProcessors
 from vllm_ext.worker.sampling_metadata import Choice, Penalties, SamplingMetadata
 
 IntArray = npt.NDArray[np.integer]
@@ -43,7 +43,7 @@ class SamplingBatch:
     Args:
         token_ids: ``[slots, tokens]``: the batch's own array, of which penalties are made.
         num_tokens, num_prompt_tokens: ``[slots]``, the batch's own too.
-        processors: the logits processors in the order in which they are applied.
+        processors: the logits processors.
     """
 
     def __init__(
@@ -51,13 +51,17 @@ class SamplingBatch:
         token_ids: IntArray,
         num_tokens: IntArray,
         num_prompt_tokens: IntArray,
-        processors: Sequence[LogitsProcessor],
+        processors: LogitsProcessors,
         device: torch.device,
     ) -> None:
         self._token_ids, self._num_tokens, self._num_prompt_tokens = token_ids, num_tokens, num_prompt_tokens
         self._device = device
-        self._processors = [p for p in processors if not p.is_argmax_invariant()]
-        self._argmax_invariant = [p for p in processors if p.is_argmax_invariant()]
+        every = [*processors.own, *processors.plugins]
+        self._processors = [p for p in every if not p.is_argmax_invariant()]
+        self._argmax_invariant = [p for p in every if p.is_argmax_invariant()]
+        self._has_plugins = bool(processors.plugins)
+        # Greedy requests leave those out that never change the likeliest token.
+        self._plugins_concern_greedy = not all(p.is_argmax_invariant() for p in processors.plugins)
         self._table = np.zeros(len(num_tokens), dtype=_SLOT)
         self._is_plain = self._table["is_plain"]
         self._params: dict[int, SamplingParams] = {}
@@ -71,7 +75,9 @@ class SamplingBatch:
         """Note a request's parameters, and the tokens that it has from before a preemption."""
         used = set(params.worker_params())
         is_penalized = bool(used & {"presence_penalty", "frequency_penalty", "repetition_penalty"})
-        is_processed = bool(used & {"min_p", "min_tokens", "bad_words", "logit_bias", "allowed_token_ids"})
+        is_processed = bool(used & _PARAMS_OF_OWN) or (
+            self._plugins_concern_greedy if params.is_greedy else self._has_plugins
+        )
         is_scored = params.logprobs is not None
         self._table[slot] = (
             next(self._next_request),
@@ -90,13 +96,18 @@ class SamplingBatch:
             params.repetition_penalty,
             params.logprobs or 0,
         )
-        if is_processed:
+        if is_processed or self._has_plugins:
+            # A plugin is told of every request that shares a batch with one that concerns it.
             self._params[slot] = params
             self._output_token_ids[slot] = output_token_ids
 
     def remove(self, slot: int) -> None:
         self._params.pop(slot, None)
         self._output_token_ids.pop(slot, None)
+
+    def clear(self) -> None:
+        """Let the processors forget all requests."""
+        self._update_processors([], np.zeros(0, dtype=np.int64))
 
     def append_tokens(self, slots: IntArray, token_ids: IntArray) -> None:
         """Note one new token for each of ``slots``; the batch's own arrays have it already."""
@@ -154,9 +165,16 @@ class SamplingBatch:
         slot_of = dict(zip(requests, slots.tolist(), strict=False))
         update = make_batch_update(self._processed, requests, lambda request: self._arrival(slot_of[request]))
         self._processed = requests
-        if requests or update is not None:
-            for processor in itertools.chain(self._processors, self._argmax_invariant):
+        if not requests and update is None:
+            return
+        errors: list[EngineError] = []
+        for processor in itertools.chain(self._processors, self._argmax_invariant):
+            try:
                 processor.update_state(update)
+            except EngineError as error:  # the others still follow: this update never comes again
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
     def _arrival(self, slot: int) -> Arrival:
         params = self._params.get(slot)
@@ -165,6 +183,8 @@ class SamplingBatch:
         prompt = self._token_ids[slot, : int(self._num_prompt_tokens[slot])].tolist()
         return params, prompt, self._output_token_ids[slot]
 
+
+_PARAMS_OF_OWN = {"min_p", "min_tokens", "bad_words", "logit_bias", "allowed_token_ids"}
 
 _UNPROCESSED = SamplingParams()
 """Stands for the parameters of a request that no processor is interested in."""

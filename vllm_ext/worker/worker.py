@@ -57,7 +57,8 @@ class Worker(WorkerBase):
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         with use_tp_group(self.tp_group):
             model = load_model(self.vllm_config, self.device, dummy_weights=load_dummy_weights)
-        self.model_runner = ModelRunner(self.vllm_config, self.current_platform, model, self.device)
+        processors = get_current_dispatcher().logits_processors
+        self.model_runner = ModelRunner(self.vllm_config, self.current_platform, model, self.device, processors)
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return self.model_runner.get_kv_cache_spec()
