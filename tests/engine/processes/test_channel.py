@@ -48,3 +48,38 @@ def test_a_message_cut_off_in_the_middle_is_not_taken_for_a_whole_one():
     with pytest.raises(EOFError):
         here.receive()
     here.close()
+
+
+def test_messages_of_any_size_that_wait_together_are_received_one_by_one(ends):
+    here, other = ends
+    contents = [b"", b"a", b"b" * 20_000, b"c" * 16_375, b"d" * 16_384, b"e" * 50_000, b"f"]
+    for kind, content in enumerate(contents):
+        here.send(Frame(kind, content))
+
+    got = [other.receive() for _ in contents]
+
+    assert [(kind, bytes(content)) for kind, content in got] == list(enumerate(contents))
+    assert not other.has_read_ahead
+
+
+def test_a_message_that_was_read_with_the_one_before_is_told_of(ends):
+    here, other = ends
+    here.send(Frame(1, b"first"))
+    here.send(Frame(2, b"second"))
+
+    other.receive()
+
+    assert other.has_read_ahead
+    assert bytes(other.receive().content) == b"second"
+    assert not other.has_read_ahead
+
+
+def test_a_message_that_came_before_the_peer_closed_is_still_received(ends):
+    here, other = ends
+    here.send(Frame(1, b"first"))
+    here.send(Frame(2, b"last"))
+    here.close()
+
+    assert [bytes(other.receive().content) for _ in range(2)] == [b"first", b"last"]
+    with pytest.raises(EOFError):
+        other.receive()

@@ -127,6 +127,8 @@ class Waiter:
         channel = self._workers[rank].channel
         try:
             replies.take(rank, channel.receive())
+            while channel.has_read_ahead:
+                replies.take(rank, channel.receive())
         except EOFError:
             self._poll.unregister(channel.fileno())
             replies.gone.append(rank)

@@ -56,12 +56,13 @@ class WorkerProcess:
 
     def serve(self) -> None:
         """Answer calls one after the other; at the end the worker is shut down."""
-        try:
-            while (frame := self._next()) is not None:
-                self._answer(frame)
-        finally:
-            if self._worker is not None:
-                with self._dispatcher.activate():
+        # Once, and not in each call: the process has this engine only.
+        with self._dispatcher.activate():
+            try:
+                while (frame := self._next()) is not None:
+                    self._answer(frame)
+            finally:
+                if self._worker is not None:
                     self._worker.shutdown()
 
     def _create_worker(self) -> None:
@@ -107,11 +108,10 @@ class WorkerProcess:
             return self._update_block_size()
         if self._worker is None:
             raise RuntimeError("there is no worker yet: create_worker comes first")
-        with self._dispatcher.activate():
-            if call.method == STEP_METHOD:
-                output = self._worker.execute_model(*call.args)
-                return self._worker.sample_tokens(None) if output is None else output
-            return call_worker(self._worker, call.method, call.args, call.kwargs, self._dispatcher.platform_name)
+        if call.method == STEP_METHOD:
+            output = self._worker.execute_model(*call.args)
+            return self._worker.sample_tokens(None) if output is None else output
+        return call_worker(self._worker, call.method, call.args, call.kwargs, self._dispatcher.platform_name)
 
 
 def _failure(error: BaseException, rank: int, where: str, call_id: int = 0) -> bytes:

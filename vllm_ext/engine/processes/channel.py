@@ -10,6 +10,9 @@ from typing import NamedTuple
 
 _HEADER = struct.Struct("<QB")
 _CHUNK = 1 << 20
+_AHEAD = 1 << 14
+"""What is read at once where less is wanted: a message of a step, with its header, in one go."""
+_NOTHING = memoryview(b"")
 
 
 class Frame(NamedTuple):
@@ -29,6 +32,7 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._sending = threading.Lock()
+        self._ahead = _NOTHING
 
     @classmethod
     def pair(cls) -> tuple[Channel, socket.socket]:
@@ -38,6 +42,11 @@ class Channel:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def has_read_ahead(self) -> bool:
+        """Whether the next message, or a part of it, has been read already, so that no poll tells of it."""
+        return bool(self._ahead)
 
     def send(self, frame: Frame) -> None:
         """Send one message; waits while the other side's buffer is full. OSError where the other side is gone."""
@@ -67,8 +76,18 @@ class Channel:
         self._socket.close()
 
     def _read(self, length: int) -> memoryview:
-        buffer = memoryview(bytearray(length))
-        done = 0
+        if len(self._ahead) < length:
+            self._ahead = self._read_more(length)
+        content, rest = self._ahead[:length], self._ahead[length:]
+        # An empty part of a large message would keep all of it.
+        self._ahead = rest if rest else _NOTHING
+        return content
+
+    def _read_more(self, length: int) -> memoryview:
+        """At least so many bytes: those that were read ahead, and what follows them."""
+        buffer = memoryview(bytearray(max(length, _AHEAD)))
+        done = len(self._ahead)
+        buffer[:done] = self._ahead
         while done < length:
             try:
                 count = self._socket.recv_into(buffer[done:])
@@ -77,4 +96,4 @@ class Channel:
             if not count:
                 raise EOFError("the other process has closed the connection")
             done += count
-        return buffer
+        return buffer[:done]

@@ -1,0 +1,54 @@
+"""Answers of workers as they arrive, several at once among them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+
+from vllm_ext.engine.executors.replies import Replies, Waiter
+from vllm_ext.engine.executors.worker_messages import encode_result
+from vllm_ext.engine.processes.channel import Channel
+
+
+@dataclass
+class Worker:
+    """All that is asked of one that answers."""
+
+    channel: Channel
+    name: str = "worker 0"
+    pid: int = 0
+
+
+@pytest.fixture
+def worker():
+    """The executor's end, and the process's."""
+    channel, there = Channel.pair()
+    process = Channel(there)
+    yield Worker(channel), process
+    channel.close()
+    process.close()
+
+
+def test_an_answer_that_came_together_with_a_late_one_is_not_waited_for_again(worker):
+    executors, process = worker
+    process.send(encode_result(1, "late"))
+    process.send(encode_result(2, "wanted"))
+    replies = Replies([executors], "in a test", call_id=2)
+
+    Waiter([executors]).wait(replies, 1.0)
+
+    assert replies.values() == ["wanted"]
+
+
+def test_a_worker_that_answers_and_hangs_up_has_answered(worker):
+    executors, process = worker
+    process.send(encode_result(1, "late"))
+    process.send(encode_result(2, "wanted"))
+    process.close()
+    replies = Replies([executors], "in a test", call_id=2)
+
+    Waiter([executors]).wait(replies, 1.0)
+
+    assert replies.values() == ["wanted"]
+    assert not replies.gone
