@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 
 from vllm_ext.contracts.attention import AttentionType
 from vllm_ext.contracts.forward_context import ForwardContext, get_forward_context
-from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheSpec
+from vllm_ext.contracts.kv_cache import EncoderOnlyAttentionSpec, FullAttentionSpec, KVCacheSpec
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.contracts.vllm_config import VllmConfig, get_current_vllm_config
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
@@ -15,7 +17,7 @@ from vllm_ext.errors import ContractError
 
 
 class Attention(nn.Module):
-    """Causal attention over a paged KV cache.
+    """Causal attention over a paged KV cache. vLLM: ``Attention``.
 
     Args:
         num_heads: query heads on this rank.
@@ -32,6 +34,10 @@ class Attention(nn.Module):
         ContractError: the model has two layers of this name, or the platform names no attention backend.
         ConfigError: the attention backend cannot serve such a layer.
     """
+
+    attn_type: ClassVar[AttentionType] = AttentionType.DECODER
+    stores: ClassVar[bool] = True
+    """Whether keys and values are kept for later steps."""
 
     def __init__(
         self,
@@ -62,6 +68,7 @@ class Attention(nn.Module):
             dtype=vllm_config.model_config.dtype,
             kv_cache_dtype="auto",
             block_size=vllm_config.cache_config.block_size_of_user,
+            attn_type=self.attn_type,
             has_sink=self.has_sink,
             has_sliding_window=per_layer_sliding_window is not None,
             has_logits_soft_cap=logits_soft_cap is not None,
@@ -77,11 +84,11 @@ class Attention(nn.Module):
             per_layer_sliding_window,
             "auto",
             logits_soft_cap,
-            AttentionType.DECODER,
+            self.attn_type,
             None,
             **({} if sinks is None else {"sinks": sinks}),
         )
-        self._stores_apart = not self.attn_backend.forward_includes_kv_cache_update
+        self._stores_apart = self.stores and not self.attn_backend.forward_includes_kv_cache_update
         self.kv_cache = torch.empty(0)
         layers = vllm_config.compilation_config.static_forward_context
         if prefix in layers:
@@ -124,8 +131,12 @@ class Attention(nn.Module):
             )
         return context.slot_mapping[self.layer_name]
 
-    def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec:
-        """What this layer stores for each token."""
+    def get_kv_cache_spec(self, vllm_config: VllmConfig) -> KVCacheSpec | None:
+        """What this layer stores for each token; ``None`` where it stores nothing."""
+        return self.get_builder_spec(vllm_config)
+
+    def get_builder_spec(self, vllm_config: VllmConfig) -> KVCacheSpec:
+        """What the builder of the layer's metadata is told about it."""
         return FullAttentionSpec(
             block_size=vllm_config.cache_config.block_size,
             num_kv_heads=self.num_kv_heads,
@@ -141,3 +152,25 @@ class Attention(nn.Module):
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """Called once by the loader."""
         self.impl.process_weights_after_loading(act_dtype)
+
+
+class EncoderOnlyAttention(Attention):
+    """Attention of an encoder: every token of a request sees all its others, in one step, and nothing is stored. vLLM:
+    ``EncoderOnlyAttention``. Arguments and errors are those of :class:`Attention`.
+    """
+
+    attn_type = AttentionType.ENCODER_ONLY
+    stores = False
+
+    def __init__(
+        self, num_heads: int, head_size: int, scale: float, num_kv_heads: int | None = None, prefix: str = ""
+    ) -> None:
+        super().__init__(num_heads, head_size, scale, num_kv_heads, prefix)
+
+    def get_kv_cache_spec(self, vllm_config: VllmConfig) -> None:
+        return None
+
+    def get_builder_spec(self, vllm_config: VllmConfig) -> EncoderOnlyAttentionSpec:
+        return EncoderOnlyAttentionSpec(
+            vllm_config.cache_config.block_size, self.num_kv_heads, self.head_size, self.kv_cache_dtype
+        )

@@ -12,6 +12,9 @@ from msgspec import Meta, field
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 SchedulingPolicy = Literal["fcfs", "priority"]
+Runner = Literal["auto", "generate", "pooling"]
+Convert = Literal["auto", "none", "embed", "classify"]
+Pooling = Literal["auto", "LAST", "CLS", "MEAN"]
 PositiveInt = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=1, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=86400)]
@@ -95,6 +98,22 @@ class EngineSettings(_Section, frozen=True):
         str | None,
         Meta(description="directory of a Hugging Face model; null for the model that comes with vllm-ext"),
     ] = None
+    runner: Annotated[
+        Runner,
+        Meta(description="what the model is for: generate or pooling; auto goes by its architecture and its files"),
+    ] = "auto"
+    convert: Annotated[
+        Convert,
+        Meta(
+            description="make a generating model into one that pools: embed or classify; auto where runner asks for it"
+        ),
+    ] = "auto"
+    pooling_type: Annotated[
+        Pooling,
+        Meta(
+            description="which token's state stands for a prompt: LAST, CLS (the first), MEAN; auto is the model's own"
+        ),
+    ] = "auto"
     dtype: Annotated[Dtype, Meta(description="dtype of weights and computation; auto is the checkpoint's")] = "auto"
     max_model_len: Annotated[
         PositiveInt | None,

@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 class AttentionType(enum.StrEnum):
-    """Which way a layer attends; only ``DECODER`` (causal, over a KV cache) is required of a backend."""
+    """Which way a layer attends; only ``DECODER`` (causal, over a KV cache) is required of a backend.
+
+    Layers of ``ENCODER_ONLY`` have no KV cache, and every token of a request sees all its others.
+    """
 
     DECODER = "decoder"
     ENCODER = "encoder"
@@ -48,11 +51,12 @@ class CommonAttentionMetadata:
     max_seq_len: int
     block_table_tensor: torch.Tensor
     """int32 ``[reqs, blocks]``: cache blocks by request in sequence order; entries beyond ``seq_lens`` are undefined
-    but valid block numbers."""
+    but valid block numbers. For layers without a KV cache, ``[reqs, 1]`` of zeros."""
     slot_mapping: torch.Tensor
-    """int64 ``[num_actual_tokens]``: where each token's key and value go, ``block * block_size + offset``."""
+    """int64 ``[num_actual_tokens]``: where each token's key and value go, ``block * block_size + offset``; zeros for
+    layers without a KV cache."""
     causal: bool = True
-    """Whether no token sees those after it; always so in this engine."""
+    """Whether no token sees those after it. False for layers of ``ENCODER_ONLY``, whose requests come whole."""
 
     def batch_size(self) -> int:
         """Number of requests."""
@@ -119,7 +123,7 @@ class AttentionImpl(ABC, Generic[M]):
         sliding_window: how many tokens a token sees, itself among them; ``None`` for all before it.
         kv_cache_dtype: ``auto``: that of key and value.
         logits_soft_cap: ``cap``, where logits ``x`` become ``cap * tanh(x / cap)``, before slopes are added.
-        attn_type: ``decoder``.
+        attn_type: ``decoder``, or ``encoder_only`` where the backend serves that.
         kv_sharing_target_layer_name: ``None``: each layer has keys and values of its own.
         sinks: ``[num_heads]`` in the model's dtype, given by keyword and only where the layer has them: a logit per
             head that takes part in the softmax and has no value. A parameter of the model: read it in each step, since

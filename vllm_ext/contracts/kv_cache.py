@@ -66,6 +66,15 @@ class FullAttentionSpec(KVCacheSpec):
 
 
 @dataclass(frozen=True, slots=True)
+class EncoderOnlyAttentionSpec(FullAttentionSpec):
+    """Nothing is stored: every token of a prompt sees every other in one step. A builder of such layers is given it."""
+
+    @property
+    def page_size_bytes(self) -> int:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
 class KVCacheGroupSpec:
     """Layers that share one block table."""
 

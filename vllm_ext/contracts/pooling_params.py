@@ -50,7 +50,7 @@ class PoolingParams(msgspec.Struct, kw_only=True):
             if (value := getattr(self, name)) is not None:
                 check_integer(name, value, low=low)
         if self.truncate_prompt_tokens == 0:
-            raise InvalidRequest("truncate_prompt_tokens is 0; it takes a number from 1 on, or -1 for the model's limit")
+            raise InvalidRequest("truncate_prompt_tokens is 0; it takes a number from 1 on, or -1 for all that fit")
         for name in ("use_activation", "skip_reading_prefix_cache"):
             if (value := getattr(self, name)) is not None:
                 check_bool(name, value)

@@ -19,9 +19,11 @@ if TYPE_CHECKING:
     import torch
 
     from vllm_ext.contracts.kv_cache import KVCacheLayout
+    from vllm_ext.contracts.pooling_params import ConvertType, RunnerType
     from vllm_ext.contracts.quantization import QuantizationConfig
 
 SchedulingPolicy = Literal["fcfs", "priority"]
+PoolingType = Literal["LAST", "CLS", "MEAN"]
 
 
 class HFConfig:
@@ -76,6 +78,22 @@ class HFConfig:
         return dict(self._values)
 
 
+@dataclass(frozen=True)
+class PoolerConfig:
+    """How a pooling model comes from the states of its tokens to one result. vLLM: ``PoolerConfig``."""
+
+    pooling_type: PoolingType
+    """The last token's state, the first one's, or the mean of all."""
+    use_activation: bool = True
+    """Whether results are brought into their final form, unless a request says otherwise."""
+    dense: tuple[str, ...] = ()
+    """Folders of projections that come after pooling, in this order (sentence-transformers' ``Dense``)."""
+    embedding_size: int | None = None
+    """Numbers in an embedding, where the model's files say."""
+    do_lower_case: bool = False
+    """Whether texts are put into lower case before they are tokenized."""
+
+
 @dataclass
 class ModelConfig:
     """The model: its directory, the dtype of weights and computation, and its length limit in tokens."""
@@ -95,6 +113,12 @@ class ModelConfig:
     """Name of the quantization method, whoever named it: the settings, or the checkpoint."""
     logits_processors: list[str] = field(default_factory=list)
     """Class paths of logits processors that are not plugins."""
+    runner_type: RunnerType = "generate"
+    """What the engine is for: new tokens, or results of pooling."""
+    convert_type: ConvertType = "none"
+    """What a model class for generation is made into, where it has to pool."""
+    pooler_config: PoolerConfig | None = None
+    """Where ``runner_type`` is ``pooling``."""
 
     @property
     def architectures(self) -> list[str]:

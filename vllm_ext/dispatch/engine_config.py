@@ -22,7 +22,9 @@ from vllm_ext.contracts.vllm_config import (
 from vllm_ext.dispatch.hf_config import DEMO_MODEL, read_hf_config
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops
+from vllm_ext.dispatch.pooler_config import has_modules, make_pooler_config, max_seq_length
 from vllm_ext.dispatch.quantization import make_quant_config, quantization_of
+from vllm_ext.dispatch.runner import resolve_purpose
 from vllm_ext.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -52,20 +54,9 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
         )
     model = DEMO_MODEL if engine.model is None else Path(engine.model).expanduser()
     hf_config = read_hf_config(model)
-    dtype = resolve_dtype(engine.dtype, hf_config, platform)
+    model_config = _model_config(engine, model, hf_config, platform)
     return VllmConfig(
-        model_config=ModelConfig(
-            model=str(model),
-            tokenizer=str(model),
-            hf_config=hf_config,
-            dtype=dtype,
-            max_model_len=resolve_max_model_len(engine, hf_config, platform),
-            seed=engine.seed,
-            original_max_model_len=engine.max_model_len,
-            tokenizer_mode=engine.tokenizer_mode,
-            quantization=quantization_of(engine.quantization, hf_config),
-            logits_processors=list(engine.logits_processors),
-        ),
+        model_config=model_config,
         cache_config=CacheConfig(
             block_size=engine.block_size,
             kv_cache_memory_bytes=engine.kv_cache_memory,
@@ -88,7 +79,27 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
         attention_config=AttentionConfig(None if settings.attention.backend == "auto" else settings.attention.backend),
         compilation_config=CompilationConfig(custom_ops=list(settings.custom_ops)),
         profiler_config=ProfilerConfig(settings.profiler.torch_profiler_dir),
-        quant_config=make_quant_config(engine.quantization, hf_config, dtype, platform),
+        quant_config=make_quant_config(engine.quantization, hf_config, model_config.dtype, platform),
+    )
+
+
+def _model_config(engine: EngineSettings, model: Path, hf_config: HFConfig, platform: Platform) -> ModelConfig:
+    purpose = resolve_purpose(engine, hf_config.get("architectures", []), has_modules=has_modules(model))
+    is_pooling = purpose.runner_type == "pooling"
+    return ModelConfig(
+        model=str(model),
+        tokenizer=str(model),
+        hf_config=hf_config,
+        dtype=resolve_dtype(engine.dtype, hf_config, platform),
+        max_model_len=resolve_max_model_len(engine, hf_config, platform, max_seq_length(model) if is_pooling else None),
+        seed=engine.seed,
+        original_max_model_len=engine.max_model_len,
+        tokenizer_mode=engine.tokenizer_mode,
+        quantization=quantization_of(engine.quantization, hf_config),
+        logits_processors=list(engine.logits_processors),
+        runner_type=purpose.runner_type,
+        convert_type=purpose.convert_type,
+        pooler_config=make_pooler_config(engine, model, hf_config, purpose.convert_type) if is_pooling else None,
     )
 
 
@@ -118,8 +129,13 @@ def resolve_dtype(wanted: str, hf_config: HFConfig, platform: Platform) -> torch
     return dtype if dtype in supported else supported[0]
 
 
-def resolve_max_model_len(engine: EngineSettings, hf_config: HFConfig, platform: Platform) -> int:
+def resolve_max_model_len(
+    engine: EngineSettings, hf_config: HFConfig, platform: Platform, usual: int | None = None
+) -> int:
     """Tokens of prompt and output together: the user's limit, else the model's own as far as the platform goes.
+
+    Args:
+        usual: a lower limit that the model's files ask for, and that the user may exceed.
 
     Raises:
         ConfigError: the user's limit is above the model's.
@@ -127,7 +143,7 @@ def resolve_max_model_len(engine: EngineSettings, hf_config: HFConfig, platform:
     own = _own_max_model_len(hf_config) or engine.max_model_len or _DEFAULT_CONTEXT
     if engine.max_model_len is None:
         with platform_code(platform):
-            return platform.check_max_model_len(own)
+            return platform.check_max_model_len(min(own, usual or own))
     if engine.max_model_len > own:
         raise ConfigError(
             f"engine.max_model_len is {engine.max_model_len}, above the {own} positions of the model "
@@ -138,6 +154,8 @@ def resolve_max_model_len(engine: EngineSettings, hf_config: HFConfig, platform:
 
 _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
 """Names under which architectures keep the number of positions they were made for."""
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta")
+"""``model_type`` of models whose positions begin after that of the padding token."""
 
 
 def _own_max_model_len(hf_config: HFConfig) -> int | None:
@@ -149,6 +167,8 @@ def _own_max_model_len(hf_config: HFConfig) -> int | None:
     if key is None:
         return None
     own, rope = hf_config.positive_int(key), hf_config.rope_parameters
+    if hf_config.get("model_type") in _OFFSET_POSITIONS:
+        return own - int(hf_config.get("pad_token_id", 1)) - 1
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
     # What is wrong with a factor is the rotary embedding's to say; Gemma 3 writes down what is stretched already.
     if not isinstance(factor, int | float) or str(hf_config.get("model_type", "")).startswith("gemma3"):

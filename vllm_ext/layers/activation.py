@@ -1,4 +1,4 @@
-"""Activations of gated feed-forward layers."""
+"""Activations of feed-forward layers, gated or not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
@@ -79,3 +80,21 @@ def get_act_and_mul_fn(act_fn_name: str) -> CustomOp:
     if act_fn_name not in GATED_ACTIVATIONS:
         raise ConfigError(f"no gated activation {act_fn_name!r}; there are: {listing(GATED_ACTIVATIONS)}")
     return GATED_ACTIVATIONS[act_fn_name]()
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "gelu": nn.GELU,
+    "gelu_new": partial(nn.GELU, approximate="tanh"),
+    "gelu_pytorch_tanh": partial(nn.GELU, approximate="tanh"),
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+}
+"""Activations of feed-forward layers without a gate, by the name in ``config.json``."""
+
+
+def get_act_fn(act_fn_name: str) -> nn.Module:
+    """The activation of a feed-forward layer without a gate; ConfigError where there is none."""
+    if act_fn_name not in ACTIVATIONS:
+        raise ConfigError(f"no activation {act_fn_name!r}; there are: {listing(ACTIVATIONS)}")
+    return ACTIVATIONS[act_fn_name]()

@@ -19,6 +19,24 @@ _IN_TREE: dict[str, Any] = {
     "MistralForCausalLM": "vllm_ext.models.mistral:MistralForCausalLM",
     "Qwen2ForCausalLM": "vllm_ext.models.qwen2:Qwen2ForCausalLM",
     "Qwen3ForCausalLM": "vllm_ext.models.qwen3:Qwen3ForCausalLM",
+    "BertModel": "vllm_ext.models.bert:BertEmbeddingModel",
+    "BertForMaskedLM": "vllm_ext.models.bert:BertEmbeddingModel",
+    "BertForSequenceClassification": "vllm_ext.models.bert:BertForSequenceClassification",
+    "RobertaModel": "vllm_ext.models.roberta:RobertaEmbeddingModel",
+    "RobertaForMaskedLM": "vllm_ext.models.roberta:RobertaEmbeddingModel",
+    "RobertaForSequenceClassification": "vllm_ext.models.roberta:RobertaForSequenceClassification",
+    "XLMRobertaModel": "vllm_ext.models.roberta:RobertaEmbeddingModel",
+    "XLMRobertaForMaskedLM": "vllm_ext.models.roberta:RobertaEmbeddingModel",
+    "XLMRobertaForSequenceClassification": "vllm_ext.models.roberta:RobertaForSequenceClassification",
+    # Decoders that pool are made of the classes that generate.
+    "LlamaModel": "vllm_ext.models.llama:LlamaForCausalLM",
+    "LlamaForSequenceClassification": "vllm_ext.models.llama:LlamaForCausalLM",
+    "MistralModel": "vllm_ext.models.mistral:MistralForCausalLM",
+    "MistralForSequenceClassification": "vllm_ext.models.mistral:MistralForCausalLM",
+    "Qwen2Model": "vllm_ext.models.qwen2:Qwen2ForCausalLM",
+    "Qwen2ForSequenceClassification": "vllm_ext.models.qwen2:Qwen2ForCausalLM",
+    "Qwen3Model": "vllm_ext.models.qwen3:Qwen3ForCausalLM",
+    "Qwen3ForSequenceClassification": "vllm_ext.models.qwen3:Qwen3ForCausalLM",
 }
 
 

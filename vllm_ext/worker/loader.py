@@ -13,6 +13,7 @@ from torch import nn
 from vllm_ext.contracts.model import TEXT_GENERATION_METHODS
 from vllm_ext.contracts.model_loader import get_model_loader
 from vllm_ext.errors import ContractError
+from vllm_ext.models.pooling import as_pooling_model
 from vllm_ext.registry.models import ModelRegistry
 from vllm_ext.worker.quantization import quantize_layers
 
@@ -39,7 +40,10 @@ def load_model(vllm_config: VllmConfig, device: torch.device, *, dummy_weights: 
         load_config = dataclasses.replace(load_config, load_format="dummy")
     loader = get_model_loader(load_config)
     model_cls, arch = ModelRegistry.resolve_model_cls(config.architectures)
-    _check_contract(model_cls, arch)
+    if config.runner_type == "pooling":
+        model_cls = as_pooling_model(model_cls, arch, config.convert_type)
+    else:
+        _check_contract(model_cls, arch)
     with _build_on(device, config.dtype):
         model = model_cls(vllm_config=vllm_config)
         if quant_config is not None:

@@ -69,7 +69,8 @@ class ModelRunner:
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         """What each layer of the model stores, by layer name."""
-        return {name: layer.get_kv_cache_spec(self.vllm_config) for name, layer in self.layers.items()}
+        specs = {name: layer.get_kv_cache_spec(self.vllm_config) for name, layer in self.layers.items()}
+        return {name: spec for name, spec in specs.items() if spec is not None}
 
     def initialize_kv_cache(self, config: KVCacheConfig) -> None:
         """Allocate the cache, bind it, and set up a metadata builder per group and backend."""

@@ -10,7 +10,7 @@ import torch
 
 from vllm_ext import _custom_ops
 from vllm_ext.attention.backends.sdpa import SDPABackend, SDPAImpl
-from vllm_ext.attention.backends.sdpa_metadata import Prefill, SDPAMetadataBuilder
+from vllm_ext.attention.backends.sdpa_metadata import Prefill, SDPAMetadata, SDPAMetadataBuilder
 from vllm_ext.contracts.attention import AttentionImpl, AttentionMetadata, CommonAttentionMetadata
 
 
@@ -31,8 +31,10 @@ class CPUAttentionMetadataBuilder(SDPAMetadataBuilder):
 
     def build(  # type: ignore[override]
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
-    ) -> CPUAttentionMetadata:
+    ) -> CPUAttentionMetadata | SDPAMetadata:
         common = common_attn_metadata
+        if not common.causal:
+            return super().build(common_prefix_len, common)
         lens = common.seq_lens_cpu
         starts = common.query_start_loc_cpu.long()
         if common.max_query_len == 1:

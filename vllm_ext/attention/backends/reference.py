@@ -11,6 +11,7 @@ from vllm_ext.contracts.attention import (
     AttentionImpl,
     AttentionMetadata,
     AttentionMetadataBuilder,
+    AttentionType,
     CommonAttentionMetadata,
 )
 from vllm_ext.contracts.kv_cache import KVCacheLayout
@@ -34,6 +35,10 @@ class ReferenceBackend(AttentionBackend):
     @staticmethod
     def get_builder_cls() -> type[AttentionMetadataBuilder]:
         return ReferenceMetadataBuilder
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
+        return attn_type in (AttentionType.DECODER, AttentionType.ENCODER_ONLY)
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
@@ -119,6 +124,11 @@ class ReferenceImpl(AttentionImpl[ReferenceMetadata]):
         if attn_metadata is None:
             return output
         for request in attn_metadata.requests:
+            if self.attn_type == AttentionType.ENCODER_ONLY:
+                # All the request's tokens are in this step.
+                own = request.tokens
+                output[own] = self._attend(query[own], key[own], value[own]).to(output.dtype)
+                continue
             # [blocks, kv_heads, block_size, 2 * head_size] to [seq_len, kv_heads, 2 * head_size]
             content = kv_cache[request.blocks].transpose(1, 2).flatten(0, 1)[: request.seq_len]
             keys, values = content.split(self.head_size, dim=-1)
@@ -151,7 +161,8 @@ class ReferenceImpl(AttentionImpl[ReferenceMetadata]):
             slopes = torch.tensor(self.alibi_slopes, dtype=wide, device=query.device)
             logits = logits + slopes.view(-1, 1, 1) * distance
 
-        is_hidden = distance > 0
+        sees_all = self.attn_type == AttentionType.ENCODER_ONLY
+        is_hidden = torch.zeros_like(distance, dtype=torch.bool) if sees_all else distance > 0
         if self.sliding_window is not None:
             is_hidden = is_hidden | (distance <= -self.sliding_window)
         logits = logits.masked_fill(is_hidden, -torch.inf)

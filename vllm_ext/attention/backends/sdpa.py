@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from vllm_ext.attention.backends.sdpa_metadata import DecodeGroup, Prefill, SDPAMetadata, SDPAMetadataBuilder
-from vllm_ext.contracts.attention import AttentionBackend, AttentionImpl
+from vllm_ext.contracts.attention import AttentionBackend, AttentionImpl, AttentionType
 from vllm_ext.contracts.kv_cache import KVCacheLayout
 
 
@@ -26,6 +26,10 @@ class SDPABackend(AttentionBackend):
     @staticmethod
     def get_builder_cls() -> type[SDPAMetadataBuilder]:
         return SDPAMetadataBuilder
+
+    @classmethod
+    def supports_attn_type(cls, attn_type: str) -> bool:
+        return attn_type in (AttentionType.DECODER, AttentionType.ENCODER_ONLY)
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
@@ -71,6 +75,10 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         output_block_scale: torch.Tensor | None = None,
     ) -> torch.Tensor:
         if attn_metadata is None:
+            return output
+        if self.attn_type == AttentionType.ENCODER_ONLY:
+            for prefill in attn_metadata.prefills:
+                self._prefill(prefill.tokens, query, key, value, output, is_causal=False)
             return output
         self._store(key, value, kv_cache, attn_metadata)
         # A row for each block and KV head.
@@ -120,12 +128,19 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         output[group.tokens] = attended.view(-1, self.num_heads, self.head_size)
 
     def _prefill(
-        self, tokens: slice, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, output: torch.Tensor
+        self,
+        tokens: slice,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        output: torch.Tensor,
+        *,
+        is_causal: bool = True,
     ) -> None:
         """All tokens so far of one request; the cache need not be read."""
         queries, keys, values = (x[tokens].transpose(0, 1).unsqueeze(0) for x in (query, key, value))
         attended = F.scaled_dot_product_attention(
-            queries, keys, values, is_causal=True, scale=self.scale, enable_gqa=True
+            queries, keys, values, is_causal=is_causal, scale=self.scale, enable_gqa=True
         )
         output[tokens] = attended[0].transpose(0, 1)
 

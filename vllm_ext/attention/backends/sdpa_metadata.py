@@ -97,6 +97,9 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         common = common_attn_metadata
         starts = common.query_start_loc_cpu.tolist()
         seq_lens = common.seq_lens_cpu.tolist()
+        if not common.causal:
+            whole = [self._whole_request(slice(start, end)) for start, end in pairwise(starts)]
+            return SDPAMetadata(common.slot_mapping, [], whole)
         counts = [end - start for start, end in pairwise(starts)]
         decoding = [req for req, count in enumerate(counts) if count == 1]
         sizes = seq_lens
@@ -217,7 +220,7 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         tokens = slice(start, start + num_tokens)
         window = self._window or seq_len
         if num_tokens == seq_len <= window and not self._needs_tiles:
-            return Prefill(tokens, self._heads, self._workspace, self._workspace, self._workspace, [])
+            return self._whole_request(tokens)
         first_block = max(0, seq_len - num_tokens + 1 - window) // self.spec.block_size
         gathered_len = seq_len - first_block * self.spec.block_size
         tiles = []
@@ -231,6 +234,10 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         rows = self.cache_rows(table)
         workspace = self._room_for(rows)
         return Prefill(tokens, rows, workspace, *self._views(workspace, 1, gathered_len), tiles)
+
+    def _whole_request(self, tokens: slice) -> Prefill:
+        """A request whose tokens are all in this step."""
+        return Prefill(tokens, self._heads, self._workspace, self._workspace, self._workspace, [])
 
     def _indices(self, numbers: list[int]) -> slice | torch.Tensor:
         """An index for ``numbers``; a slice, which copies nothing, where they are consecutive."""

@@ -1,0 +1,118 @@
+"""How a model directory wants its tokens' states pooled: the files that sentence-transformers writes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from vllm_ext.config.schema import EngineSettings
+from vllm_ext.contracts.pooling_params import ConvertType
+from vllm_ext.contracts.vllm_config import HFConfig, PoolerConfig, PoolingType
+from vllm_ext.dispatch.hf_config import read_json_object
+from vllm_ext.errors import CheckpointError, UnsupportedModel, listing
+
+MODULES_FILE = "modules.json"
+_TRANSFORMER_CONFIG = "sentence_bert_config.json"
+_TYPES: dict[str, PoolingType] = {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}
+_OLD_KEYS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ENCODERS = ("bert", "roberta", "xlm-roberta")
+"""``model_type`` of models whose first token stands for the text."""
+
+
+class _Module(NamedTuple):
+    kind: str
+    folder: Path
+
+
+def has_modules(model: Path) -> bool:
+    """Whether the directory is one of sentence-transformers."""
+    return (model / MODULES_FILE).is_file()
+
+
+def make_pooler_config(
+    engine: EngineSettings, model: Path, hf_config: HFConfig, convert_type: ConvertType
+) -> PoolerConfig:
+    """What the settings say, else the model's files, else what models of its kind do.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        UnsupportedModel: the files ask for something that is not supported.
+    """
+    wanted = None if engine.pooling_type == "auto" else engine.pooling_type
+    if convert_type == "embed" and has_modules(model):
+        return _from_modules(model, hf_config, _read_modules(model), wanted)
+    usual: PoolingType = "CLS" if hf_config.get("model_type") in _ENCODERS else "LAST"
+    return PoolerConfig(wanted or usual, embedding_size=hf_config.get("hidden_size"))
+
+
+def max_seq_length(model: Path) -> int | None:
+    """Tokens that the files of sentence-transformers cut a text to; ``None`` where they do not say."""
+    if not has_modules(model):
+        return None
+    value = _transformer_config(model).get("max_seq_length")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise CheckpointError(
+            f"{model / _TRANSFORMER_CONFIG}: max_seq_length is {value!r}; it takes a number from 1 on"
+        )
+    return value
+
+
+def _from_modules(model: Path, hf_config: HFConfig, modules: list[_Module], wanted: PoolingType | None) -> PoolerConfig:
+    """The config for ``Transformer``, ``Pooling``, any number of ``Dense``, and maybe ``Normalize``, in this order."""
+    kinds = [module.kind for module in modules]
+    middle = kinds[2:-1] if kinds[-1] == "Normalize" else kinds[2:]
+    if kinds[:2] != ["Transformer", "Pooling"] or any(kind != "Dense" for kind in middle):
+        raise UnsupportedModel(
+            f"{model / MODULES_FILE} has the modules {listing(kinds)}; supported are, in this order: Transformer, "
+            "Pooling, any number of Dense, and Normalize"
+        )
+    dense = [module.folder for module in modules if module.kind == "Dense"]
+    last = read_json_object(dense[-1] / "config.json").get("out_features") if dense else None
+    return PoolerConfig(
+        wanted or _pooling_type(modules[1].folder / "config.json"),
+        use_activation=kinds[-1] == "Normalize",
+        dense=tuple(map(str, dense)),
+        embedding_size=last or hf_config.get("hidden_size"),
+        do_lower_case=bool(_transformer_config(model).get("do_lower_case", False)),
+    )
+
+
+def _read_modules(model: Path) -> list[_Module]:
+    path = model / MODULES_FILE
+    try:
+        entries: Any = json.loads(path.read_text(encoding="utf-8"))
+        modules = [_Module(str(entry["type"]).rpartition(".")[2], model / str(entry["path"])) for entry in entries]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is not a list of modules of sentence-transformers: {error!r}") from error
+    if outside := [module.folder for module in modules if not module.folder.resolve().is_relative_to(model.resolve())]:
+        raise CheckpointError(f"{path} names {str(outside[0])!r}, which is not in the model directory")
+    if not modules:
+        raise CheckpointError(f"{path} is an empty list; it takes the modules of the model")
+    return modules
+
+
+def _pooling_type(path: Path) -> PoolingType:
+    values = read_json_object(path)
+    modes = values.get("pooling_mode")
+    if modes is None:
+        modes = [mode for key, mode in _OLD_KEYS.items() if values.get(key)]
+    modes = [modes] if isinstance(modes, str) else modes
+    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in _TYPES:
+        raise UnsupportedModel(
+            f"{path} asks for the pooling {modes!r}; supported is one of: {listing(_TYPES)}. Another one may be tried "
+            f"with engine.pooling_type: {', '.join(get_args(PoolingType))}"
+        )
+    return _TYPES[modes[0]]
+
+
+def _transformer_config(model: Path) -> dict[str, Any]:
+    path = model / _TRANSFORMER_CONFIG
+    return read_json_object(path) if path.is_file() else {}

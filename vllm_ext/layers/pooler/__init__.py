@@ -1,0 +1,1 @@
+"""From the states of tokens to one result for a prompt."""
