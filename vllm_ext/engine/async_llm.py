@@ -6,6 +6,7 @@ import asyncio
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import msgspec
 
 from vllm_ext.contracts.outputs import RequestOutput
+from vllm_ext.contracts.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.async_requests import AsyncRequests
 from vllm_ext.engine.core_calls import PendingCalls
@@ -32,6 +35,7 @@ from vllm_ext.engine.core_messages import (
 from vllm_ext.engine.core_process import ProcessCoreClient
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.pooling_outputs import make_output_processor
 from vllm_ext.engine.prompts import PromptType
 from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, InvalidRequest
@@ -83,11 +87,44 @@ class AsyncLLM(FrontEnd):
             InvalidRequest: the request cannot be served, or its id is in flight; others go on.
             EngineError: a step failed, or the engine is shut down or belongs to another event loop.
         """
+        async with aclosing(self._serve(prompt, sampling_params, request_id, priority)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def encode(
+        self,
+        prompt: PromptType,
+        pooling_params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> AsyncGenerator[PoolingRequestOutput[PoolingOutput], None]:
+        """What pooling gives for one prompt.
+
+        Args:
+            prompt, request_id: as for :meth:`generate`.
+            pooling_params: what is wanted; what the model is for if omitted.
+            priority: a number, lower values come first; as for :meth:`generate`.
+
+        Yields: one output, whose ``outputs.data`` is float32 in host memory. Of a request that was aborted it has no
+            numbers. Whatever ends the generator before that aborts the request.
+
+        Raises:
+            InvalidRequest, EngineError: as of :meth:`generate`.
+        """
+        async with aclosing(self._serve(prompt, pooling_params, request_id, priority)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def _serve(
+        self, prompt: PromptType, params: SamplingParams | PoolingParams | None, request_id: str | None, priority: int
+    ) -> AsyncGenerator[Any, None]:
+        """The outputs of one request, of either kind."""
         self._bind_to_loop()
         internal_id, collector = self._requests.open(request_id)
         try:
             text, request = await self._in_thread(
-                self.input_processor.process_inputs, internal_id, prompt, sampling_params, priority
+                self.input_processor.process_inputs, internal_id, prompt, params, priority
             )
             # None at all where an abort or the end of the engine came first.
             for begun in self._requests.begin(internal_id, text, request):
@@ -205,7 +242,7 @@ class AsyncLLM(FrontEnd):
         self.vllm_config = dispatcher.vllm_config
         self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform, dispatcher.logits_processors)
         self.tokenizer = self.input_processor.tokenizer
-        self._requests = AsyncRequests(self.tokenizer)
+        self._requests = AsyncRequests(make_output_processor(self.vllm_config.model_config, self.tokenizer))
         self._calls = PendingCalls()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: EngineError | None = None
@@ -214,7 +251,7 @@ class AsyncLLM(FrontEnd):
         client_cls = ProcessCoreClient if dispatcher.settings.engine.core_process else ThreadCoreClient
         self._bound_plan = dispatcher.bound_plan
         self._client: ThreadCoreClient | ProcessCoreClient = client_cls(dispatcher, self._mailbox.put)
-        self.input_processor.set_supported(self._client.supported_sampling_params)
+        self.input_processor.set_supported(self._client.capabilities)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm_ext-tokenizer")
         self._finalizer = weakref.finalize(self, _stop, self._client, self._pool)
 

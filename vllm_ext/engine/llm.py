@@ -9,12 +9,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from vllm_ext.contracts.outputs import RequestOutput
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.engine.arguments import params_for_each, priorities_for_each
 from vllm_ext.engine.calls import Call, Calls
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.llm_engine import LLMEngine
+from vllm_ext.engine.pooling_calls import PoolingCalls
 from vllm_ext.engine.prompts import PromptType, split_prompts
 from vllm_ext.managers import make_receipt
 from vllm_ext.plan import Receipt
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class LLM(FrontEnd):
+class LLM(PoolingCalls, FrontEnd):
     """A model on the chosen platform, for use from Python. It is not thread-safe. vLLM: ``LLM``.
 
     Args:
@@ -70,17 +72,7 @@ class LLM(FrontEnd):
             InvalidRequest: a prompt cannot be served; none of them is started.
             EngineError: a step failed.
         """
-        call = self._make_call(prompts, sampling_params, priority)
-        finished: dict[str, RequestOutput] = {}
-        with (
-            closing(self._calls.run(call, final_only=True)) as outputs,
-            _progress_bar(use_tqdm, len(call.prompts)) as bar,
-        ):
-            for output in outputs:
-                finished[output.request_id] = output
-                if bar is not None:
-                    bar.update()
-        return [finished[request_id] for request_id in call.request_ids]
+        return self._run(self._make_call(prompts, sampling_params, priority), use_tqdm)
 
     def stream(
         self,
@@ -192,6 +184,22 @@ class LLM(FrontEnd):
         self.dispatcher = dispatcher
         self.llm_engine = LLMEngine(dispatcher)
         self._calls = Calls(self.llm_engine)
+
+    def _run(self, call: Call, use_tqdm: bool) -> list[Any]:
+        """The last output of each request of ``call``, in their order."""
+        finished: dict[str, Any] = {}
+        with (
+            closing(self._calls.run(call, final_only=True)) as outputs,
+            _progress_bar(use_tqdm, len(call.prompts)) as bar,
+        ):
+            for output in outputs:
+                finished[output.request_id] = output
+                if bar is not None:
+                    bar.update()
+        return [finished[request_id] for request_id in call.request_ids]
+
+    def _pool(self, prompts: list[Any], params: list[PoolingParams], use_tqdm: bool) -> list[Any]:
+        return self._run(self._calls.make_call(prompts, params, [0] * len(prompts)), use_tqdm)
 
     def _make_call(
         self,
