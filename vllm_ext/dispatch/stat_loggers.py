@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from vllm_ext.contracts.groups import STAT_LOGGER
 from vllm_ext.contracts.stat_logger import AggregateStatLoggerBase, StatLoggerBase, StatLoggerFactory
-from vllm_ext.errors import ContractError, PluginError, VllmExtError, innermost_cause
+from vllm_ext.errors import ContractError, PluginError, Unavailable, VllmExtError, innermost_cause
 from vllm_ext.managers import LoadedPlugin, build_extension, load_extensions
 from vllm_ext.managers.values import source_of
 from vllm_ext.plan import BoundPlan
@@ -78,6 +78,8 @@ def _made_by(factory: StatLoggerFactory, vllm_config: VllmConfig) -> NamedStatLo
     source = f"stat logger {name!r} of the argument {ARGUMENT}"
     try:
         logger = _make(factory, vllm_config)
+    except Unavailable as error:
+        raise PluginError(f"{source} declined: {error}", plugin=name) from error
     except VllmExtError:
         raise
     except (Exception, SystemExit) as error:

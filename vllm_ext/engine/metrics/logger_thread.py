@@ -20,6 +20,9 @@ MAX_WAITING = 1024
 """Records that may wait for a logger; further ones are lost."""
 MAX_FAILURES = 5
 """How often a method may fail, one time after the other, before its logger is dropped."""
+_GATHER_S = 0.05
+"""What an idle logger waits after the first record, for more to come: to wake a thread for each step costs the step
+more than all that is measured."""
 _LAST_CALL_S = 2.0
 """What a logger gets for the call that it is in, when its time is up."""
 
@@ -75,7 +78,8 @@ class StatLoggerThread:
                 self._num_lost += 1
             else:
                 self._records.append(record)
-                self._changed.notify()
+                if len(self._records) == 1:
+                    self._changed.notify()
         if is_lost and self._num_lost == 1:
             logger.warning(
                 "%s is behind by %d records, so that the next ones are lost to it; how many, is said at the end",
@@ -127,11 +131,12 @@ class StatLoggerThread:
     def _next_record(self, due: float) -> StatRecord | None:
         """Wait for a record; ``None`` where none came until ``due``, or none will come any more."""
         with self._changed:
-            while not self._records:
-                if self._is_closing or (remaining := due - time.monotonic()) <= 0:
-                    return None
-                self._changed.wait(remaining)
-            return self._records.popleft()
+            if not self._records:
+                self._changed.wait_for(lambda: self._records or self._is_closing, max(0.0, due - time.monotonic()))
+                if self._records:
+                    self._changed.wait_for(lambda: self._is_closing, _GATHER_S)
+            # At the end, what waits may be taken away at any time.
+            return self._records.popleft() if self._records else None
 
     def _record(self, record: StatRecord) -> None:
         # By keyword, as vLLM does it.
