@@ -70,7 +70,8 @@ class Dispatcher:
         self.stat_logger_factories: Sequence[StatLoggerFactory] = ()
         """Stat loggers besides those of plugins, from the program that uses the engine."""
         self.clock: Callable[[], float] = time.monotonic
-        """Seconds, for all that stat loggers are told; of another process of this machine it has to be the same."""
+        """Seconds, for all times that stat loggers are told. A core process has a ``time.monotonic`` of its own, which
+        is the same clock on one machine."""
         self._classes: dict[tuple[str, Any], Any] = {}
         self.attention_choices: dict[tuple[AttentionSelectorConfig, int], AttentionChoice] = {}
         """By kind of layer and number of query heads: the backend, and what else was considered."""

@@ -81,7 +81,7 @@ def test_times_are_those_of_the_one_clock(make_async_llm, kept):
 
 
 def test_a_task_that_is_cancelled_ends_its_request_as_aborted(make_async_llm, kept):
-    engine = make_async_llm(slow(0.01), stat_logger_factories=[kept.make])
+    engine = make_async_llm(slow(0.05), stat_logger_factories=[kept.make])
 
     async def main() -> None:
         task = asyncio.create_task(collect(engine, [1, 2], greedy(100), "gone"))
@@ -98,7 +98,7 @@ def test_a_task_that_is_cancelled_ends_its_request_as_aborted(make_async_llm, ke
 
 
 def test_an_abort_from_outside_is_told(make_async_llm, kept):
-    engine = make_async_llm(slow(0.01), stat_logger_factories=[kept.make])
+    engine = make_async_llm(slow(0.05), stat_logger_factories=[kept.make])
 
     async def main() -> None:
         reader = asyncio.create_task(collect(engine, [1, 2], greedy(100), "gone"))
