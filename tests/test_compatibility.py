@@ -88,6 +88,8 @@ CONTRACTS = (
     "LoRAResolver",
     "LogitsProcessor",
     "AdapterLogitsProcessor",
+    "StatLoggerBase",
+    "AggregateStatLoggerBase",
     "SchedulerInterface",
     "vllm_ext.contracts.executor.Executor",
     "LLM",

@@ -36,6 +36,7 @@ ROWS = (
     "models",
     "worker",
     "platforms",
+    "stat_loggers",
     "engine",
     "hosts",
     "check",

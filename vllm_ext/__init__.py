@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.quantization import QuantizationConfig, register_quantization_config
     from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.contracts.scheduler import SchedulerInterface
-    from vllm_ext.contracts.stat_logger import StatLoggerBase
+    from vllm_ext.contracts.stat_logger import AggregateStatLoggerBase, StatLoggerBase
+    from vllm_ext.contracts.stats import IterationStats, SchedulerStats
     from vllm_ext.contracts.tokenizer import TokenizerLike
     from vllm_ext.contracts.torch_op import direct_register_custom_op
     from vllm_ext.contracts.worker import WorkerBase
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
 _MODULE_OF = {
     "AdapterLogitsProcessor": "contracts.logits_processor",
+    "AggregateStatLoggerBase": "contracts.stat_logger",
     "AsyncLLM": "engine.async_llm",
     "AttentionBackend": "contracts.attention",
     "AttentionImpl": "contracts.attention",
@@ -64,6 +66,7 @@ _MODULE_OF = {
     "DeviceCommunicatorBase": "contracts.communicator",
     "EndpointPlugin": "contracts.endpoint",
     "IOProcessor": "contracts.io_processor",
+    "IterationStats": "contracts.stats",
     "LLM": "engine.llm",
     "LLMEngine": "engine.llm_engine",
     "LinearMethod": "contracts.linear_method",
@@ -80,6 +83,7 @@ _MODULE_OF = {
     "RequestOutput": "contracts.outputs",
     "SamplingParams": "contracts.sampling_params",
     "SchedulerInterface": "contracts.scheduler",
+    "SchedulerStats": "contracts.stats",
     "StatLoggerBase": "contracts.stat_logger",
     "TokenizerLike": "contracts.tokenizer",
     "TokenizerRegistry": "registry.tokenizers",
@@ -96,6 +100,7 @@ _MODULE_OF = {
 __all__ = [
     "LLM",
     "AdapterLogitsProcessor",
+    "AggregateStatLoggerBase",
     "AsyncLLM",
     "AttentionBackend",
     "AttentionImpl",
@@ -108,6 +113,7 @@ __all__ = [
     "DeviceCommunicatorBase",
     "EndpointPlugin",
     "IOProcessor",
+    "IterationStats",
     "LLMEngine",
     "LinearMethod",
     "LoRARequest",
@@ -123,6 +129,7 @@ __all__ = [
     "RequestOutput",
     "SamplingParams",
     "SchedulerInterface",
+    "SchedulerStats",
     "StatLoggerBase",
     "TokenizerLike",
     "TokenizerRegistry",

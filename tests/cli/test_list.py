@@ -223,6 +223,7 @@ def test_safe_mode_turns_off_everything_from_outside(plugins, capsys, monkeypatc
         "cpu": "candidate",
         "uniproc": "selected",
         "multiproc": "available",
+        **dict.fromkeys(("jsonl", "logging", "prometheus"), "available"),
     }
 
 

@@ -15,6 +15,8 @@ from support.vocabularies import byte_level_tokenizer, write_tokenizer
 from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.llm import LLM
 
+OF_DISPATCHER = ("platform", "stat_logger_factories", "clock", "settings")
+
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
@@ -46,7 +48,7 @@ def make_llm(model_dir: Path, engines: list[LLM]) -> Callable[..., LLM]:
     """Makes an LLM on the fake worker; keywords are those of ``make_vllm_config`` and of ``FakeDispatcher``."""
 
     def make(model: Path = model_dir, **options: object) -> LLM:
-        own = {name: options.pop(name) for name in ("worker_cls", "prepare", "platform") if name in options}
+        own = {name: options.pop(name) for name in ("worker_cls", "prepare", *OF_DISPATCHER) if name in options}
         llm = LLM.from_dispatcher(FakeDispatcher(make_vllm_config(model, **options), **own))
         engines.append(llm)
         return llm
@@ -72,7 +74,7 @@ def make_async_llm(model_dir: Path) -> Iterator[Callable[..., AsyncLLM]]:
     made: list[AsyncLLM] = []
 
     def make(prepare: Callable[[FakeWorker], None] = lambda worker: None, **options: object) -> AsyncLLM:
-        own = {name: options.pop(name) for name in ("worker_cls", "platform") if name in options}
+        own = {name: options.pop(name) for name in ("worker_cls", *OF_DISPATCHER) if name in options}
         dispatcher = FakeDispatcher(make_vllm_config(model_dir, **options), prepare=prepare, **own)
         engine = AsyncLLM.from_dispatcher(dispatcher)
         engine.worker = dispatcher.worker

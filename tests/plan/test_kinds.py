@@ -48,6 +48,47 @@ class TestExtensions:
         assert statuses(plan, kind) == {"a": "selected", "b": "disabled"}
 
 
+class TestStatLoggersThatComeWithIt:
+    IN_TREE = (
+        record("logging", "vllm-ext", "vllm_ext.stat_loggers"),
+        record("jsonl", "vllm-ext", "vllm_ext.stat_loggers"),
+    )
+
+    def statuses(self, **settings) -> dict[str, str]:
+        plan = resolve([record("a", group=STAT_LOGGER.groups[0]), *self.IN_TREE, *IN_TREE], config(**settings))
+        return statuses(plan, STAT_LOGGER)
+
+    def test_they_are_off_by_default_and_those_of_others_on(self):
+        assert self.statuses() == {"a": "selected", "logging": "available", "jsonl": "available"}
+
+    def test_the_reason_is_the_setting(self):
+        plan = resolve([*self.IN_TREE, *IN_TREE], config())
+
+        assert {d.reason for d in plan.decisions if d.kind == "stat_logger"} == {"engine.disable_log_stats is true"}
+
+    def test_the_setting_turns_them_on(self):
+        assert set(self.statuses(engine__disable_log_stats=False).values()) == {"selected"}
+
+    def test_a_list_turns_on_what_it_names(self):
+        assert self.statuses(plugins__stat_logger__enabled=["logging"]) == {
+            "logging": "selected",
+            "a": "available",
+            "jsonl": "available",
+        }
+
+    def test_vllm_plugins_turns_on_what_it_names(self):
+        assert self.statuses(allow_list="logging") == {
+            "a": "disabled",
+            "logging": "selected",
+            "jsonl": "available",
+        }
+
+    def test_disabled_beats_the_setting(self):
+        found = self.statuses(engine__disable_log_stats=False, plugins__stat_logger__disabled=["jsonl"])
+
+        assert found == {"a": "selected", "logging": "selected", "jsonl": "disabled"}
+
+
 class TestEndpoints:
     def test_none_is_used_unless_it_is_named(self):
         assert statuses(plan_of(ENDPOINT, "a", "b"), ENDPOINT) == {"a": "available", "b": "available"}

@@ -8,9 +8,11 @@ is read.
 
 from __future__ import annotations
 
+import functools
+import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,7 @@ from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCach
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm_ext.contracts.platform import Platform, PlatformEnum
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
+from vllm_ext.contracts.stat_logger import StatLoggerFactory
 from vllm_ext.contracts.vllm_config import (
     CacheConfig,
     HFConfig,
@@ -34,6 +37,7 @@ from vllm_ext.contracts.vllm_config import (
 )
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor
+from vllm_ext.dispatch.stat_loggers import StatLoggers
 from vllm_ext.engine.executors.uniproc import UniProcExecutor
 from vllm_ext.engine.scheduler import Scheduler
 from vllm_ext.plan import BoundPlan, Plan
@@ -222,6 +226,12 @@ class FakeDispatcher:
     bound_plan: BoundPlan = field(default_factory=lambda: Plan((), Settings()).bind(None))
     worker: WorkerBase | None = None
     logits_processors: tuple[NamedLogitsProcessor, ...] = ()
+    stat_logger_factories: Sequence[StatLoggerFactory] = ()
+    clock: Callable[[], float] = time.monotonic
+
+    @functools.cached_property
+    def stat_loggers(self) -> StatLoggers:
+        return StatLoggers(self.bound_plan, self.stat_logger_factories)
 
     @contextmanager
     def activate(self) -> Iterator[None]:

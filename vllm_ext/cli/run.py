@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vllm_ext.cli.base import SettingsCommand, ends_on_sigterm, output_to_stderr
+from vllm_ext.cli.run_stats import RunStats
 from vllm_ext.config import Override
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class Run(SettingsCommand):
         add("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
         add("--seed", type=int, metavar="N", help="the same seed gives the same text")
         add("--json", action="store_true", help="print a JSON array when all is done, instead of streaming text")
+        add("--stats", action="store_true", help="say on stderr what the run took: tokens, latencies, cache hits")
         return parser
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:
@@ -65,8 +67,14 @@ class Run(SettingsCommand):
         from vllm_ext.engine.llm import LLM
 
         started = time.perf_counter()
+        stats = RunStats()
+        loggers = [lambda *_: stats] if parsed_args.stats else []
         # What plugins print is no result: stdout is for the text alone.
-        with ends_on_sigterm(), output_to_stderr(self.app.stdout) as out, LLM.from_config(config) as llm:
+        with (
+            ends_on_sigterm(),
+            output_to_stderr(self.app.stdout) as out,
+            LLM.from_config(config, stat_loggers=loggers) as llm,
+        ):
             ready = time.perf_counter()
             if parsed_args.json:
                 outputs = llm.generate(prompts, params)
@@ -77,7 +85,11 @@ class Run(SettingsCommand):
                 for output in llm.stream(prompts, params):
                     printer.show(output)
                 outputs = printer.outputs
-            self._report(llm, outputs, ready - started, time.perf_counter() - ready)
+            generate_s = time.perf_counter() - ready
+            self._report(llm, outputs, ready - started, generate_s)
+        if parsed_args.stats:
+            # Once the engine has ended, its loggers have been told everything.
+            self.app.stderr.write("".join(f"{line}\n" for line in stats.lines(generate_s)))
         return 0
 
     def _report(self, llm: LLM, outputs: list[RequestOutput], load_s: float, generate_s: float) -> None:

@@ -163,6 +163,13 @@ class EngineSettings(_Section, frozen=True):
         Port | None,
         Meta(description="port on which worker processes find each other; null for any free one"),
     ] = None
+    disable_log_stats: Annotated[
+        bool,
+        Meta(description="whether stat loggers that come with vllm-ext are off unless plugins.stat_logger names them"),
+    ] = True
+    log_stats_interval_s: Annotated[Seconds, Meta(description="seconds between two calls of a stat logger's log()")] = (
+        10.0
+    )
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the engine's random numbers")] = 0
 
 

@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.kv_cache import KVCacheConfig
     from vllm_ext.contracts.outputs import ModelRunnerOutput
     from vllm_ext.contracts.scheduler_output import SchedulerOutput
+    from vllm_ext.contracts.stats import SchedulerStats
     from vllm_ext.contracts.vllm_config import VllmConfig
     from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
-    from vllm_ext.engine.stats import SchedulerStats
 
 CONSTRUCTOR_KEYWORDS = (
     "vllm_config",

@@ -6,8 +6,9 @@ A class path is resolved and checked on first use and frozen then; nothing falls
 from __future__ import annotations
 
 import functools
+import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platfor
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, load_logits_processors
 from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler
+from vllm_ext.dispatch.stat_loggers import StatLoggers
 from vllm_ext.dispatch.worker_extension import extend_worker
 from vllm_ext.errors import ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.kv_cache import KVCacheConfig
     from vllm_ext.contracts.linear_method import LinearMethod
     from vllm_ext.contracts.scheduler import SchedulerInterface
+    from vllm_ext.contracts.stat_logger import StatLoggerFactory
 
 
 class Dispatcher:
@@ -64,6 +67,11 @@ class Dispatcher:
         """How often each slot's factory was asked."""
         self.groups: dict[str, Any] = {}
         """The engine's process groups by their unique names; they enter themselves, and leave when destroyed."""
+        self.stat_logger_factories: Sequence[StatLoggerFactory] = ()
+        """Stat loggers besides those of plugins, from the program that uses the engine."""
+        self.clock: Callable[[], float] = time.monotonic
+        """Seconds, for all times that stat loggers are told. A core process has a ``time.monotonic`` of its own, which
+        is the same clock on one machine."""
         self._classes: dict[tuple[str, Any], Any] = {}
         self.attention_choices: dict[tuple[AttentionSelectorConfig, int], AttentionChoice] = {}
         """By kind of layer and number of query heads: the backend, and what else was considered."""
@@ -211,6 +219,16 @@ class Dispatcher:
         """
         with self.activate():
             return load_logits_processors(self.bound_plan, self.vllm_config.model_config.logits_processors)
+
+    @functools.cached_property
+    def stat_loggers(self) -> StatLoggers:
+        """Those of plugins and of :attr:`stat_logger_factories`; loaded when first asked for.
+
+        Raises:
+            PluginLoadError, ContractError: one that the user named cannot be used.
+        """
+        with self.activate():
+            return StatLoggers(self.bound_plan, self.stat_logger_factories)
 
     def linear_method(self) -> LinearMethod:
         """How the layers of this engine lay out and multiply dense weights."""

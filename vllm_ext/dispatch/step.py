@@ -7,7 +7,7 @@ from typing import NamedTuple
 from vllm_ext.errors import VllmExtError
 
 SLOTS = (
-    *("platform", "general", "worker", "attention", "communicator", "ops", "logits_processors"),
+    *("platform", "general", "worker", "attention", "communicator", "ops", "logits_processors", "stat_loggers"),
     *("registries", "config", "processes"),
 )
 

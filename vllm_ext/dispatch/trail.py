@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM
+from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM, STAT_LOGGER
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.logits_processors import SETTING
@@ -15,6 +15,8 @@ from vllm_ext.errors import VllmExtError
 from vllm_ext.managers import extension_outcomes
 from vllm_ext.plan import Decision, Outcome, Plan
 from vllm_ext.registry.base import all_registries
+
+_STAT_LOGGERS_KEY = "plugins.stat_logger.enabled"
 
 
 def plugin_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: Decision | None = None) -> list[Step]:
@@ -47,8 +49,8 @@ def _decided(
 
 
 def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
-    """Worker, attention, communicator, ops and logits processors, each resolved and checked as for an engine, and what
-    plugins registered; builds nothing.
+    """Worker, attention, communicator, ops, logits processors and stat loggers, each resolved and checked as for an
+    engine, and what plugins registered; builds nothing.
     """
     with dispatcher.activate():
         steps = [
@@ -57,6 +59,7 @@ def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
             _resolved(dispatcher, "communicator", "communicator.cls", dispatcher.communicator_cls),
             *op_steps(dispatcher),
             *_logits_processor_steps(dispatcher),
+            *_stat_logger_steps(dispatcher),
             *_changes(dispatcher),
         ]
         return [_with_owner(dispatcher, step) for step in steps] + registry_steps()
@@ -85,6 +88,16 @@ def _logits_processor_steps(dispatcher: Dispatcher) -> Iterator[Step]:
     for path in dispatcher.vllm_config.model_config.logits_processors:
         state = "chosen" if path.replace(":", ".") in paths else "failed"
         yield Step(slot, path, state, f"{SETTING} names it", origin, owner="the settings")
+
+
+def _stat_logger_steps(dispatcher: Dispatcher) -> Iterator[Step]:
+    """Those of plugins, in the order in which they are told."""
+    try:
+        _ = dispatcher.stat_loggers
+    except VllmExtError as error:
+        yield Step("stat_loggers", "", "failed", str(error), str(dispatcher.config.origin(_STAT_LOGGERS_KEY)), error)
+    outcomes = extension_outcomes(dispatcher.bound_plan, STAT_LOGGER)
+    yield from _decided(dispatcher.bound_plan.plan, STAT_LOGGER.key, "stat_loggers", outcomes)
 
 
 def _attention_steps(dispatcher: Dispatcher) -> Iterator[Step]:

@@ -17,7 +17,9 @@ from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.pooling_outputs import PoolingOutput, PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.engine.async_requests import AsyncRequests
+from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_calls import PendingCalls
 from vllm_ext.engine.core_client import ThreadCoreClient
 from vllm_ext.engine.core_mailbox import Mailbox
@@ -26,6 +28,7 @@ from vllm_ext.engine.core_messages import (
     EngineCoreDead,
     EngineCoreOutputs,
     FromCore,
+    RecordStats,
     RequestRefused,
     RequestsFailed,
     UtilityCall,
@@ -35,9 +38,9 @@ from vllm_ext.engine.core_messages import (
 from vllm_ext.engine.core_process import ProcessCoreClient
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.metrics.manager import StatLoggerManager
 from vllm_ext.engine.pooling_outputs import make_output_processor
 from vllm_ext.engine.prompts import PromptType
-from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, InvalidRequest
 from vllm_ext.managers import make_receipt
 
@@ -121,13 +124,14 @@ class AsyncLLM(FrontEnd):
     ) -> AsyncGenerator[Any, None]:
         """The outputs of one request, of either kind."""
         self._bind_to_loop()
+        arrival = self._stats.now()
         internal_id, collector = self._requests.open(request_id)
         try:
             text, request = await self._in_thread(
                 self.input_processor.process_inputs, internal_id, prompt, params, priority
             )
             # None at all where an abort or the end of the engine came first.
-            for begun in self._requests.begin(internal_id, text, request):
+            for begun in self._requests.begin(internal_id, text, request, arrival):
                 self._client.send(begun)
             finished = False
             while not finished:
@@ -225,6 +229,7 @@ class AsyncLLM(FrontEnd):
         self._end_from_any_thread(EngineError("this engine is shut down; make a new one"))
         self._finalizer()
         self._pool.shutdown()
+        self._stats.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -236,13 +241,13 @@ class AsyncLLM(FrontEnd):
         # The loop does not wait for the step that is running, so others may go on.
         if self._client.is_alive:
             await asyncio.get_running_loop().run_in_executor(self._pool, self._client.shutdown)
+        await asyncio.to_thread(self._stats.close)
         self.shutdown()
 
     def _start(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
         self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform, dispatcher.logits_processors)
         self.tokenizer = self.input_processor.tokenizer
-        self._requests = AsyncRequests(make_output_processor(self.vllm_config.model_config, self.tokenizer))
         self._calls = PendingCalls()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: EngineError | None = None
@@ -250,7 +255,15 @@ class AsyncLLM(FrontEnd):
         self._mailbox = Mailbox(self._handle)
         client_cls = ProcessCoreClient if dispatcher.settings.engine.core_process else ThreadCoreClient
         self._bound_plan = dispatcher.bound_plan
+        # What is wrong with a stat logger that the user named is said before a model is loaded.
+        _ = dispatcher.stat_loggers
         self._client: ThreadCoreClient | ProcessCoreClient = client_cls(dispatcher, self._mailbox.put)
+        with shut_down_on_error(self._client.shutdown):
+            self._stats = StatLoggerManager(dispatcher)
+        if self._stats.is_active:
+            self._client.send(RecordStats())
+        output_processor = make_output_processor(self.vllm_config.model_config, self.tokenizer)
+        self._requests = AsyncRequests(output_processor, self._stats)
         self.input_processor.set_supported(self._client.capabilities)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm_ext-tokenizer")
         self._finalizer = weakref.finalize(self, _stop, self._client, self._pool)
@@ -287,7 +300,7 @@ class AsyncLLM(FrontEnd):
     def _handle(self, message: FromCore) -> None:
         """Take a message of the core; called in the loop."""
         if isinstance(message, EngineCoreOutputs):
-            if stopped := self._requests.process_outputs(message.outputs):
+            if stopped := self._requests.process_outputs(message.outputs, message.step_stats):
                 self._client.send(AbortRequests(stopped, "stop"))
         elif isinstance(message, RequestRefused):
             self._requests.fail([message.request_id], InvalidRequest(message.reason))

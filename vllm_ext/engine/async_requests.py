@@ -7,6 +7,8 @@ from itertools import count
 from uuid import uuid4
 
 from vllm_ext.engine.core_messages import EngineCoreRequest
+from vllm_ext.engine.metrics.manager import StatLoggerManager
+from vllm_ext.engine.metrics.step_stats import StepStats
 from vllm_ext.engine.output_collector import RequestOutputCollector
 from vllm_ext.engine.output_processor import OutputProcessor
 from vllm_ext.engine.parallel_sampling import split_completions
@@ -22,7 +24,8 @@ class AsyncRequests:
     when the core may still be making a token for the one before.
     """
 
-    def __init__(self, output_processor: OutputProcessor | PoolingOutputProcessor) -> None:
+    def __init__(self, output_processor: OutputProcessor | PoolingOutputProcessor, stats: StatLoggerManager) -> None:
+        self._stats = stats
         self._output_processor = output_processor
         self._collectors: dict[str, RequestOutputCollector] = {}
         """By internal id; who is here has not ended."""
@@ -51,18 +54,28 @@ class AsyncRequests:
         self._internal_ids[request_id] = internal_id
         return internal_id, collector
 
-    def begin(self, internal_id: str, text: str | None, request: EngineCoreRequest) -> list[EngineCoreRequest]:
-        """Expect outputs of a request; returns what the core gets: nothing where it has ended meanwhile."""
+    def begin(
+        self, internal_id: str, text: str | None, request: EngineCoreRequest, arrival: float
+    ) -> list[EngineCoreRequest]:
+        """Expect outputs of a request that came at ``arrival``, for stat loggers; returns what the core gets: nothing
+        where it has ended meanwhile.
+        """
         if internal_id not in self._collectors:
             return []
         parent, requests = split_completions(text, request)
         self._output_processor.add_completions(text, requests, parent)
         self._core_ids[internal_id] = [begun.request_id for begun in requests]
         self._owners |= dict.fromkeys(self._core_ids[internal_id], internal_id)
+        self._stats.begin(self._collectors[internal_id].request_id, requests, arrival)
         return requests
 
-    def process_outputs(self, outputs: list[EngineCoreOutput]) -> list[str]:
+    def process_outputs(self, outputs: list[EngineCoreOutput], step_stats: StepStats | None = None) -> list[str]:
         """Hand the tokens of a step to their readers; returns requests that ended here and go on in the core."""
+        stopped = self._process_outputs(outputs)
+        self._stats.add_step(outputs, stopped, step_stats)
+        return stopped
+
+    def _process_outputs(self, outputs: list[EngineCoreOutput]) -> list[str]:
         try:
             processed = self._output_processor.process_outputs(outputs)
             for output in processed.request_outputs:
@@ -93,6 +106,11 @@ class AsyncRequests:
         for internal_id in dict.fromkeys(self._owners.get(core_id, core_id) for core_id in core_ids):
             if (collector := self._collectors.get(internal_id)) is not None:
                 collector.put_error(error)
+                core_ids_of = self._core_ids.get(internal_id, ())
+                if isinstance(error, InvalidRequest):
+                    self._stats.forget(core_ids_of)
+                else:
+                    self._stats.abort(core_ids_of)
                 self._output_processor.abort_requests([internal_id])
                 self._forget(internal_id)
 
@@ -105,6 +123,7 @@ class AsyncRequests:
         ended = [internal_id for internal_id in internal_ids if internal_id in self._collectors]
         core_ids = [core_id for internal_id in ended for core_id in self._core_ids.get(internal_id, ())]
         self._output_processor.abort_requests(ended)
+        self._stats.abort(core_ids)
         for internal_id in ended:
             self._forget(internal_id)
         return core_ids

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.kv_cache import KVCacheConfig
 from vllm_ext.contracts.pooling_params import POOLING_TASKS
+from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_messages import Capabilities
 from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
+from vllm_ext.engine.metrics.step_stats import StepRecorder, StepStats
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
-from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, VllmExtError, innermost_cause, listing, message_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class EngineCore:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
         self._platform = dispatcher.platform
+        self._clock = dispatcher.clock
+        self._recorder: StepRecorder | None = None
         # What is wrong with the scheduler is said before a model is loaded.
         dispatcher.scheduler_cls()
         with self._worker_code("to start"):
@@ -52,6 +55,8 @@ class EngineCore:
     def add_request(self, request: Request) -> None:
         """Queue a request; InvalidRequest where it can never be served."""
         self.scheduler.add_request(request)
+        if self._recorder is not None:
+            self._recorder.note_queued(request.request_id)
 
     def abort_requests(
         self, request_ids: Iterable[str], status: RequestStatus = RequestStatus.FINISHED_ABORTED
@@ -79,8 +84,13 @@ class EngineCore:
             return []
         try:
             scheduler_output = self.scheduler.schedule()
+            if self._recorder is not None:
+                self._recorder.note_scheduled(scheduler_output)
             model_output = self.executor.execute_model(scheduler_output)
-            return self.scheduler.update_from_output(scheduler_output, model_output)
+            outputs = self.scheduler.update_from_output(scheduler_output, model_output)
+            if self._recorder is not None:
+                self._recorder.note_step(self.scheduler.make_stats())
+            return outputs
         except BaseException as error:
             ended = self.abort_all()
             # A plugin's sys.exit() must not end the process as if all were well.
@@ -91,6 +101,18 @@ class EngineCore:
             raise EngineError(
                 f"a step failed, which ended the {len(ended)} requests in flight: {cause}", request_ids=ended
             ) from error
+
+    def record_stats(self) -> None:
+        """From now on keep what stat loggers are told of a step, for :meth:`take_step_stats`."""
+        self._recorder = StepRecorder(self._clock)
+
+    def take_step_stats(self) -> StepStats | None:
+        """What there is to tell of the last step, once; ``None`` unless it is recorded."""
+        return self._recorder.take() if self._recorder is not None else None
+
+    def make_step_stats(self) -> StepStats | None:
+        """What there is to tell now, between two steps; ``None`` unless it is recorded."""
+        return self._recorder.make(self.scheduler.make_stats()) if self._recorder is not None else None
 
     def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
         """Forget what the KV cache holds for prompts to come; see :meth:`SchedulerInterface.reset_prefix_cache`. The

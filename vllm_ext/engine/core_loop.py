@@ -19,6 +19,7 @@ from vllm_ext.engine.core_messages import (
     EngineCoreOutputs,
     EngineCoreRequest,
     FromCore,
+    RecordStats,
     RequestRefused,
     RequestsFailed,
     Shutdown,
@@ -85,7 +86,7 @@ class EngineCoreLoop:
         if (error := self._core.executor.failure) is not None:
             raise error
 
-    def _handle(self, message: EngineCoreRequest | AbortRequests | UtilityCall | _WorkersGone) -> None:
+    def _handle(self, message: EngineCoreRequest | AbortRequests | UtilityCall | RecordStats | _WorkersGone) -> None:
         if isinstance(message, EngineCoreRequest):
             try:
                 self._core.add_request(message.as_request())
@@ -93,6 +94,8 @@ class EngineCoreLoop:
                 self._send(RequestRefused(message.request_id, str(error)))
         elif isinstance(message, AbortRequests):
             self._core.abort_requests(message.request_ids, _STATUS[message.finish_reason])
+        elif isinstance(message, RecordStats):
+            self._core.record_stats()
         elif isinstance(message, _WorkersGone):
             raise message.error
         else:
@@ -119,5 +122,6 @@ class EngineCoreLoop:
             logger.error("%s", f"{error}\n{plugin_traceback(error)}".rstrip())
             self._send(RequestsFailed(list(error.request_ids), str(error)))
             return
-        if outputs:
-            self._send(EngineCoreOutputs(outputs))
+        step_stats = self._core.take_step_stats()
+        if outputs or step_stats is not None:
+            self._send(EngineCoreOutputs(outputs, step_stats))

@@ -8,6 +8,7 @@ import msgspec
 
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.metrics.step_stats import StepStats
 from vllm_ext.engine.request import EngineCoreOutput, Request
 
 UtilityMethod = Literal[
@@ -60,6 +61,10 @@ class UtilityCall(msgspec.Struct, tag=True):
     kwargs: dict[str, Any] = {}
 
 
+class RecordStats(msgspec.Struct, tag=True):
+    """To the core: from now on say of each step what stat loggers are told."""
+
+
 class Shutdown(msgspec.Struct, tag=True):
     """To the core: stop after the step that is running."""
 
@@ -68,6 +73,8 @@ class EngineCoreOutputs(msgspec.Struct, tag=True):
     """From the core: what one step brought."""
 
     outputs: list[EngineCoreOutput]
+    step_stats: StepStats | None = None
+    """After :class:`RecordStats`; such a step may have no outputs."""
 
 
 class RequestRefused(msgspec.Struct, tag=True):
@@ -98,5 +105,5 @@ class EngineCoreDead(msgspec.Struct, tag=True):
     reason: str
 
 
-ToCore: TypeAlias = EngineCoreRequest | AbortRequests | UtilityCall | Shutdown
+ToCore: TypeAlias = EngineCoreRequest | AbortRequests | UtilityCall | RecordStats | Shutdown
 FromCore: TypeAlias = EngineCoreOutputs | RequestRefused | RequestsFailed | UtilityResult | EngineCoreDead

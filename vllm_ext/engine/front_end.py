@@ -16,6 +16,8 @@ from vllm_ext.dispatch.logits_processors import class_path_of
 if TYPE_CHECKING:
     import torch
 
+    from vllm_ext.contracts.stat_logger import StatLoggerFactory
+
 
 class FrontEnd(ABC):
     """A model on the chosen platform; what it can be asked is a subclass's business. Arguments: :class:`LLM`."""
@@ -32,6 +34,7 @@ class FrontEnd(ABC):
         config_files: Sequence[str | Path] = (),
         overrides: Mapping[str, Any] | None = None,
         progress: bool | None = None,
+        stat_loggers: Sequence[StatLoggerFactory] | None = None,
         **engine_settings: Any,
     ) -> None:
         settings = [Override(key, value, f"{self.caller}(overrides=...)") for key, value in (overrides or {}).items()]
@@ -46,12 +49,18 @@ class FrontEnd(ABC):
         ]
         if platform is not None:
             settings.append(Override("platform.driver", platform, f"{self.caller}(platform=...)"))
-        self._start(_dispatcher_for(load_config(config_files, settings), progress))
+        self._start(_dispatcher_for(load_config(config_files, settings), progress, stat_loggers))
 
     @classmethod
-    def from_config(cls, config: Config, *, progress: bool | None = None) -> Self:
+    def from_config(
+        cls,
+        config: Config,
+        *,
+        progress: bool | None = None,
+        stat_loggers: Sequence[StatLoggerFactory] | None = None,
+    ) -> Self:
         """One for settings that are loaded already; errors as of the constructor. An extension of vLLM's contract."""
-        return cls.from_dispatcher(_dispatcher_for(config, progress))
+        return cls.from_dispatcher(_dispatcher_for(config, progress, stat_loggers))
 
     @classmethod
     def from_dispatcher(cls, dispatcher: Dispatcher) -> Self:
@@ -65,6 +74,10 @@ class FrontEnd(ABC):
         """Start the engine; called once, by whichever way this was made."""
 
 
-def _dispatcher_for(config: Config, progress: bool | None) -> Dispatcher:
+def _dispatcher_for(
+    config: Config, progress: bool | None, stat_loggers: Sequence[StatLoggerFactory] | None
+) -> Dispatcher:
     """A dispatcher for settings that are loaded; ``progress`` is shown on a terminal where it is ``None``."""
-    return bootstrap(config).dispatcher(progress=sys.stderr.isatty() if progress is None else progress)
+    dispatcher = bootstrap(config).dispatcher(progress=sys.stderr.isatty() if progress is None else progress)
+    dispatcher.stat_logger_factories = tuple(stat_loggers or ())
+    return dispatcher

@@ -38,6 +38,8 @@ class LLM(PoolingCalls, FrontEnd):
         config_files: settings files, instead of those in the usual places.
         overrides: any settings by their dotted key; they win over files and environment.
         progress: show progress while weights are loaded; by default on a terminal.
+        stat_loggers: classes of stat loggers besides those of plugins, or functions that make one when they are called
+            with ``(vllm_config, engine_index)``.
         engine_settings: keys of the settings' section ``engine``, such as ``max_model_len``. ``logits_processors`` also
             takes classes.
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.stats import SchedulerStats
+from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core import EngineCore
 from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.metrics.manager import StatLoggerManager
 from vllm_ext.engine.parallel_sampling import split_completions
 from vllm_ext.engine.pooling_outputs import make_output_processor
 from vllm_ext.engine.prompts import PromptType
 from vllm_ext.engine.request import RequestStatus
-from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, InvalidRequest
 
 if TYPE_CHECKING:
@@ -39,8 +41,14 @@ class LLMEngine:
         self._aborted: list[Any] = []
         self._is_shut_down = False
         self.output_processor = make_output_processor(dispatcher.vllm_config.model_config, self.tokenizer)
+        # What is wrong with a stat logger that the user named is said before a model is loaded.
+        _ = dispatcher.stat_loggers
         self.engine_core = EngineCore(dispatcher)
         self.input_processor.set_supported(self.engine_core.capabilities())
+        with shut_down_on_error(self.engine_core.shutdown):
+            self._stats = StatLoggerManager(dispatcher)
+        if self._stats.is_active:
+            self.engine_core.record_stats()
 
     def add_request(
         self,
@@ -65,6 +73,7 @@ class LLMEngine:
             EngineError: the engine is shut down.
         """
         self._check_running()
+        arrival = self._stats.now()
         text, request = self.input_processor.process_inputs(request_id, prompt, params, priority)
         parent, children = split_completions(text, request)
         for taken in (request_id, *(child.request_id for child in children)):
@@ -74,13 +83,17 @@ class LLMEngine:
             # What is wrong with one of several completions is wrong with the first.
             self.engine_core.add_request(child.as_request())
         self.output_processor.add_completions(text, children, parent, final_only=final_only)
+        self._stats.begin(request_id, children, arrival)
 
     def abort_request(self, request_ids: str | Iterable[str]) -> None:
         """End requests. The next step gives their last outputs, with ``finish_reason`` ``abort``; ids that are not in
         flight are passed over.
         """
         ids = [request_ids] if isinstance(request_ids, str) else list(request_ids)
-        self.engine_core.abort_requests(child for i in ids for child in self.output_processor.child_ids(i))
+        children = [child for i in ids for child in self.output_processor.child_ids(i)]
+        self.engine_core.abort_requests(children)
+        if children:
+            self._stats.abort(children, self.engine_core.make_step_stats())
         self._aborted += self.output_processor.abort_requests(ids)
 
     def step(self) -> list[Any]:
@@ -98,9 +111,11 @@ class LLMEngine:
             outputs = self.engine_core.step()
             processed = self.output_processor.process_outputs(outputs)
             self.engine_core.abort_requests(processed.stopped, RequestStatus.FINISHED_STOPPED)
+            self._stats.add_step(outputs, processed.stopped, self.engine_core.take_step_stats())
         except BaseException:
             self.engine_core.abort_all()
             self.output_processor.clear()
+            self._stats.abort(None, self.engine_core.make_step_stats())
             raise
         aborted, self._aborted = self._aborted, []
         return aborted + processed.request_outputs
@@ -151,7 +166,10 @@ class LLMEngine:
     def shutdown(self) -> None:
         """Stop the workers; may be called twice."""
         self._is_shut_down = True
-        self.engine_core.shutdown()
+        try:
+            self.engine_core.shutdown()
+        finally:
+            self._stats.close()
 
     def __enter__(self) -> Self:
         return self

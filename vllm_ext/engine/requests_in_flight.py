@@ -7,13 +7,13 @@ from itertools import count
 from typing import Any
 
 from vllm_ext.contracts.kv_cache import KVCacheConfig
+from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.engine.kv_cache_manager import KVCacheManager
 from vllm_ext.engine.request import Request, RequestStatus
 from vllm_ext.engine.request_limits import RequestLimits
 from vllm_ext.engine.request_queue import RequestQueue, remove_in_order
 from vllm_ext.engine.scheduler_check import check_scheduler
-from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import InvalidRequest
 
 
@@ -143,6 +143,7 @@ class RequestsInFlight:
             kv_cache_usage=self.kv_cache_manager.usage,
             prefix_cache_queries=self.kv_cache_manager.prefix_cache_stats.queries,
             prefix_cache_hits=self.kv_cache_manager.prefix_cache_stats.hits,
+            prefix_cache_requests=self.kv_cache_manager.prefix_cache_stats.requests,
         )
 
     def check_integrity(self) -> None:

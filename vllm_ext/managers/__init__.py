@@ -2,7 +2,14 @@
 
 from vllm_ext.managers.current import find_bound_plan, set_default_bound_plan, use_bound_plan
 from vllm_ext.managers.general import load_general
-from vllm_ext.managers.load import LoadedPlugin, extension_outcomes, load_driver, load_extensions, load_group
+from vllm_ext.managers.load import (
+    LoadedPlugin,
+    build_extension,
+    extension_outcomes,
+    load_driver,
+    load_extensions,
+    load_group,
+)
 from vllm_ext.managers.platforms import PlatformBinding, activate_bound, bind_platform, runtime_versions
 from vllm_ext.managers.receipts import make_receipt
 
@@ -11,6 +18,7 @@ __all__ = [
     "PlatformBinding",
     "activate_bound",
     "bind_platform",
+    "build_extension",
     "extension_outcomes",
     "find_bound_plan",
     "load_driver",

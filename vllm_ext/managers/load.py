@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
 
 from stevedore.extension import Extension
 
 from vllm_ext.contracts.groups import KIND_OF_GROUP, PluginKind
 from vllm_ext.errors import PluginNotFound, did_you_mean, listing
-from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
+from vllm_ext.managers.planned import NamedPlugins, PlannedDriver, without_secrets
 from vllm_ext.managers.policy import settle
 from vllm_ext.plan import BoundPlan, Decision, DecisionKey, Outcome, Plan
 from vllm_ext.plan.names import matches
+from vllm_ext.registry.owners import loading
+
+T = TypeVar("T")
 
 _OUTCOMES: dict[DecisionKey, Outcome] = {}
 """Of the extensions that were last loaded in this process."""
@@ -63,6 +67,28 @@ def load_extensions(bound_plan: BoundPlan, kind: PluginKind) -> list[LoadedPlugi
     """
     each = _load_each(bound_plan.plan, bound_plan.selected(kind.key), use=True)
     return [LoadedPlugin(decision, extension.obj, outcome) for decision, extension, outcome in each]
+
+
+def build_extension(bound_plan: BoundPlan, decision: Decision, build: Callable[[], T]) -> T | None:
+    """What ``build()`` makes of an extension that was loaded; it is part of whether the plugin works.
+
+    Returns: ``None`` where it failed or declined, which is reported once.
+
+    Raises:
+        PluginLoadError: it did, and the user named the plugin.
+    """
+    started = time.perf_counter()
+    try:
+        with loading(decision.name, decision.distribution):
+            return build()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - a plugin that exits or asserts fails like any other
+        seconds = time.perf_counter() - started
+        outcome = without_secrets(Outcome.of_error(decision, error, seconds, seconds), bound_plan.plan)
+        _OUTCOMES[decision.key] = outcome
+        settle(decision, outcome)
+        return None
 
 
 def extension_outcomes(bound_plan: BoundPlan, kind: PluginKind) -> list[Outcome]:

@@ -73,6 +73,8 @@ class KindResolution:
     def _take_all(self) -> None:
         if self.rule.status == "candidate" and not self._open:
             self._odd.append("no platform is left that may be used, so that no engine can be built")
+        key = self.rule.in_tree_off_key
+        off_key = key if key is not None and value_of(self.config.settings, key) else None
         for record in self._open:
             twins = self._twins(record)
             named = matches_any(self.config.allow_list or (), record)
@@ -82,6 +84,8 @@ class KindResolution:
                     self._report_duplicate(twins, named)
             elif named:
                 self._choose(record, f"named in {envs.VLLM_PLUGINS}", VLLM_PLUGINS_ORIGIN, named=True)
+            elif off_key is not None and record.in_tree:
+                self._reject(record, "available", f"{off_key} is true", self.config.origin(off_key))
             else:
                 reason = f"{self.rule.asked_key} is {self.rule.everything}"
                 self._choose(record, reason, self.config.origin(self.rule.asked_key), named=False)

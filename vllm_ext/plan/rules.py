@@ -32,6 +32,8 @@ class Rule(NamedTuple):
     """What a plugin that is asked for becomes."""
     permitted_key: str | None = None
     """The setting that names those that may be asked for, where that is another one than ``asked_key``."""
+    in_tree_off_key: str | None = None
+    """The setting by which ``everything`` leaves out what comes with vllm_ext, where it is true."""
 
 
 def _enabled(kind: PluginKind) -> Rule:
@@ -48,7 +50,7 @@ RULES: tuple[Rule, ...] = (
         "plugins.io_processor.disabled",
         permitted_key="plugins.io_processor.enabled",
     ),
-    _enabled(STAT_LOGGER),
+    _enabled(STAT_LOGGER)._replace(in_tree_off_key="engine.disable_log_stats"),
     _enabled(ENDPOINT),
     _enabled(LOGITS_PROCESSOR),
     Rule(EXECUTOR, "engine.executor", None, None),

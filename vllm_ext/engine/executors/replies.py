@@ -77,10 +77,11 @@ class Replies:
     def error(self) -> VllmExtError:
         """The fault that is likeliest the cause of the others: the first end, else the failure of the lowest rank.
 
-        A worker that waits for one that is gone fails as well, of the broken connection.
+        A worker that waits for one that is gone fails as well, of the broken connection. One that said why it ends has
+        told its cause.
         """
-        if self.gone:
-            return self._end_of(self.gone[0])
+        if unexplained := [rank for rank in self.gone if rank not in self.failures]:
+            return self._end_of(unexplained[0])
         error = self.failures[min(self.failures)].as_error()
         if self.unanswered:
             names = ", ".join(self._workers[rank].name for rank in self.unanswered)

@@ -11,8 +11,8 @@ from vllm_ext.engine.scheduler import Scheduler
 from vllm_ext_dummy_platform import calls
 
 if TYPE_CHECKING:
+    from vllm_ext.contracts.stats import SchedulerStats
     from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
-    from vllm_ext.engine.stats import SchedulerStats
 
 
 class MyDummyScheduler(Scheduler):
