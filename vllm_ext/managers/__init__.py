@@ -2,7 +2,14 @@
 
 from vllm_ext.managers.current import find_bound_plan, set_default_bound_plan, use_bound_plan
 from vllm_ext.managers.general import load_general
-from vllm_ext.managers.load import LoadedPlugin, extension_outcomes, load_driver, load_extensions, load_group
+from vllm_ext.managers.load import (
+    LoadedPlugin,
+    extension_outcomes,
+    load_chosen,
+    load_driver,
+    load_extensions,
+    load_group,
+)
 from vllm_ext.managers.platforms import PlatformBinding, activate_bound, bind_platform, runtime_versions
 from vllm_ext.managers.receipts import make_receipt
 
@@ -13,6 +20,7 @@ __all__ = [
     "bind_platform",
     "extension_outcomes",
     "find_bound_plan",
+    "load_chosen",
     "load_driver",
     "load_extensions",
     "load_general",
