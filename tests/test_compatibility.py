@@ -89,6 +89,7 @@ CONTRACTS = (
     "LogitsProcessor",
     "AdapterLogitsProcessor",
     "SchedulerInterface",
+    "IOProcessor",
     "vllm_ext.contracts.executor.Executor",
     "LLM",
     "AsyncLLM",

@@ -33,6 +33,7 @@ from vllm_ext.contracts.vllm_config import (
     set_current_vllm_config,
 )
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
+from vllm_ext.dispatch.io_processor import LoadedIOProcessor
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor
 from vllm_ext.engine.executors.uniproc import UniProcExecutor
 from vllm_ext.engine.scheduler import Scheduler
@@ -222,6 +223,7 @@ class FakeDispatcher:
     bound_plan: BoundPlan = field(default_factory=lambda: Plan((), Settings()).bind(None))
     worker: WorkerBase | None = None
     logits_processors: tuple[NamedLogitsProcessor, ...] = ()
+    io_processor: LoadedIOProcessor = field(default_factory=lambda: LoadedIOProcessor(None))
 
     @contextmanager
     def activate(self) -> Iterator[None]:
