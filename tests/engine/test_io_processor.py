@@ -178,8 +178,8 @@ class TestChoice:
             llm.generate({"data": "She had"})
 
         assert str(caught.value) == (
-            "the request has data, which takes an IO processor: no IO processor is chosen; name one in "
-            "plugins.io_processor.use, installed: split"
+            "the request has data, which takes an IO processor: none is chosen. Name one with --io-processor, "
+            "LLM(io_processor_plugin=...) or plugins.io_processor.use; installed: split"
         )
 
     def test_the_settings_choose_one(self, plugins):

@@ -35,7 +35,8 @@ def test_the_users_choice_wins_over_the_models():
 def test_without_any_wish_there_is_none_and_who_asks_for_one_hears_what_exists():
     assert choice(TABLE, OTHER, wish=None) == (
         None,
-        "no IO processor is chosen; name one in plugins.io_processor.use, installed: other, table",
+        "none is chosen. Name one with --io-processor, LLM(io_processor_plugin=...) or plugins.io_processor.use; "
+        "installed: other, table",
         "",
     )
 

@@ -53,9 +53,8 @@ def choose_io_processor(plan: Plan, config: Config, wish: ModelsWish | None) -> 
         return IOProcessorChoice(selected[0])
     installed = [d for d in plan.decisions if d.kind == IO_PROCESSOR.key and d.record is not None]
     if wish is None:
-        return IOProcessorChoice(
-            None, f"no IO processor is chosen; name one in {USE_KEY}, installed: {_names(installed)}"
-        )
+        ways = f"--io-processor, LLM(io_processor_plugin=...) or {USE_KEY}"
+        return IOProcessorChoice(None, f"none is chosen. Name one with {ways}; installed: {_names(installed)}")
     fitting = [d for d in installed if d.record and matches(wish.name, d.record)]
     allowed = [d for d in fitting if d.status == "available" and _naming_origin(d, config)]
     if len(allowed) == 1:
