@@ -6,7 +6,10 @@ import pytest
 from support.io_processors import install, install_marked, model_that_names
 
 from vllm_ext import LLM, SamplingParams
+from vllm_ext.config import Override, load_config
 from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
+from vllm_ext.dispatch.bootstrap import bootstrap
+from vllm_ext.dispatch.trail import dispatch_trail
 from vllm_ext.errors import (
     CheckpointError,
     InvalidRequest,
@@ -447,3 +450,52 @@ class TestForms:
             PluginError, match=r"failed in parse_data\(\): .*Processor does not implement parse_data\(\)"
         ):
             make_llm().generate({"data": "She had"})
+
+
+class TestExplained:
+    """The trail has every processor, why it is used or not, and what a model wants in vain."""
+
+    @staticmethod
+    def trail(model=None, name: str | None = None, **settings) -> list[tuple[str, str, str]]:
+        overrides = [Override(key, value, "--set") for key, value in settings.get("overrides", {}).items()]
+        overrides += [Override("engine.model", str(model), "--set")] if model else []
+        overrides += [Override("plugins.io_processor.use", name, "--set")] if name else []
+        steps = dispatch_trail(bootstrap(load_config(overrides=overrides)).dispatcher())
+        return [(step.candidate, step.state, step.reason) for step in steps if step.slot == "io_processor"]
+
+    def test_the_users_choice_and_the_others(self, plugins):
+        install(plugins, "other")
+        install(plugins)
+
+        assert self.trail(name="split") == [
+            ("'split' of dist-split 0.1", "chosen", "named in plugins.io_processor.use"),
+            ("'other' of dist-other 0.1", "available", "plugins.io_processor.use does not name it"),
+        ]
+
+    def test_the_models_choice(self, plugins, tmp_path):
+        install(plugins)
+        model = model_that_names("split", tmp_path)
+        reason = f"{model}/config.json names it, and plugins.io_processor.enabled allows it"
+
+        trail = self.trail(model, overrides={"plugins.io_processor.enabled": ["split"]})
+
+        assert trail == [("'split' of dist-split 0.1", "chosen", reason)]
+
+    def test_what_a_model_wants_in_vain_runs_no_code(self, plugins, tmp_path):
+        install_marked(plugins, "split", tmp_path / "ran")
+
+        refused, available = self.trail(model_that_names("split", tmp_path))
+
+        assert refused[:2] == ("", "refused")
+        assert "not enabled by name" in refused[2]
+        assert available[:2] == ("'split' of dist-split 0.1", "available")
+        assert not (tmp_path / "ran").exists()
+
+    def test_one_that_fails(self, plugins):
+        install(plugins, body="1 / 0\n")
+
+        failed, selected = self.trail(name="split")
+
+        assert failed[1] == "failed"
+        assert "ZeroDivisionError" in failed[2]
+        assert selected[:2] == ("'split' of dist-split 0.1", "selected")

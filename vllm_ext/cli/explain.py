@@ -22,7 +22,7 @@ _COLUMNS_OF_RUN = ("slot", "candidate", "state", "owner", "at_start", "in_steps"
 
 
 class Explain(ListCommand):
-    """Show what was decided on platform, general plugins, worker, attention, communicator, ops and logits processors.
+    """Show what was decided on platform, plugins, worker, attention, communicator, ops, logits and IO processors.
 
     Also what the platform's hooks changed in the configuration.
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.io_processor import find_io_processor
 from vllm_ext.dispatch.logits_processors import SETTING
 from vllm_ext.dispatch.registry_trail import op_steps, registry_steps
 from vllm_ext.dispatch.step import Step, path_of
@@ -47,8 +49,8 @@ def _decided(
 
 
 def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
-    """Worker, attention, communicator, ops and logits processors, each resolved and checked as for an engine, and what
-    plugins registered; builds nothing.
+    """Worker, attention, communicator, ops, logits processors and IO processor, each resolved and checked as for an
+    engine, and what plugins registered; builds nothing.
     """
     with dispatcher.activate():
         steps = [
@@ -57,6 +59,7 @@ def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
             _resolved(dispatcher, "communicator", "communicator.cls", dispatcher.communicator_cls),
             *op_steps(dispatcher),
             *_logits_processor_steps(dispatcher),
+            *_io_processor_steps(dispatcher),
             *_changes(dispatcher),
         ]
         return [_with_owner(dispatcher, step) for step in steps] + registry_steps()
@@ -85,6 +88,28 @@ def _logits_processor_steps(dispatcher: Dispatcher) -> Iterator[Step]:
     for path in dispatcher.vllm_config.model_config.logits_processors:
         state = "chosen" if path.replace(":", ".") in paths else "failed"
         yield Step(slot, path, state, f"{SETTING} names it", origin, owner="the settings")
+
+
+def _io_processor_steps(dispatcher: Dispatcher) -> Iterator[Step]:
+    """All that are installed, the chosen one loaded and checked, and what a model wants in vain."""
+    slot, plan = "io_processor", dispatcher.bound_plan.plan
+    chosen, error = None, None
+    try:
+        choice = find_io_processor(
+            dispatcher.bound_plan, dispatcher.config, dispatcher.vllm_config.model_config.hf_config
+        )
+        chosen = choice.decision
+        _ = dispatcher.io_processor
+        if choice.warning:
+            yield Step(slot, "", "refused", choice.warning, "the model")
+    except VllmExtError as caught:
+        error = caught
+        yield Step(slot, "", "failed", str(error), str((chosen and chosen.origin) or "the model"), error)
+    # The plan's own decision on the model's choice is that nobody asked for it.
+    decisions = [chosen if chosen and d.key == chosen.key else d for d in plan.decisions]
+    yield from _decided(
+        dataclasses.replace(plan, decisions=tuple(decisions)), slot, slot, (), None if error else chosen
+    )
 
 
 def _attention_steps(dispatcher: Dispatcher) -> Iterator[Step]:
