@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from support.distributions import IN_TREE, config, record
 
+from vllm_ext.config import Config
 from vllm_ext.contracts.groups import GENERAL_PLUGINS_GROUP, IO_PROCESSOR
 from vllm_ext.plan import IOProcessorChoice, ModelsWish, choose_io_processor, resolve
 
@@ -120,6 +121,23 @@ def test_a_distribution_that_is_not_allowed_gives_a_model_nothing():
 
     assert decision is None
     assert "which is disabled: allow_distributions does not list acme" in refusal
+
+
+def test_in_safe_mode_an_engine_starts_without_the_one_that_the_user_named():
+    given = config(**{USE: "table"})
+    settings = Config(given.settings, given.origins, safe_mode=True)
+    plan = resolve([TABLE, *IN_TREE], settings)
+
+    assert plan.errors == ()
+    assert plan.notes == (
+        "plugins.io_processor.use (command line (--set)) names 'table', which is not used: VLLM_EXT_SAFE_MODE leaves "
+        "out all out-of-tree plugins",
+    )
+    assert choose_io_processor(plan, settings, ModelsWish("table", "m/config.json")) == (
+        None,
+        "plugins.io_processor.use names 'table', which is not used: VLLM_EXT_SAFE_MODE leaves out all plugins",
+        "",
+    )
 
 
 def test_a_name_of_two_distributions_has_to_be_told_apart():

@@ -232,7 +232,8 @@ class AsyncLLM(FrontEnd):
         self._end(EngineError("this engine is shut down; make a new one"))
         # The loop does not wait for the step that is running, so others may go on.
         if self._client.is_alive:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._client.shutdown)
+            for end in (self._client.shutdown, self._data_requests.shutdown):
+                await asyncio.get_running_loop().run_in_executor(self._pool, end)
         self.shutdown()
 
     def _start(self, dispatcher: Dispatcher) -> None:

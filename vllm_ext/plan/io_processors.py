@@ -51,6 +51,9 @@ def choose_io_processor(plan: Plan, config: Config, wish: ModelsWish | None) -> 
     """
     if selected := plan.selected(IO_PROCESSOR.key):
         return IOProcessorChoice(selected[0])
+    if (use := config.settings.plugins.io_processor.use) is not None:
+        refusal = f"{USE_KEY} names {use!r}, which is not used: {envs.VLLM_EXT_SAFE_MODE} leaves out all plugins"
+        return IOProcessorChoice(None, refusal)
     installed = [d for d in plan.decisions if d.kind == IO_PROCESSOR.key and d.record is not None]
     if wish is None:
         ways = f"--io-processor, LLM(io_processor_plugin=...) or {USE_KEY}"

@@ -32,6 +32,8 @@ class Rule(NamedTuple):
     """What a plugin that is asked for becomes."""
     permitted_key: str | None = None
     """The setting that names those that may be asked for, where that is another one than ``asked_key``."""
+    is_dispensable: bool = False
+    """Whether an engine starts without the driver that is asked for, where safe mode leaves it out."""
 
 
 def _enabled(kind: PluginKind) -> Rule:
@@ -47,6 +49,7 @@ RULES: tuple[Rule, ...] = (
         None,
         "plugins.io_processor.disabled",
         permitted_key="plugins.io_processor.enabled",
+        is_dispensable=True,
     ),
     _enabled(STAT_LOGGER),
     _enabled(ENDPOINT),
