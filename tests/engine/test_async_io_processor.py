@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+from collections import Counter
 
 import pytest
 from support.async_engine import check_books, own_threads, run, tokens_of
@@ -15,6 +17,7 @@ from vllm_ext.errors import EngineError, InvalidRequest, PluginError
 
 SOURCE = r"io processor plugin 'split' of dist-split 0\.1"
 LONG = SamplingParams(temperature=0, max_tokens=400, ignore_eos=True)
+FAULTS = {"refuse": InvalidRequest, "pre": PluginError, "post": PluginError}
 PARAMS = "    def merge_sampling_params(self, params=None): return params\n"
 
 
@@ -326,3 +329,50 @@ class TestFaults:
         with pytest.raises(PluginError, match=r"failed in __init__\(\): OSError: no table"):
             make_engine()
         assert own_threads() == []
+
+
+class TestRandomOrder:
+    BODY = (
+        "    def parse_data(self, data):\n"
+        "        if data.startswith('refuse'): raise ValueError('refused')\n"
+        "        return data\n"
+        "    def pre_process(self, prompt, request_id=None):\n"
+        "        self.kept[request_id] = prompt\n"
+        "        if prompt.startswith('pre'): raise KeyError('pre')\n"
+        "        return prompt.split('|')\n"
+        "    def post_process(self, outputs, request_id=None):\n"
+        "        if self.kept[request_id].startswith('post'): raise KeyError('post')\n"
+        "        return self.kept.pop(request_id), [output.prompt for output in outputs]\n"
+    )
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_whatever_ends_a_request_each_gets_its_own_and_nothing_is_left(self, plugins, make_engine, seed):
+        install(plugins, body=self.BODY)
+        draw = random.Random(seed)
+        seen: Counter[str] = Counter()
+
+        async def one(engine: AsyncLLM, number: int) -> None:
+            what = draw.choice(["answer", "answer", "refuse", "pre", "post", "cancel", "abort"])
+            text = "|".join(f"{what} {number} {part}" for part in range(draw.randint(1, 5)))
+            await asyncio.sleep(draw.random() * 0.3)
+            task = asyncio.ensure_future(answer(engine, text, request_id=str(number)))
+            if what in ("cancel", "abort"):
+                await asyncio.sleep(draw.random() * 0.05)
+                task.cancel() if what == "cancel" else await engine.abort(str(number))
+            (result,) = await asyncio.gather(task, return_exceptions=True)
+            if isinstance(result, PoolingRequestOutput):
+                assert (result.request_id, result.outputs) == (str(number), (text, text.split("|")))
+                assert what not in FAULTS
+                seen["answered"] += 1
+            else:
+                wanted = {"cancel": asyncio.CancelledError, "abort": EngineError} | FAULTS
+                assert type(result) is wanted[what], result
+                seen[what] += 1
+
+        async def main() -> None:
+            engine = make_engine(max_num_seqs=6)
+            await asyncio.gather(*(one(engine, number) for number in range(80)))
+            await check_nothing_left(engine)
+
+        run(main)
+        assert {"answered", "refuse", "pre", "post", "cancel", "abort"} <= set(seen)
