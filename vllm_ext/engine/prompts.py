@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypedDict, TypeGuard
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 from vllm_ext.errors import InvalidRequest, did_you_mean, listing
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 class TextPrompt(TypedDict):
@@ -47,7 +50,7 @@ class ParsedPrompt(NamedTuple):
     token_ids: list[int] | None
 
 
-def is_data_prompt(prompts: Any) -> TypeGuard[DataPrompt]:
+def is_data_prompt(prompts: Any) -> TypeIs[DataPrompt]:
     """Whether it is for an IO processor, and no prompt."""
     return isinstance(prompts, Mapping) and "data" in prompts
 

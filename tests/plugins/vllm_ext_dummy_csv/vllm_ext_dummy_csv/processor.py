@@ -43,7 +43,7 @@ class CSVEmbeddings(IOProcessor[Table, str]):
         try:
             rows = list(reader)
         except csv.Error as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
+            raise ValueError(f"line {reader.reader.line_num}: {error}") from error
         columns = list(reader.fieldnames or ())
         if self.column not in columns:
             raise ValueError(
