@@ -207,7 +207,7 @@ def test_attention_that_backends_do_not_compute_is_refused(tmp_path, architectur
         ("T5ForConditionalGeneration", "an encoder-decoder"),
         ("LlavaForConditionalGeneration", "a model that reads images"),
         ("WhisperForConditionalGeneration", "a model that reads speech"),
-        ("BertForMaskedLM", "an encoder"),
+        ("DebertaForMaskedLM", "an encoder"),
     ],
 )
 def test_other_kinds_of_models_are_named(written, tmp_path, architecture, kind):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+    import torch
 
 FinishReason = Literal["stop", "length", "abort"]
 
@@ -41,6 +42,9 @@ class ModelRunnerOutput:
     """Of the new tokens, for requests that asked for it, by request id."""
     prompt_logprobs_dict: dict[str, LogprobsLists] = field(default_factory=dict)
     """Of the prompt's tokens but the first, by request id, in the step that completes the prompt."""
+    pooler_output: list[torch.Tensor | None] = field(default_factory=list)
+    """Of a pooling model, in the order of ``req_ids``: float32 in host memory; ``None`` while a prompt is not complete.
+    Empty in a step of any other model."""
 
 
 EMPTY_MODEL_RUNNER_OUTPUT = ModelRunnerOutput(req_ids=[], req_id_to_index={}, sampled_token_ids=[])

@@ -15,6 +15,7 @@ from vllm_ext.errors import ConfigError, listing
 if TYPE_CHECKING:
     import torch
 
+    from vllm_ext.contracts.pooling_params import PoolingParams
     from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.contracts.vllm_config import VllmConfig
     from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum
@@ -138,14 +139,14 @@ class Platform(PlatformDevice):
     # Requests and steps -------------------------------------------------------------------------------------------
 
     @classmethod
-    def validate_request(cls, processed_inputs: dict[str, Any], params: SamplingParams) -> None:
+    def validate_request(cls, processed_inputs: dict[str, Any], params: SamplingParams | PoolingParams) -> None:
         """Refuse a request by raising ValueError (its text is the user's); called for each one by the front end, in
         any thread.
 
         Args:
             processed_inputs: ``type`` (``token``), ``prompt_token_ids`` (a list of int), and ``prompt``, the text, or
                 ``None`` where there was none. Not to be changed.
-            params: as they will hold for it. Not to be changed.
+            params: as they will hold for it; of a pooling model :class:`PoolingParams`. Not to be changed.
         """
 
     @classmethod

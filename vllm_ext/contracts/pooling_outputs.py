@@ -25,6 +25,7 @@ class EmbeddingOutput:
 
     @classmethod
     def from_base(cls, pooled: PoolingOutput) -> Self:
+        """Of ``pooled``, whose ``data`` is float32 ``[dimensions]``."""
         return cls(pooled.data.tolist())
 
     @property
@@ -41,10 +42,12 @@ class ClassificationOutput:
 
     @classmethod
     def from_base(cls, pooled: PoolingOutput) -> Self:
+        """Of ``pooled``, whose ``data`` is float32 ``[classes]``."""
         return cls(pooled.data.tolist())
 
     @property
     def num_classes(self) -> int:
+        """Classes that the model tells apart."""
         return len(self.probs)
 
 

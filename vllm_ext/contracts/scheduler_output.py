@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 
 
@@ -14,7 +15,8 @@ class NewRequestData:
     req_id: str
     prompt_token_ids: list[int]
     """All tokens known so far: the prompt, and after a preemption the tokens generated before it."""
-    sampling_params: SamplingParams
+    sampling_params: SamplingParams | None
+    """``None`` for a pooling model."""
     block_ids: tuple[list[int], ...]
     """KV cache blocks by KV cache group, in sequence order."""
     num_computed_tokens: int
@@ -22,6 +24,8 @@ class NewRequestData:
     with other requests, also with one whose tokens this very step computes. Always less than there are tokens."""
     num_output_tokens: int = 0
     """How many of ``prompt_token_ids`` were generated (only after a preemption)."""
+    pooling_params: PoolingParams | None = None
+    """What is wanted of the prompt, for a pooling model, with a ``task``; else ``None``."""
 
 
 @dataclass(slots=True)

@@ -57,4 +57,6 @@ def resolve_purpose(engine: EngineSettings, architectures: Sequence[str], *, has
 
 
 def _kind_of(arch: str) -> ConvertType | None:
+    if arch.endswith("LMHeadModel"):
+        return None
     return next((kind for ending, kind in _ENDINGS if arch.endswith(ending)), None)

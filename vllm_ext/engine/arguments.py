@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.errors import InvalidRequest
 
@@ -27,6 +28,24 @@ def params_for_each(
             f"{len(params)} sampling_params for {num_prompts} prompts; give one for all, or a list with one for each"
         )
     return params
+
+
+def pooling_params_for_each(
+    pooling_params: PoolingParams | Sequence[PoolingParams] | None, num_prompts: int
+) -> list[PoolingParams]:
+    """Pooling parameters by prompt; InvalidRequest where they are none, or too few or too many."""
+    if pooling_params is None or isinstance(pooling_params, PoolingParams):
+        return [PoolingParams() if pooling_params is None else pooling_params] * num_prompts
+    if not isinstance(pooling_params, list | tuple) or not all(isinstance(p, PoolingParams) for p in pooling_params):
+        raise InvalidRequest(
+            f"pooling_params is {pooling_params!r}; it takes PoolingParams, or a list with one for each prompt"
+        )
+    if len(pooling_params) != num_prompts:
+        raise InvalidRequest(
+            f"{len(pooling_params)} pooling_params for {num_prompts} prompts; give one for all, or a list with one for "
+            "each"
+        )
+    return list(pooling_params)
 
 
 def priorities_for_each(priority: int | Sequence[int], num_prompts: int) -> list[int]:

@@ -8,6 +8,7 @@ import functools
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import msgspec
 
 from vllm_ext.contracts.outputs import RequestOutput
-from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
+from vllm_ext.contracts.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.async_io_processor import AsyncDataRequests, Run, until_ended
 from vllm_ext.engine.async_requests import AsyncRequests
@@ -36,7 +38,8 @@ from vllm_ext.engine.core_messages import (
 from vllm_ext.engine.core_process import ProcessCoreClient
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.input_processor import InputProcessor
-from vllm_ext.engine.io_processor import GENERATE, Use
+from vllm_ext.engine.io_processor import GENERATE, POOL, Use
+from vllm_ext.engine.pooling_outputs import make_output_processor
 from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt
 from vllm_ext.engine.stats import SchedulerStats
 from vllm_ext.errors import EngineError, InvalidRequest
@@ -116,11 +119,44 @@ class AsyncLLM(FrontEnd):
             run = functools.partial(self.generate, priority=priority)
             yield await self._serve_data(GENERATE, prompt, sampling_params, request_id, run)
             return
+        async with aclosing(self._serve(prompt, sampling_params, request_id, priority)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def encode(
+        self,
+        prompt: PromptType,
+        pooling_params: PoolingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> AsyncGenerator[PoolingRequestOutput[PoolingOutput], None]:
+        """What pooling gives for one prompt.
+
+        Args:
+            prompt, request_id: as for :meth:`generate`.
+            pooling_params: what is wanted; what the model is for if omitted.
+            priority: a number, lower values come first; as for :meth:`generate`.
+
+        Yields: one output, whose ``outputs.data`` is float32 in host memory. Of a request that was aborted it has no
+            numbers. Whatever ends the generator before that aborts the request.
+
+        Raises:
+            InvalidRequest, EngineError: as of :meth:`generate`.
+        """
+        async with aclosing(self._serve(prompt, pooling_params, request_id, priority)) as outputs:
+            async for output in outputs:
+                yield output
+
+    async def _serve(
+        self, prompt: PromptType, params: SamplingParams | PoolingParams | None, request_id: str | None, priority: int
+    ) -> AsyncGenerator[Any, None]:
+        """The outputs of one request, of either kind."""
         self._bind_to_loop()
         internal_id, collector = self._requests.open(request_id)
         try:
             text, request = await self._in_thread(
-                self.input_processor.process_inputs, internal_id, prompt, sampling_params, priority
+                self.input_processor.process_inputs, internal_id, prompt, params, priority
             )
             # None at all where an abort or the end of the engine came first.
             for begun in self._requests.begin(internal_id, text, request):
@@ -241,7 +277,7 @@ class AsyncLLM(FrontEnd):
         self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform, dispatcher.logits_processors)
         self.tokenizer = self.input_processor.tokenizer
         self._data_requests = AsyncDataRequests(dispatcher, self.tokenizer)
-        self._requests = AsyncRequests(self.tokenizer)
+        self._requests = AsyncRequests(make_output_processor(self.vllm_config.model_config, self.tokenizer))
         self._calls = PendingCalls()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: EngineError | None = None
@@ -250,7 +286,7 @@ class AsyncLLM(FrontEnd):
         client_cls = ProcessCoreClient if dispatcher.settings.engine.core_process else ThreadCoreClient
         self._bound_plan = dispatcher.bound_plan
         self._client: ThreadCoreClient | ProcessCoreClient = client_cls(dispatcher, self._mailbox.put)
-        self.input_processor.set_supported(self._client.supported_sampling_params)
+        self.input_processor.set_supported(self._client.capabilities)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm_ext-tokenizer")
         self._finalizer = weakref.finalize(self, _stop, self._client, self._pool)
 

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from itertools import count
 from uuid import uuid4
 
-from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
-from vllm_ext.contracts.tokenizer import TokenizerLike
 from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.output_collector import RequestOutputCollector
 from vllm_ext.engine.output_processor import OutputProcessor
 from vllm_ext.engine.parallel_sampling import split_completions
+from vllm_ext.engine.pooling_outputs import PoolingOutputProcessor
 from vllm_ext.engine.request import EngineCoreOutput
 from vllm_ext.errors import EngineError, InvalidRequest, innermost_cause
 
@@ -23,8 +22,8 @@ class AsyncRequests:
     when the core may still be making a token for the one before.
     """
 
-    def __init__(self, tokenizer: TokenizerLike) -> None:
-        self._output_processor = OutputProcessor(tokenizer)
+    def __init__(self, output_processor: OutputProcessor | PoolingOutputProcessor) -> None:
+        self._output_processor = output_processor
         self._collectors: dict[str, RequestOutputCollector] = {}
         """By internal id; who is here has not ended."""
         self._internal_ids: dict[str, str] = {}
@@ -85,9 +84,8 @@ class AsyncRequests:
         last = {output.request_id: output for output in self._output_processor.abort_requests(internal_ids)}
         for internal_id in internal_ids:
             # One that is still being tokenized has no state to tell.
-            aborted = CompletionOutput(0, "", [], finish_reason="abort")
-            nothing = RequestOutput(internal_id, None, [], outputs=[aborted], finished=True)
-            self._collectors[internal_id].put(last.get(internal_id, nothing))
+            output = last.get(internal_id) or self._output_processor.aborted_output(internal_id)
+            self._collectors[internal_id].put(output)
         return self.close(internal_ids)
 
     def fail(self, core_ids: Iterable[str], error: Exception) -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 
-from vllm_ext.contracts.outputs import RequestOutput
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.errors import EngineError, InvalidRequest
@@ -19,10 +19,10 @@ class Call:
     """Some requests, and those of their outputs that nobody has taken yet."""
 
     prompts: list[Any]
-    params: list[SamplingParams]
+    params: Sequence[SamplingParams | PoolingParams]
     request_ids: list[str]
     priorities: list[int]
-    outputs: deque[RequestOutput] = field(default_factory=deque)
+    outputs: deque[Any] = field(default_factory=deque)
     error: BaseException | None = None
     """What broke off a step that another call made; it ended the requests of this call too."""
 
@@ -36,11 +36,13 @@ class Calls:
         self._call_of: dict[str, Call] = {}
         """Calls by the ids of their requests in flight."""
 
-    def make_call(self, prompts: list[Any], params: list[SamplingParams], priorities: list[int]) -> Call:
+    def make_call(
+        self, prompts: list[Any], params: Sequence[SamplingParams | PoolingParams], priorities: list[int]
+    ) -> Call:
         """A call for as many ``prompts`` as ``params``; request ids ascend with the order of the prompts."""
         return Call(prompts, params, [str(next(self._next_id)) for _ in prompts], priorities)
 
-    def run(self, call: Call, *, final_only: bool) -> Generator[RequestOutput, None, None]:
+    def run(self, call: Call, *, final_only: bool) -> Generator[Any, None, None]:
         """The outputs of ``call`` as they come. Whatever ends the generator ends the call's requests.
 
         Raises:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.kv_cache import KVCacheConfig
+from vllm_ext.contracts.pooling_params import POOLING_TASKS
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.engine.cleanup import shut_down_on_error
+from vllm_ext.engine.core_messages import Capabilities
 from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
 from vllm_ext.engine.stats import SchedulerStats
@@ -42,6 +44,10 @@ class EngineCore:
             self.kv_cache_config = self._initialize_kv_cache()
         with shut_down_on_error(self.executor.shutdown):
             self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
+
+    def capabilities(self) -> Capabilities:
+        """What the workers can be asked for."""
+        return Capabilities(self.executor.get_supported_sampling_params(), self._tasks)
 
     def add_request(self, request: Request) -> None:
         """Queue a request; InvalidRequest where it can never be served."""
@@ -146,18 +152,28 @@ class EngineCore:
         executor.set_kv_cache_layout(layout)
         # A model without a KV cache has nothing to measure memory for.
         available_bytes = min(executor.determine_available_memory()) if spec else 0
+        if not spec:
+            self._compute_prompts_whole()
         kv_cache_config = make_kv_cache_config(self.vllm_config, spec, layout, available_bytes)
         cache_config.num_gpu_blocks = kv_cache_config.num_blocks
         self._fit_max_model_len(kv_cache_config.num_blocks * cache_config.block_size)
         executor.initialize_from_config(kv_cache_config)
-        self._check_tasks(executor.get_supported_tasks())
+        self._tasks = executor.get_supported_tasks()
+        self._check_tasks(self._tasks)
         return kv_cache_config
 
+    def _compute_prompts_whole(self) -> None:
+        """Without a KV cache nothing of a prompt is kept between steps, so that a step takes the longest there is."""
+        scheduler_config, longest = self.vllm_config.scheduler_config, self.vllm_config.model_config.max_model_len
+        scheduler_config.max_num_batched_tokens = max(scheduler_config.max_num_batched_tokens, longest)
+
     def _check_tasks(self, tasks: tuple[str, ...]) -> None:
-        if "generate" not in tasks:
+        is_pooling = self.vllm_config.model_config.runner_type == "pooling"
+        wanted: Sequence[str] = POOLING_TASKS if is_pooling else ("generate",)
+        if not set(wanted) & set(tasks):
             raise EngineError(
                 f"worker {self.vllm_config.parallel_config.worker_cls} supports the tasks {listing(tasks)} for this "
-                "model, and this engine is for 'generate'"
+                f"model, and this engine is for {listing(wanted)}"
             )
 
     def _fit_max_model_len(self, capacity: int) -> None:

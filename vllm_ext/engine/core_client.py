@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from vllm_ext.engine.core import EngineCore
 from vllm_ext.engine.core_loop import EngineCoreLoop
-from vllm_ext.engine.core_messages import FromCore, Shutdown, ToCore
+from vllm_ext.engine.core_messages import Capabilities, FromCore, Shutdown, ToCore
 
 if TYPE_CHECKING:
     from vllm_ext.dispatch.dispatcher import Dispatcher
@@ -31,7 +31,7 @@ class ThreadCoreClient:
 
     def __init__(self, dispatcher: Dispatcher, on_message: Callable[[FromCore], None]) -> None:
         self._inbox: SimpleQueue[ToCore] = SimpleQueue()
-        started: Future[tuple[frozenset[str], tuple[Receipt, ...]]] = Future()
+        started: Future[tuple[Capabilities, tuple[Receipt, ...]]] = Future()
         context = contextvars.copy_context()
         self._thread = threading.Thread(
             target=context.run,
@@ -42,8 +42,8 @@ class ThreadCoreClient:
         )
         self._thread.start()
         try:
-            self.supported_sampling_params, self.receipts = started.result()
-            """What the workers act on, and what those with processes of their own proved to run."""
+            self.capabilities, self.receipts = started.result()
+            """What the workers can do, and what those with processes of their own proved to run."""
         except BaseException:
             # Also an interrupt, while the core is still starting.
             self.shutdown()
@@ -69,14 +69,14 @@ def _live(
     dispatcher: Dispatcher,
     inbox: SimpleQueue[ToCore],
     on_message: Callable[[FromCore], None],
-    started: Future[tuple[frozenset[str], tuple[Receipt, ...]]],
+    started: Future[tuple[Capabilities, tuple[Receipt, ...]]],
 ) -> None:
     """The thread: make the core, say how that went, and serve it."""
     try:
         core = EngineCore(dispatcher)
-        supported = core.executor.get_supported_sampling_params()
+        capabilities = core.capabilities()
     except BaseException as error:  # noqa: BLE001 - it is raised again, in the thread that waits
         started.set_exception(error)
         return
-    started.set_result((supported, core.executor.receipts))
+    started.set_result((capabilities, core.executor.receipts))
     EngineCoreLoop(core, inbox, on_message).run()

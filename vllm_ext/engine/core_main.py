@@ -50,7 +50,7 @@ def main(descriptor: int) -> None:
     config = core.vllm_config
     ready = Ready(
         (receipt, *core.executor.receipts),
-        core.executor.get_supported_sampling_params(),
+        core.capabilities(),
         config.model_config.max_model_len,
         config.cache_config.block_size,
         config.cache_config.num_gpu_blocks,

@@ -6,6 +6,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.request import EngineCoreOutput, Request
 
@@ -15,19 +16,32 @@ UtilityMethod = Literal[
 """Methods of the core that the front end may call between two steps."""
 
 
+class Capabilities(msgspec.Struct, frozen=True):
+    """What the workers can be asked for: sampling parameters that they act on, and tasks."""
+
+    sampling_params: frozenset[str]
+    tasks: tuple[str, ...]
+
+
 class EngineCoreRequest(msgspec.Struct, tag=True):
     """To the core: serve this request."""
 
     request_id: str
     prompt_token_ids: list[int]
-    sampling_params: SamplingParams
+    sampling_params: SamplingParams | None
     eos_token_ids: frozenset[int]
     priority: int = 0
+    pooling_params: PoolingParams | None = None
 
     def as_request(self) -> Request:
         """The request as the scheduler wants it."""
         return Request(
-            self.request_id, self.prompt_token_ids, self.sampling_params, self.eos_token_ids, priority=self.priority
+            self.request_id,
+            self.prompt_token_ids,
+            self.sampling_params,
+            self.eos_token_ids,
+            self.priority,
+            self.pooling_params,
         )
 
 

@@ -59,8 +59,8 @@ class ProcessCoreClient:
         config.model_config.max_model_len = ready.max_model_len
         config.cache_config.block_size = ready.block_size
         config.cache_config.num_gpu_blocks = ready.num_gpu_blocks
-        self.supported_sampling_params = ready.supported_sampling_params
-        """What the workers act on."""
+        self.capabilities = ready.capabilities
+        """What the workers can do."""
         self.receipts = ready.receipts
         """Of the core and of its workers: what each proved to run."""
         self._reader = threading.Thread(target=self._read, name="vllm_ext-engine-core", daemon=True)

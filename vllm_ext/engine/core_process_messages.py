@@ -7,7 +7,7 @@ import struct
 
 import msgspec
 
-from vllm_ext.engine.core_messages import FromCore, ToCore, UtilityCall, UtilityResult
+from vllm_ext.engine.core_messages import Capabilities, FromCore, ToCore, UtilityCall, UtilityResult
 from vllm_ext.engine.processes import portable
 from vllm_ext.engine.processes.channel import Frame
 from vllm_ext.engine.processes.portable import NotPortable
@@ -34,7 +34,7 @@ class Ready(msgspec.Struct, frozen=True):
 
     receipts: tuple[Receipt, ...]
     """Of the core, then of its workers."""
-    supported_sampling_params: frozenset[str]
+    capabilities: Capabilities
     max_model_len: int
     block_size: int
     num_gpu_blocks: int | None

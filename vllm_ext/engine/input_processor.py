@@ -12,15 +12,18 @@ import msgspec
 
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.platform import Platform
+from vllm_ext.contracts.pooling_params import POOLING_TASKS, PoolingParams
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, validate_params
-from vllm_ext.engine.core_messages import EngineCoreRequest
+from vllm_ext.engine.core_messages import Capabilities, EngineCoreRequest
 from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.params_processor import ParamsProcessor
+from vllm_ext.engine.pooling_params_processor import PoolingParamsProcessor
 from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
 from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer
+from vllm_ext.engine.truncation import truncate
 from vllm_ext.errors import InvalidRequest, VllmExtError, listing
 
 logger = logging.getLogger(__name__)
@@ -48,14 +51,18 @@ class InputProcessor:
         self._worker_cls = vllm_config.parallel_config.worker_cls
         self.default_sampling_params = load_default_sampling_params(Path(model_config.model), model_config.hf_config)
         """What the model directory asks for; for requests without parameters."""
-        self.set_supported(WORKER_PARAMS)
+        self._model_config = model_config
+        self.set_supported(Capabilities(WORKER_PARAMS, ("generate", *POOLING_TASKS)))
 
-    def set_supported(self, params: frozenset[str]) -> None:
-        """Refuse sampling parameters from now on that the workers do not act on; ``params`` are those they do.
+    def set_supported(self, capabilities: Capabilities) -> None:
+        """Refuse from now on what the workers cannot be asked for.
 
         A worker that does not act on ``extra_args`` has no place for logits processors of plugins, which is a warning.
         """
-        if self._logits_processors and "extra_args" not in params:
+        self.capabilities = capabilities
+        params, is_pooling = capabilities.sampling_params, self._model_config.runner_type == "pooling"
+        self._pooling = PoolingParamsProcessor(self._model_config, capabilities.tasks) if is_pooling else None
+        if self._logits_processors and not is_pooling and "extra_args" not in params:
             logger.warning(
                 "worker %s of the chosen platform applies no logits processors but its own; left out: %s",
                 self._worker_cls,
@@ -66,7 +73,7 @@ class InputProcessor:
         )
 
     def process_inputs(
-        self, request_id: str, prompt: PromptType, params: SamplingParams | None, priority: int
+        self, request_id: str, prompt: PromptType, params: SamplingParams | PoolingParams | None, priority: int
     ) -> tuple[str | None, EngineCoreRequest]:
         """The prompt's text, where it has one, and the request. May be called from any thread.
 
@@ -75,10 +82,16 @@ class InputProcessor:
                 processor refuses the request; the text says what is.
             PluginError: the platform's hooks for requests, or a logits processor, failed.
         """
+        if self._pooling is not None:
+            return self._process_pooling(self._pooling, request_id, prompt, params, priority)
         params = copy.copy(self.default_sampling_params) if params is None else params
+        if isinstance(params, PoolingParams):
+            raise InvalidRequest(
+                f"model {self._model_config.model!r} generates, and the request is for pooling; set engine.runner to "
+                "'pooling' to use its states"
+            )
         params = self._params_processor.process_params(params)
-        if not isinstance(priority, int) or isinstance(priority, bool):
-            raise InvalidRequest(f"priority is {priority!r}; it takes an integer, and lower ones come first")
+        _check_priority(priority)
         parsed = parse_prompt(prompt)
         token_ids = self._token_ids(parsed)
         with use_platform(self._platform), platform_code(self._platform):
@@ -87,6 +100,39 @@ class InputProcessor:
         with use_platform(self._platform):
             validate_params(self._logits_processors, params)
         return parsed.text, EngineCoreRequest(request_id, token_ids, params, self._eos_token_ids, priority)
+
+    def _process_pooling(
+        self, processor: PoolingParamsProcessor, request_id: str, prompt: PromptType, params: object, priority: int
+    ) -> tuple[str | None, EngineCoreRequest]:
+        """The same for a model that pools."""
+        params = PoolingParams() if params is None else params
+        if not isinstance(params, PoolingParams):
+            raise InvalidRequest(
+                f"model {self._model_config.model!r} pools, and the request is for generation: use embed(), "
+                "classify(), score() or encode()"
+            )
+        params = processor.process_params(params)
+        _check_priority(priority)
+        parsed = parse_prompt(prompt)
+        config = self._model_config.pooler_config
+        if parsed.text is not None and config is not None and config.do_lower_case:
+            parsed = parsed._replace(text=parsed.text.lower())
+        token_ids = self._token_ids(parsed)
+        if (limit := processor.token_limit(params)) is not None:
+            text = parsed.text if parsed.token_ids is None else None
+            token_ids = truncate(self.tokenizer, text, token_ids, limit)
+        with use_platform(self._platform), platform_code(self._platform):
+            self._validate(parsed.text, token_ids, params)
+        return parsed.text, EngineCoreRequest(request_id, token_ids, None, frozenset(), priority, params)
+
+    def token_limit(self, params: PoolingParams) -> int | None:
+        """Tokens that a prompt is to be cut to; ``None`` where it is not."""
+        return None if self._pooling is None else self._pooling.token_limit(params)
+
+    @property
+    def has_token_types(self) -> bool:
+        """Whether the model tells the tokens of a first text from those of a second one."""
+        return bool(self._model_config.hf_config.get("type_vocab_size", 1) > 1)
 
     def _limit_output(self, num_prompt_tokens: int, params: SamplingParams) -> SamplingParams:
         """``params``, with ``max_tokens`` lowered to what the platform can generate after such a prompt."""
@@ -100,7 +146,7 @@ class InputProcessor:
             return params
         return msgspec.structs.replace(params, max_tokens=limit)
 
-    def _validate(self, text: str | None, token_ids: list[int], params: SamplingParams) -> None:
+    def _validate(self, text: str | None, token_ids: list[int], params: SamplingParams | PoolingParams) -> None:
         """Let the platform refuse the request."""
         inputs = {"type": "token", "prompt_token_ids": token_ids, "prompt": text}
         try:
@@ -128,3 +174,8 @@ class InputProcessor:
                     f"token id {token_id} is outside the model's vocabulary; ids go from 0 to {self._vocab_size - 1}"
                 )
         return token_ids
+
+
+def _check_priority(priority: int) -> None:
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise InvalidRequest(f"priority is {priority!r}; it takes an integer, and lower ones come first")

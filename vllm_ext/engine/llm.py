@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.engine.arguments import params_for_each, priorities_for_each
@@ -18,6 +19,7 @@ from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.io_processor import GENERATE, DataRequests
 from vllm_ext.engine.llm_engine import LLMEngine
+from vllm_ext.engine.pooling_calls import PoolingCalls
 from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
 from vllm_ext.managers import make_receipt
 from vllm_ext.plan import Receipt
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class LLM(FrontEnd):
+class LLM(PoolingCalls, FrontEnd):
     """A model on the chosen platform, for use from Python. It is not thread-safe. vLLM: ``LLM``.
 
     Args:
@@ -103,17 +105,7 @@ class LLM(FrontEnd):
                 return self.generate(made, params, use_tqdm=use_tqdm, priority=priority)
 
             return [self._data_requests.serve(GENERATE, prompts, sampling_params, run)]
-        call = self._make_call(prompts, sampling_params, priority)
-        finished: dict[str, RequestOutput] = {}
-        with (
-            closing(self._calls.run(call, final_only=True)) as outputs,
-            _progress_bar(use_tqdm, len(call.prompts)) as bar,
-        ):
-            for output in outputs:
-                finished[output.request_id] = output
-                if bar is not None:
-                    bar.update()
-        return [finished[request_id] for request_id in call.request_ids]
+        return self._run(self._make_call(prompts, sampling_params, priority), use_tqdm)
 
     def stream(
         self,
@@ -229,6 +221,22 @@ class LLM(FrontEnd):
         self._calls = Calls(self.llm_engine)
         with shut_down_on_error(self.llm_engine.shutdown):
             self._data_requests = DataRequests(dispatcher, self.llm_engine.tokenizer)
+
+    def _run(self, call: Call, use_tqdm: bool) -> list[Any]:
+        """The last output of each request of ``call``, in their order."""
+        finished: dict[str, Any] = {}
+        with (
+            closing(self._calls.run(call, final_only=True)) as outputs,
+            _progress_bar(use_tqdm, len(call.prompts)) as bar,
+        ):
+            for output in outputs:
+                finished[output.request_id] = output
+                if bar is not None:
+                    bar.update()
+        return [finished[request_id] for request_id in call.request_ids]
+
+    def _pool(self, prompts: list[Any], params: list[PoolingParams], use_tqdm: bool) -> list[Any]:
+        return self._run(self._calls.make_call(prompts, params, [0] * len(prompts)), use_tqdm)
 
     def _make_call(
         self,

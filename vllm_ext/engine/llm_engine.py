@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from vllm_ext.contracts.outputs import RequestOutput
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.core import EngineCore
 from vllm_ext.engine.input_processor import InputProcessor
-from vllm_ext.engine.output_processor import OutputProcessor
 from vllm_ext.engine.parallel_sampling import split_completions
+from vllm_ext.engine.pooling_outputs import make_output_processor
 from vllm_ext.engine.prompts import PromptType
 from vllm_ext.engine.request import RequestStatus
 from vllm_ext.engine.stats import SchedulerStats
@@ -36,17 +36,17 @@ class LLMEngine:
         self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform, dispatcher.logits_processors)
         self.tokenizer = self.input_processor.tokenizer
         self.default_sampling_params = self.input_processor.default_sampling_params
-        self._aborted: list[RequestOutput] = []
+        self._aborted: list[Any] = []
         self._is_shut_down = False
-        self.output_processor = OutputProcessor(self.tokenizer)
+        self.output_processor = make_output_processor(dispatcher.vllm_config.model_config, self.tokenizer)
         self.engine_core = EngineCore(dispatcher)
-        self.input_processor.set_supported(self.engine_core.executor.get_supported_sampling_params())
+        self.input_processor.set_supported(self.engine_core.capabilities())
 
     def add_request(
         self,
         request_id: str,
         prompt: PromptType,
-        params: SamplingParams | None = None,
+        params: SamplingParams | PoolingParams | None = None,
         *,
         priority: int = 0,
         final_only: bool = False,
@@ -83,10 +83,11 @@ class LLMEngine:
         self.engine_core.abort_requests(child for i in ids for child in self.output_processor.child_ids(i))
         self._aborted += self.output_processor.abort_requests(ids)
 
-    def step(self) -> list[RequestOutput]:
+    def step(self) -> list[Any]:
         """Make one step.
 
-        Returns: for each request that went on or ended, all that it has so far.
+        Returns: for each request that went on or ended, all that it has so far: a :class:`RequestOutput`, or of a
+            pooling model a :class:`PoolingRequestOutput`.
 
         Raises:
             EngineError: the step failed. The requests in flight are gone, as they are after an interrupt; new ones may

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from copy import copy
 from dataclasses import replace
+from typing import Any
 
 from vllm_ext.contracts.outputs import RequestOutput
+from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 
 
 class RequestOutputCollector:
@@ -19,14 +21,14 @@ class RequestOutputCollector:
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         """The id that the user gave."""
-        self._output: RequestOutput | None = None
+        self._output: Any = None
         self._error: Exception | None = None
         self._ready = asyncio.Event()
 
-    def put(self, output: RequestOutput) -> None:
+    def put(self, output: RequestOutput | PoolingRequestOutput[Any]) -> None:
         """Add a newer state of the request."""
-        output = replace(output, request_id=self.request_id)
-        self._output = output if self._output is None else merge_outputs(self._output, output)
+        renamed: Any = replace(output, request_id=self.request_id)
+        self._output = renamed if self._output is None else merge_outputs(self._output, renamed)
         self._ready.set()
 
     def put_error(self, error: Exception) -> None:
@@ -34,7 +36,7 @@ class RequestOutputCollector:
         self._error = error
         self._ready.set()
 
-    async def get(self) -> RequestOutput:
+    async def get(self) -> Any:
         """The newest state, once there is one that was not read.
 
         Raises:
@@ -51,7 +53,9 @@ class RequestOutputCollector:
 
 
 def merge_outputs(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
-    """One state for two: ``later``, and the completions of ``earlier`` about which it says nothing."""
+    """One state for two: ``later``, and the completions of ``earlier`` about which it says nothing. What pools has one
+    state only.
+    """
     known = {completion.index for completion in later.outputs}
     kept = [completion for completion in earlier.outputs if completion.index not in known]
     if not kept:

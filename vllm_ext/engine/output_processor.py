@@ -14,6 +14,7 @@ from vllm_ext.engine.logprobs import LogprobsProcessor
 from vllm_ext.engine.parallel_sampling import ParentRequest
 from vllm_ext.engine.request import EngineCoreOutput
 from vllm_ext.engine.stop_strings import StopStringFilter
+from vllm_ext.errors import EngineError
 
 
 class ProcessedOutputs(NamedTuple):
@@ -178,11 +179,13 @@ class OutputProcessor:
     ) -> None:
         """Expect tokens of the requests that :func:`split_completions` made of one."""
         for index, request in enumerate(requests):
+            if (params := request.sampling_params) is None:
+                raise EngineError(f"request {request.request_id!r} is for pooling, and this engine generates")
             self.add_request(
                 request.request_id,
                 prompt,
                 request.prompt_token_ids,
-                request.sampling_params,
+                params,
                 final_only=final_only,
                 parent=parent,
                 index=index,
@@ -244,6 +247,11 @@ class OutputProcessor:
                 elif state.parent is not None:
                     parents[state.parent.request_id] = state.parent
         return outputs + self._outputs_of(parents.values())
+
+    def aborted_output(self, request_id: str) -> RequestOutput:
+        """The last output of a request that was aborted before anything was known about it."""
+        aborted = CompletionOutput(0, "", [], finish_reason="abort")
+        return RequestOutput(request_id, None, [], outputs=[aborted], finished=True)
 
     def clear(self) -> None:
         """Forget all requests."""

@@ -76,9 +76,10 @@ def split_completions(
     prompt: str | None, request: EngineCoreRequest
 ) -> tuple[ParentRequest | None, list[EngineCoreRequest]]:
     """What the engine core gets for a request: itself, or one for each of ``n`` completions, with their parent."""
-    if request.sampling_params.n == 1:
+    params = request.sampling_params
+    if params is None or params.n == 1:
         return None, [request]
-    parent = ParentRequest(request.request_id, prompt, request.prompt_token_ids, request.sampling_params)
+    parent = ParentRequest(request.request_id, prompt, request.prompt_token_ids, params)
     children = [
         msgspec.structs.replace(request, request_id=child_id, sampling_params=params)
         for child_id, params in parent.children()

@@ -50,7 +50,7 @@ class ParamsProcessor:
             return params
         self._check_vocabulary(params)
         if params.extra_args is not None:
-            params = msgspec.structs.replace(params, extra_args=_plain_data(params.extra_args))
+            params = msgspec.structs.replace(params, extra_args=plain_data("extra_args", params.extra_args))
         if not params.min_tokens and not params.bad_words:
             return params
         stopping = self._stop_token_ids(params) if params.min_tokens else frozenset()
@@ -115,13 +115,13 @@ class ParamsProcessor:
         return tuple(token_id for token_id in ids if token_id < self._vocab_size)
 
 
-def _plain_data(extra_args: dict[str, Any]) -> dict[str, Any]:
+def plain_data(name: str, values: dict[str, Any]) -> dict[str, Any]:
     """A copy, as it arrives in another process: the same for every executor; InvalidRequest where it cannot."""
     try:
-        copied: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(extra_args))
+        copied: dict[str, Any] = msgspec.msgpack.decode(msgspec.msgpack.encode(values))
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError) as error:
         raise InvalidRequest(
-            f"extra_args is {extra_args!r}, which cannot pass to a worker: {error}; it takes numbers, texts, and lists "
+            f"{name} is {values!r}, which cannot pass to a worker: {error}; it takes numbers, texts, and lists "
             "and dictionaries of them"
         ) from error
     return copied

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from vllm_ext.contracts.outputs import FinishReason, LogprobsLists
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.block_hash import BlockHash
+
+if TYPE_CHECKING:
+    import torch
 
 
 class RequestStatus(enum.Enum):
@@ -46,6 +50,17 @@ class TokenLogprobs(NamedTuple):
         return None if lists is None else cls(*(column.tolist() for column in lists))
 
 
+class PooledResult(NamedTuple):
+    """A result of pooling as plain values, which may cross to another process: float32 numbers and their shape."""
+
+    data: bytes
+    shape: list[int]
+
+    @classmethod
+    def of(cls, result: torch.Tensor) -> Self:
+        return cls(result.float().contiguous().numpy().tobytes(), list(result.shape))
+
+
 @dataclass(slots=True)
 class EngineCoreOutput:
     """What one step added to one request."""
@@ -61,6 +76,8 @@ class EngineCoreOutput:
     """Of all the prompt's tokens but the first; with the first new token."""
     num_cached_tokens: int = 0
     """Tokens of the prompt that were in the prefix cache."""
+    pooled: PooledResult | None = None
+    """Of a pooling model; it is the only output of its request."""
 
 
 class Request:
@@ -69,9 +86,10 @@ class Request:
     Args:
         request_id: unique among the requests in flight.
         prompt_token_ids: at least one token id.
-        sampling_params: how tokens are chosen and when to stop.
+        sampling_params: how tokens are chosen and when to stop; ``None`` for a pooling model.
         eos_token_ids: end-of-sequence tokens of the model.
         priority: lower values come first, where the scheduling policy is ``priority``.
+        pooling_params: what is wanted of the prompt, for a pooling model.
     """
 
     __slots__ = (
@@ -84,6 +102,7 @@ class Request:
         "num_computed_tokens",
         "num_prompt_tokens",
         "num_slots",
+        "pooling_params",
         "priority",
         "queue_key",
         "request_id",
@@ -97,12 +116,14 @@ class Request:
         self,
         request_id: str,
         prompt_token_ids: list[int],
-        sampling_params: SamplingParams,
+        sampling_params: SamplingParams | None,
         eos_token_ids: frozenset[int] = frozenset(),
         priority: int = 0,
+        pooling_params: PoolingParams | None = None,
     ) -> None:
         self.request_id = request_id
         self.sampling_params = sampling_params
+        self.pooling_params = pooling_params
         self.priority = priority
         self.queue_key = (0, 0)
         """Its place among all requests in flight, set when it is added: the smallest comes first."""
@@ -118,13 +139,21 @@ class Request:
         """Tokens that were in the prefix cache when the request was first admitted."""
         self.block_hashes: list[BlockHash] = []
         """Hashes of its first full blocks, as far as they were asked for."""
-        # The logits of a prompt's tokens are only there where they are computed.
-        self.skip_reading_prefix_cache = sampling_params.skip_reading_prefix_cache
+        # The states of a prompt's tokens are only there where they are computed.
+        params = pooling_params if sampling_params is None else sampling_params
+        self.skip_reading_prefix_cache = params is not None and bool(params.skip_reading_prefix_cache)
         self.stop_reason: int | None = None
-        self._eos_token_ids = frozenset() if sampling_params.ignore_eos else eos_token_ids
-        self._stop_token_ids = frozenset(sampling_params.stop_token_ids or ())
-        max_tokens = sampling_params.max_tokens
-        self._max_num_tokens = None if max_tokens is None else self.num_prompt_tokens + max_tokens
+        self._eos_token_ids: frozenset[int] = frozenset()
+        self._stop_token_ids: frozenset[int] = frozenset()
+        self._max_num_tokens: int | None = None
+        if sampling_params is not None:
+            self._set_ends(sampling_params, eos_token_ids)
+
+    def _set_ends(self, params: SamplingParams, eos_token_ids: frozenset[int]) -> None:
+        """Note what ends generation."""
+        self._eos_token_ids = frozenset() if params.ignore_eos else eos_token_ids
+        self._stop_token_ids = frozenset(params.stop_token_ids or ())
+        self._max_num_tokens = None if params.max_tokens is None else self.num_prompt_tokens + params.max_tokens
 
     @property
     def num_tokens(self) -> int:

@@ -13,6 +13,8 @@ class RequestLimits:
 
     max_model_len: int
     cache_capacity: int
+    is_pooling: bool = False
+    """Whether no token comes after the prompt."""
 
     @property
     def max_total_tokens(self) -> int:
@@ -25,7 +27,12 @@ class RequestLimits:
         Raises:
             InvalidRequest: it is too long for the model or for the cache; the text has the lengths.
         """
-        if num_prompt_tokens >= self.max_model_len:
+        if self.is_pooling and num_prompt_tokens > self.max_model_len:
+            raise InvalidRequest(
+                f"the prompt has {num_prompt_tokens} tokens, and max_model_len is {self.max_model_len}; give a shorter "
+                "one, or let it be cut with truncate_prompt_tokens (-1 for all that fit)"
+            )
+        if not self.is_pooling and num_prompt_tokens >= self.max_model_len:
             raise InvalidRequest(
                 f"the prompt has {num_prompt_tokens} tokens, and max_model_len, the limit for prompt and output "
                 f"together, is {self.max_model_len}; give at most {self.max_model_len - 1} tokens"

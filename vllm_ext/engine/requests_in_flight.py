@@ -36,10 +36,17 @@ class RequestsInFlight:
         self.max_num_batched_tokens = vllm_config.scheduler_config.max_num_batched_tokens
         self.policy = vllm_config.scheduler_config.policy
         cache_config = vllm_config.cache_config
+        is_pooling = vllm_config.model_config.runner_type == "pooling"
+        # An encoder has no KV cache: a prompt is computed in one step, and nothing of it is left.
+        self.needs_whole_prompts = is_pooling and not kv_cache_config.kv_cache_groups
         self.kv_cache_manager = KVCacheManager(
-            kv_cache_config, block_size or cache_config.block_size, enable_caching=cache_config.enable_prefix_caching
+            kv_cache_config,
+            block_size or cache_config.block_size,
+            enable_caching=cache_config.enable_prefix_caching and not self.needs_whole_prompts,
         )
-        self.limits = RequestLimits(vllm_config.model_config.max_model_len, self.kv_cache_manager.capacity)
+        self.limits = RequestLimits(
+            vllm_config.model_config.max_model_len, self.kv_cache_manager.capacity, is_pooling=is_pooling
+        )
         self._max_total_tokens = self.limits.max_total_tokens
         self.requests: dict[str, Request] = {}
         """Every request that is not finished, by its id."""

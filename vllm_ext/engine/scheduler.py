@@ -9,7 +9,7 @@ from __future__ import annotations
 from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.scheduler import SchedulerInterface
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
-from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus, TokenLogprobs
+from vllm_ext.engine.request import EngineCoreOutput, PooledResult, Request, RequestStatus, TokenLogprobs
 from vllm_ext.engine.request_queue import insert_in_order
 from vllm_ext.engine.requests_in_flight import RequestsInFlight
 from vllm_ext.errors import EngineError
@@ -68,6 +68,15 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
         for request_id in scheduler_output.num_scheduled_tokens:
             request = requests[request_id]
             position = index.get(request_id)
+            if request.pooling_params is not None:
+                if (pooled := _pooled_result(request, position, model_output)) is not None:
+                    request.status = RequestStatus.FINISHED_STOPPED
+                    output = EngineCoreOutput(request_id, [], "stop", num_cached_tokens=request.num_cached_tokens)
+                    output.pooled = pooled
+                    self._finish(request)
+                    any_finished = True
+                    outputs.append(output)
+                continue
             new_token_ids = [] if position is None else sampled[position]
             if bool(new_token_ids) != (request.num_computed_tokens == len(request.all_token_ids)):
                 raise _unexpected_tokens(request, new_token_ids)
@@ -80,13 +89,17 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             if request.status is not RequestStatus.RUNNING:
                 output.finish_reason = request.status.finish_reason
                 output.stop_reason = request.stop_reason
-                self._finished_req_ids.add(request_id)
-                self._release(request)
+                self._finish(request)
                 any_finished = True
             outputs.append(output)
         if any_finished:
             self.running = [r for r in self.running if r.status is RequestStatus.RUNNING]
         return outputs
+
+    def _finish(self, request: Request) -> None:
+        """End a request that has all it was to get; it is still among those that run."""
+        self._finished_req_ids.add(request.request_id)
+        self._release(request)
 
     # Parts of a step ----------------------------------------------------------------------------------------------
 
@@ -124,6 +137,8 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             computed_blocks = self.kv_cache_manager.get_computed_blocks(request)
             num_computed = len(computed_blocks) * self.kv_cache_manager.block_size
             num_new_tokens = min(request.num_tokens - num_computed, budget)
+            if self.needs_whole_prompts and num_new_tokens < request.num_tokens:
+                break
             # A long prompt is computed in chunks, but it is admitted only where the whole of it fits: otherwise it
             # would be preempted halfway for those that run, and begin anew.
             block_ids = self.kv_cache_manager.allocate_slots(
@@ -149,6 +164,7 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             block_ids=self.kv_cache_manager.group_block_ids(block_ids),
             num_computed_tokens=num_computed,
             num_output_tokens=request.num_output_tokens,
+            pooling_params=request.pooling_params,
         )
 
     def _allocate_or_preempt(self, request: Request, num_new_tokens: int) -> list[int] | None:
@@ -162,6 +178,19 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             if victim is request:
                 return None
         return block_ids
+
+
+def _pooled_result(request: Request, position: int | None, model_output: ModelRunnerOutput) -> PooledResult | None:
+    """What pooling gave for a request; ``None`` while its prompt is not complete, EngineError where it is missing."""
+    if request.num_computed_tokens < request.num_tokens:
+        return None
+    result = model_output.pooler_output[position] if position is not None and model_output.pooler_output else None
+    if result is None:
+        raise EngineError(
+            f"the worker returned no pooler_output for request {request.request_id!r}, whose {request.num_tokens} "
+            "tokens are all computed"
+        )
+    return PooledResult.of(result)
 
 
 def _unexpected_tokens(request: Request, new_token_ids: list[int]) -> EngineError:

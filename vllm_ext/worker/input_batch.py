@@ -97,7 +97,8 @@ class InputBatch:
         self.num_tokens[slot] = num_tokens
         self.num_prompt_tokens[slot] = num_tokens - new.num_output_tokens
         self.num_computed[slot] = new.num_computed_tokens
-        self.sampling.add(slot, new.sampling_params, new.prompt_token_ids[num_tokens - new.num_output_tokens :])
+        if new.sampling_params is not None:
+            self.sampling.add(slot, new.sampling_params, new.prompt_token_ids[num_tokens - new.num_output_tokens :])
         for counts in self.num_blocks:
             counts[slot] = 0
         self._append_blocks(slot, new.block_ids)

@@ -68,7 +68,7 @@ class PromptLogprobs:
         self._compute_logits = compute_logits
         self._prompts: dict[str, _Prompt] = {}
 
-    def add(self, new: NewRequestData) -> None:
+    def add(self, new: NewRequestData, num_logprobs: int) -> None:
         """Expect the hidden states of this request's prompt.
 
         Raises:
@@ -79,7 +79,7 @@ class PromptLogprobs:
                 f"request {new.req_id!r} asks for prompt_logprobs, and {new.num_computed_tokens} of its tokens come "
                 "from the prefix cache; the scheduler must not read the cache where skip_reading_prefix_cache is set"
             )
-        self._prompts[new.req_id] = _Prompt(new.prompt_token_ids, new.sampling_params.prompt_logprobs or 0)
+        self._prompts[new.req_id] = _Prompt(new.prompt_token_ids, num_logprobs)
 
     def remove(self, req_id: str) -> None:
         """Forget a prompt; ids that are not known are passed over."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +16,7 @@ from vllm_ext.contracts.attention import AttentionMetadata, AttentionMetadataBui
 from vllm_ext.contracts.forward_context import additional_forward_context, set_forward_context
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
+from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
@@ -21,6 +24,7 @@ from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.logprobs import PromptLogprobs
 from vllm_ext.worker.plugin_logits_processors import LogitsProcessors, build_logits_processors
+from vllm_ext.worker.pooling_runner import PoolingRunner
 from vllm_ext.worker.sampler import Sampler, SamplerOutput
 from vllm_ext.worker.sampling_metadata import Choice, SamplingMetadata
 
@@ -58,11 +62,16 @@ class ModelRunner:
         self.device = device
         self.layers = vllm_config.compilation_config.static_forward_context
         self.sampler = Sampler(vllm_config.model_config.seed)
+        pooler: Any = model.pooler if vllm_config.model_config.runner_type == "pooling" else None
+        self.pooling = None if pooler is None else PoolingRunner(pooler, device)
         self._groups: list[tuple[int, tuple[str, ...], AttentionMetadataBuilder]] = []
+        self._encoders: list[tuple[tuple[str, ...], AttentionMetadataBuilder]] = []
         self._num_blocks = 0
         self._processors = build_logits_processors(
             vllm_config, device, platform.is_pin_memory_available(), logits_processors
         )
+        self._no_blocks = torch.empty((0, 0), dtype=torch.int32, device=device)
+        self._no_slots = torch.empty(0, dtype=torch.int64, device=device)
         self.batch: InputBatch
         self._new_batch([])
         self._pending: tuple[StepInputs, torch.Tensor | None, dict[str, LogprobsLists]] | None = None
@@ -77,28 +86,46 @@ class ModelRunner:
         bind_kv_cache(allocate_kv_cache(config, self.device), self.layers)
         self._groups, self._num_blocks = [], config.num_blocks
         for index, group in enumerate(config.kv_cache_groups):
-            by_builder: dict[tuple[type[AttentionMetadataBuilder], KVCacheSpec], list[str]] = {}
-            for name in group.layer_names:
-                # Its own, since that of a group may leave its sliding window out.
-                spec = self.layers[name].get_kv_cache_spec(self.vllm_config)
-                by_builder.setdefault((self.layers[name].attn_backend.get_builder_cls(), spec), []).append(name)
-            for (builder_cls, spec), names in by_builder.items():
-                builder = builder_cls(spec, names, self.vllm_config, self.device)
-                self._groups.append((index, tuple(names), builder))
+            # Their own, since that of a group may leave their sliding windows out.
+            specs = {name: self.layers[name].get_kv_cache_spec(self.vllm_config) for name in group.layer_names}
+            self._groups += [(index, *built) for built in self._make_builders(specs)]
+        encoders = [name for name in self.layers if name not in self.get_kv_cache_spec()]
+        self._encoders = self._make_builders(
+            {name: self.layers[name].get_builder_spec(self.vllm_config) for name in encoders}
+        )
         self.batch.sampling.clear()
         self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
 
+    def _make_builders(
+        self, specs: Mapping[str, KVCacheSpec]
+    ) -> list[tuple[tuple[str, ...], AttentionMetadataBuilder]]:
+        """Builders for layers, each with those that it serves."""
+        alike: dict[tuple[type[AttentionMetadataBuilder], KVCacheSpec], list[str]] = {}
+        for name, spec in specs.items():
+            alike.setdefault((self.layers[name].attn_backend.get_builder_cls(), spec), []).append(name)
+        return [
+            (tuple(names), builder_cls(spec, names, self.vllm_config, self.device))
+            for (builder_cls, spec), names in alike.items()
+        ]
+
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput | None:
-        """First phase of a step: up to the logits, which :meth:`sample_tokens` then waits for."""
+        """First phase of a step: up to the logits, which :meth:`sample_tokens` then waits for; of a pooling model, the
+        whole step.
+        """
         self.batch.update(scheduler_output)
         self._update_prompt_logprobs(scheduler_output)
+        if self.pooling is not None:
+            self.pooling.update(scheduler_output)
         if not scheduler_output.num_scheduled_tokens:
             return EMPTY_MODEL_RUNNER_OUTPUT
         step = self.batch.make_step(scheduler_output.num_scheduled_tokens)
         with self.platform.inference_mode():
+            inputs = {} if self.pooling is None else self.pooling.model_inputs(step)
             hidden_states = self._forward(
-                self._to_device(step.input_ids), self._to_device(step.positions), *self._build_metadata(step)
+                self._to_device(step.input_ids), self._to_device(step.positions), *self._build_metadata(step), inputs
             )
+            if self.pooling is not None:
+                return self.pooling.pool(step, hidden_states)
             prompt_logprobs = self._prompt_logprobs.collect(step.req_ids, step.query_start_loc, hidden_states)
             self._pending = step, self._compute_logits(step, hidden_states), prompt_logprobs
         return None
@@ -140,6 +167,8 @@ class ModelRunner:
         positions = torch.arange(num_tokens, device=self.device) % max_model_len
         with self.platform.inference_mode():
             hidden_states = self._forward(torch.zeros_like(positions), positions, None)
+            if self.pooling is not None:
+                return
             logits = self.model.compute_logits(hidden_states[:max_num_seqs])
             self.sampler(logits, _drawing_metadata(len(logits)))
 
@@ -150,6 +179,9 @@ class ModelRunner:
         num_tokens = min(_WARM_UP_TOKENS, self.vllm_config.model_config.max_model_len - 1)
         block_ids = tuple(list(range(-(-(num_tokens + 1) // size))) for size in self._block_sizes)
         if num_tokens < 1 or any(len(ids) > self._num_blocks for ids in block_ids):
+            return
+        if self.pooling is not None:
+            self._warm_up_pooling(num_tokens, block_ids)
             return
         request = NewRequestData("warm-up", [0] * num_tokens, SamplingParams(temperature=0), block_ids, 0)
         decode = CachedRequestData(["warm-up"], [None], [num_tokens])
@@ -162,10 +194,17 @@ class ModelRunner:
             self.sample_tokens()
         self.batch = batch
 
+    def _warm_up_pooling(self, num_tokens: int, block_ids: tuple[list[int], ...]) -> None:
+        task = min(self.model.pooler.get_supported_tasks())
+        request = NewRequestData("warm-up", [0] * num_tokens, None, block_ids, 0, 0, PoolingParams(task=task))
+        self.execute_model(SchedulerOutput([request], CachedRequestData(), {"warm-up": num_tokens}, num_tokens))
+        self.execute_model(SchedulerOutput([], CachedRequestData(), {}, 0, {"warm-up"}))
+
     def _new_batch(self, block_sizes: list[int]) -> None:
         self._block_sizes = block_sizes
         self.batch = self._make_batch(self._processors)
-        self._prompt_logprobs = PromptLogprobs(self.model.compute_logits)
+        # A model that pools has none, and its requests ask for none.
+        self._prompt_logprobs = PromptLogprobs(getattr(self.model, "compute_logits", _no_logits))
 
     def _make_batch(self, processors: LogitsProcessors) -> InputBatch:
         max_model_len = self.vllm_config.model_config.max_model_len
@@ -183,11 +222,12 @@ class ModelRunner:
         positions: torch.Tensor,
         metadata: dict[str, AttentionMetadata] | None,
         slot_mapping: dict[str, torch.Tensor] | None = None,
+        inputs: Mapping[str, torch.Tensor] = MappingProxyType({}),
     ) -> torch.Tensor:
         num_tokens = input_ids.shape[0]
         additional = additional_forward_context(self.platform, metadata, self.vllm_config, num_tokens)
         with set_forward_context(metadata, num_tokens, additional, slot_mapping):
-            return self.model(input_ids, positions)
+            return self.model(input_ids, positions, **inputs)
 
     def _compute_logits(self, step: StepInputs, hidden_states: torch.Tensor) -> torch.Tensor | None:
         """Logits of the requests that get a token: of the last token of each."""
@@ -212,31 +252,45 @@ class ModelRunner:
             self._prompt_logprobs.remove(req_id)
         for new in scheduler_output.scheduled_new_reqs:
             # A preempted request that has output got them before.
-            if new.sampling_params.prompt_logprobs is not None and not new.num_output_tokens:
-                self._prompt_logprobs.add(new)
+            params = new.sampling_params
+            if params is not None and params.prompt_logprobs is not None and not new.num_output_tokens:
+                self._prompt_logprobs.add(new, params.prompt_logprobs)
 
     def _build_metadata(self, step: StepInputs) -> tuple[dict[str, AttentionMetadata], dict[str, torch.Tensor]]:
         """The step's attention metadata and slot mapping, by layer name; built once per group of layers."""
         starts, lens = (torch.from_numpy(a.astype(np.int32)) for a in (step.query_start_loc, step.seq_lens))
-        starts_device, lens_device = starts.to(self.device), lens.to(self.device)
+        common = CommonAttentionMetadata(
+            query_start_loc=starts.to(self.device),
+            query_start_loc_cpu=starts,
+            seq_lens=lens.to(self.device),
+            seq_lens_cpu=lens,
+            num_reqs=len(step.req_ids),
+            num_actual_tokens=len(step.input_ids),
+            max_query_len=int(np.diff(step.query_start_loc).max()),
+            max_seq_len=int(step.seq_lens.max()),
+            block_table_tensor=self._no_blocks,
+            slot_mapping=self._no_slots,
+        )
         metadata: dict[str, AttentionMetadata] = {}
         slots: dict[str, torch.Tensor] = {}
         for group, layer_names, builder in self._groups:
             table, slot_mapping = self.batch.block_table(group, step, self._block_sizes[group])
-            common = CommonAttentionMetadata(
-                query_start_loc=starts_device,
-                query_start_loc_cpu=starts,
-                seq_lens=lens_device,
-                seq_lens_cpu=lens,
-                num_reqs=len(step.req_ids),
-                num_actual_tokens=len(step.input_ids),
-                max_query_len=int(np.diff(step.query_start_loc).max()),
-                max_seq_len=int(step.seq_lens.max()),
+            of_group = replace(
+                common,
                 block_table_tensor=torch.from_numpy(table).to(self.device),
                 slot_mapping=self._to_device(slot_mapping),
             )
-            metadata.update(dict.fromkeys(layer_names, builder.build(0, common)))
-            slots.update(dict.fromkeys(layer_names, common.slot_mapping))
+            metadata.update(dict.fromkeys(layer_names, builder.build(0, of_group)))
+            slots.update(dict.fromkeys(layer_names, of_group.slot_mapping))
+        for layer_names, builder in self._encoders:
+            of_encoder = replace(
+                common,
+                block_table_tensor=self._no_blocks.new_zeros((common.num_reqs, 1)),
+                slot_mapping=self._no_slots.new_zeros(common.num_actual_tokens),
+                causal=False,
+            )
+            metadata.update(dict.fromkeys(layer_names, builder.build(0, of_encoder)))
+            slots.update(dict.fromkeys(layer_names, of_encoder.slot_mapping))
         return metadata, slots
 
     def _to_device(self, array: IntArray) -> torch.Tensor:
@@ -258,3 +312,7 @@ def _drawing_metadata(num_rows: int) -> SamplingMetadata:
         num_output_tokens=zeros.astype(np.int64),
     )
     return SamplingMetadata(num_rows, (), (), None, choice, {})
+
+
+def _no_logits(hidden_states: torch.Tensor) -> torch.Tensor:
+    raise EngineError("the model pools, and has no compute_logits()")

@@ -63,6 +63,10 @@ class Worker(WorkerBase):
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return self.model_runner.get_kv_cache_spec()
 
+    def get_supported_tasks(self) -> tuple[str, ...]:
+        pooling = self.model_runner.pooling
+        return ("generate",) if pooling is None else tuple(sorted(pooling.pooler.get_supported_tasks()))
+
     def get_supported_sampling_params(self) -> frozenset[str]:
         return WORKER_PARAMS
 

@@ -116,7 +116,7 @@ def decode_call(frame: Frame) -> Call:
 
 def encode_result(call_id: int, value: Any) -> Frame:
     """What a method returned."""
-    if type(value) is ModelRunnerOutput and not value.logprobs and not value.prompt_logprobs_dict:
+    if type(value) is ModelRunnerOutput and not (value.logprobs or value.prompt_logprobs_dict or value.pooler_output):
         output = _Output(call_id, value.req_ids, value.req_id_to_index, value.sampled_token_ids)
         return Frame(Kind.OUTPUT, _encode(output))
     return Frame(Kind.RESULT, portable.encode([call_id, value]))

@@ -1,0 +1,204 @@
+"""What ``LLM`` offers of a pooling model: results of single texts, and scores of pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+import torch.nn.functional as F
+
+from vllm_ext.contracts.pooling_outputs import (
+    ClassificationOutput,
+    ClassificationRequestOutput,
+    EmbeddingOutput,
+    EmbeddingRequestOutput,
+    PoolingOutput,
+    PoolingRequestOutput,
+    ScoringOutput,
+    ScoringRequestOutput,
+)
+from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
+from vllm_ext.engine.arguments import pooling_params_for_each
+from vllm_ext.engine.pairs import is_cross_encoder, pair_prompts
+from vllm_ext.engine.prompts import PromptType, split_prompts
+from vllm_ext.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from vllm_ext.engine.llm_engine import LLMEngine
+
+
+class PoolingCalls:
+    """The methods of :class:`LLM` for pooling models; a model that generates refuses them with InvalidRequest."""
+
+    llm_engine: LLMEngine
+
+    def encode(
+        self,
+        prompts: PromptType | Sequence[PromptType],
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        *,
+        pooling_task: PoolingTask | None = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = False,
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """What pooling gives for one prompt or many.
+
+        Args:
+            prompts: as for :meth:`generate`.
+            pooling_params: for all prompts, or a list with one for each.
+            pooling_task: a task for those whose parameters have none; the model's own if omitted.
+            truncate_prompt_tokens: cut prompts to so many tokens, -1 is ``max_model_len``; what is too long is refused
+                if omitted.
+            use_tqdm: show a progress bar that counts finished requests.
+
+        Returns: one output for each prompt, in the order of the prompts; ``outputs.data`` is float32 in host memory, of
+            the shape that :class:`PoolingOutput` tells.
+
+        Raises:
+            InvalidRequest: a prompt cannot be served, or the model does not know the task; none is started.
+            EngineError: a step failed.
+        """
+        each = split_prompts(prompts)
+        params = pooling_params_for_each(pooling_params, len(each))
+        added = {"task": pooling_task, "truncate_prompt_tokens": truncate_prompt_tokens}
+        return self._pool(each, [_with_defaults(one, added) for one in params], use_tqdm)
+
+    def embed(
+        self,
+        prompts: PromptType | Sequence[PromptType],
+        *,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = False,
+    ) -> list[EmbeddingRequestOutput]:
+        """A vector for each prompt; arguments and errors as of :meth:`encode`."""
+        outputs = self.encode(
+            prompts,
+            pooling_params,
+            pooling_task="embed",
+            truncate_prompt_tokens=truncate_prompt_tokens,
+            use_tqdm=use_tqdm,
+        )
+        return [
+            EmbeddingRequestOutput(
+                o.request_id, EmbeddingOutput.from_base(o.outputs), o.prompt_token_ids, o.num_cached_tokens
+            )
+            for o in outputs
+        ]
+
+    def classify(
+        self,
+        prompts: PromptType | Sequence[PromptType],
+        *,
+        pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = False,
+    ) -> list[ClassificationRequestOutput]:
+        """A probability for each class, for each prompt; arguments and errors as of :meth:`encode`."""
+        outputs = self.encode(
+            prompts,
+            pooling_params,
+            pooling_task="classify",
+            truncate_prompt_tokens=truncate_prompt_tokens,
+            use_tqdm=use_tqdm,
+        )
+        return [
+            ClassificationRequestOutput(
+                o.request_id, ClassificationOutput.from_base(o.outputs), o.prompt_token_ids, o.num_cached_tokens
+            )
+            for o in outputs
+        ]
+
+    def score(
+        self,
+        data_1: str | Sequence[str],
+        data_2: str | Sequence[str],
+        *,
+        pooling_params: PoolingParams | None = None,
+        truncate_prompt_tokens: int | None = None,
+        use_tqdm: bool = False,
+    ) -> list[ScoringRequestOutput]:
+        """How well texts belong together: one with each of several, or as many with as many, pair by pair.
+
+        A model with a single class is a cross-encoder, which reads both texts at once; of others, the score is the
+        cosine of the two embeddings.
+
+        Args:
+            data_1, data_2: a text or several; one is compared with all of the other side.
+            pooling_params: for all texts.
+            truncate_prompt_tokens: number of tokens to cut a text to, or a pair as a whole; as for :meth:`encode`.
+            use_tqdm: as for :meth:`encode`.
+
+        Returns: one output for each pair.
+
+        Raises:
+            InvalidRequest: the numbers of texts do not go together, or the model gives neither scores nor embeddings.
+            EngineError: a step failed.
+        """
+        pairs = _pairs(data_1, data_2)
+        if is_cross_encoder(self.llm_engine.vllm_config.model_config, self.llm_engine.input_processor.capabilities):
+            params = _with_defaults(
+                PoolingParams() if pooling_params is None else pooling_params,
+                {"task": "classify", "truncate_prompt_tokens": truncate_prompt_tokens},
+            )
+            prompts, each = pair_prompts(self.llm_engine.input_processor, pairs, params)
+            return [
+                ScoringRequestOutput(o.request_id, ScoringOutput(float(o.outputs.data[0])), o.prompt_token_ids)
+                for o in self._pool(prompts, each, use_tqdm)
+            ]
+        # Each text once, however many pairs it is in.
+        texts = list(dict.fromkeys(text for pair in pairs for text in pair))
+        outputs = self.encode(
+            texts,
+            pooling_params,
+            pooling_task="embed",
+            truncate_prompt_tokens=truncate_prompt_tokens,
+            use_tqdm=use_tqdm,
+        )
+        found = dict(zip(texts, outputs, strict=True))
+        return [_cosine(found[first], found[second]) for first, second in pairs]
+
+    def _pool(
+        self, prompts: list[Any], params: list[PoolingParams], use_tqdm: bool
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """Serve the prompts; what does so belongs to :class:`LLM`."""
+        raise NotImplementedError
+
+
+def _with_defaults(params: PoolingParams, added: dict[str, Any]) -> PoolingParams:
+    """``params`` with what they leave open; InvalidRequest where they say another task than the call."""
+    task = added["task"]
+    if task is not None and params.task not in (None, task):
+        raise InvalidRequest(f"pooling_params have the task {params.task!r}, and this call is for {task!r}")
+    open_fields = {name: value for name, value in added.items() if getattr(params, name) is None}
+    return msgspec.structs.replace(params, **open_fields)
+
+
+def _pairs(data_1: str | Sequence[str], data_2: str | Sequence[str]) -> list[tuple[str, str]]:
+    first, second = ([data] if isinstance(data, str) else list(data) for data in (data_1, data_2))
+    for name, texts in (("data_1", first), ("data_2", second)):
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise InvalidRequest(f"{name} takes a text, or a list of at least one text")
+    if len(first) == 1:
+        first *= len(second)
+    elif len(second) == 1:
+        second *= len(first)
+    if len(first) != len(second):
+        raise InvalidRequest(
+            f"data_1 has {len(first)} texts, and data_2 has {len(second)}; give as many, or one on one of the sides"
+        )
+    return list(zip(first, second, strict=True))
+
+
+def _cosine(
+    first: PoolingRequestOutput[PoolingOutput], second: PoolingRequestOutput[PoolingOutput]
+) -> ScoringRequestOutput:
+    cosine: torch.Tensor = F.cosine_similarity(first.outputs.data, second.outputs.data, dim=0)
+    return ScoringRequestOutput(
+        f"{first.request_id}_{second.request_id}",
+        ScoringOutput(float(cosine)),
+        first.prompt_token_ids + second.prompt_token_ids,
+        first.num_cached_tokens + second.num_cached_tokens,
+    )

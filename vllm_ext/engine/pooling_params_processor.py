@@ -1,0 +1,76 @@
+"""Pooling parameters as the user gave them, made ready for the engine core and its workers."""
+
+from __future__ import annotations
+
+import msgspec
+
+from vllm_ext.contracts.pooling_params import POOLING_TASKS, PoolingParams, PoolingTask
+from vllm_ext.contracts.vllm_config import ModelConfig
+from vllm_ext.engine.params_processor import plain_data
+from vllm_ext.errors import InvalidRequest, listing
+
+_PREFERRED: tuple[PoolingTask, ...] = ("embed", "classify", "token_embed", "token_classify")
+_EMBEDDINGS = ("embed", "token_embed")
+
+
+class PoolingParamsProcessor:
+    """Checks parameters against the model, and adds what follows from it.
+
+    Args:
+        tasks: what the workers can be asked for.
+    """
+
+    def __init__(self, model_config: ModelConfig, tasks: tuple[str, ...]) -> None:
+        self._model_config = model_config
+        self._tasks = [task for task in POOLING_TASKS if task in tasks]
+
+    def process_params(self, params: PoolingParams) -> PoolingParams:
+        """A copy of ``params`` with a task.
+
+        Raises:
+            InvalidRequest: the model cannot do it; the text names the parameter.
+        """
+        task = params.task or next((task for task in _PREFERRED if task in self._tasks), "plugin")
+        if task not in self._tasks:
+            raise InvalidRequest(
+                f"task is {task!r}, and model {self._model_config.model!r} can be asked for: {listing(self._tasks)}. "
+                "The setting engine.convert makes another model of it: embed or classify"
+            )
+        if params.dimensions is not None:
+            self._check_dimensions(params.dimensions, task)
+        skips = params.skip_reading_prefix_cache
+        return msgspec.structs.replace(
+            params,
+            task=task,
+            skip_reading_prefix_cache=self._needs_all_tokens(task) if skips is None else skips,
+            extra_kwargs=None if params.extra_kwargs is None else plain_data("extra_kwargs", params.extra_kwargs),
+        )
+
+    def token_limit(self, params: PoolingParams) -> int | None:
+        """Tokens that a prompt is to be cut to; ``None`` where it is not.
+
+        Raises:
+            InvalidRequest: more than the model can take.
+        """
+        limit, longest = params.truncate_prompt_tokens, self._model_config.max_model_len
+        if limit is None:
+            return None
+        if limit > longest:
+            raise InvalidRequest(
+                f"truncate_prompt_tokens is {limit}, and max_model_len is {longest}; give at most that, or -1"
+            )
+        return longest if limit == -1 else limit
+
+    def _needs_all_tokens(self, task: PoolingTask) -> bool:
+        """Whether the states of all tokens are needed, also of those that a prefix cache would have."""
+        config = self._model_config.pooler_config
+        return task.startswith("token_") or config is None or config.pooling_type != "LAST"
+
+    def _check_dimensions(self, dimensions: int, task: PoolingTask) -> None:
+        config = self._model_config.pooler_config
+        size = None if config is None else config.embedding_size
+        is_embedding = "embed" in self._tasks if task == "plugin" else task in _EMBEDDINGS
+        if not is_embedding:
+            raise InvalidRequest(f"dimensions is {dimensions}, and task {task!r} gives no embeddings; leave it out")
+        if size is not None and dimensions > size:
+            raise InvalidRequest(f"dimensions is {dimensions}, and the model's embeddings have {size}")
