@@ -419,6 +419,50 @@ class TestFaultsOfRequests:
         check_books(llm)
 
 
+class TestPooling:
+    """``encode`` instead of ``generate``: the prompts are pooled."""
+
+    VECTORS = (
+        "    def post_process(self, outputs, request_id=None):\n"
+        "        return self.kept.pop(request_id), [output.outputs.data.tolist() for output in outputs]\n"
+    )
+
+    @pytest.mark.parametrize("task", ["plugin", None])
+    def test_the_prompts_are_pooled_as_the_model_is_meant_to(self, plugins, make_llm, task):
+        install(plugins, body=self.VECTORS)
+        llm = make_llm(runner="pooling")
+        alone = [llm.encode(text)[0].outputs.data.tolist() for text in ("She had", "He was")]
+
+        (output,) = llm.encode({"data": "She had|He was"}, pooling_task=task)
+
+        assert output.outputs[0] == "She had|He was"
+        assert output.outputs[1] == [pytest.approx(vector, abs=1e-5) for vector in alone]
+        check_books(llm)
+
+    def test_another_task_for_the_call_is_refused(self, plugins, make_llm):
+        install(plugins)
+
+        with pytest.raises(
+            InvalidRequest, match="pooling_task is 'embed'; a request with data takes 'plugin', or none"
+        ):
+            make_llm(runner="pooling").encode({"data": "She had"}, pooling_task="embed")
+
+    def test_parameters_of_the_other_kind_are_refused(self, plugins, make_llm):
+        install(plugins)
+
+        with pytest.raises(InvalidRequest, match="a request with data takes one PoolingParams"):
+            make_llm(runner="pooling").encode({"data": "She had"}, GREEDY)
+
+    def test_data_for_a_model_of_the_other_kind_is_refused_and_forgotten(self, plugins, make_llm):
+        install(plugins)
+        pooling, generating = make_llm(runner="pooling"), make_llm()
+
+        for llm, call in ((pooling, pooling.generate), (generating, generating.encode)):
+            with pytest.raises(InvalidRequest, match=rf"^{SOURCE} made a prompt that is refused: "):
+                call({"data": "She had"})
+            check_books(llm)
+
+
 class TestForms:
     def test_data_stands_alone_in_its_request(self, plugins, make_llm):
         install(plugins)

@@ -16,6 +16,7 @@ from vllm_ext.errors import ConfigError, InvalidRequest, PluginError, innermost_
 if TYPE_CHECKING:
     from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.engine.llm import LLM
+    from vllm_ext.engine.prompts import DataPrompt
 
 
 class Data(NamedTuple):
@@ -85,8 +86,10 @@ def start_with_processor(config: Config) -> LLM:
 
 
 def answer(llm: LLM, data: Data, params: SamplingParams) -> Any:
-    """What the IO processor makes of ``data``."""
-    (output,) = llm.generate({"data": data.value}, params)
+    """What the IO processor makes of ``data``; ``params`` are for a model that generates."""
+    is_pooling = llm.llm_engine.vllm_config.model_config.runner_type == "pooling"
+    request: DataPrompt = {"data": data.value}
+    (output,) = llm.encode(request, pooling_task="plugin") if is_pooling else llm.generate(request, params)
     return output.outputs
 
 

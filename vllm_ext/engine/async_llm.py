@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 import msgspec
 
 from vllm_ext.contracts.outputs import RequestOutput
-from vllm_ext.contracts.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.async_io_processor import AsyncDataRequests, Run, until_ended
@@ -125,12 +125,12 @@ class AsyncLLM(FrontEnd):
 
     async def encode(
         self,
-        prompt: PromptType,
+        prompt: DataPrompt | PromptType,
         pooling_params: PoolingParams | None = None,
         request_id: str | None = None,
         *,
         priority: int = 0,
-    ) -> AsyncGenerator[PoolingRequestOutput[PoolingOutput], None]:
+    ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
         """What pooling gives for one prompt.
 
         Args:
@@ -138,12 +138,17 @@ class AsyncLLM(FrontEnd):
             pooling_params: what is wanted; what the model is for if omitted.
             priority: a number, lower values come first; as for :meth:`generate`.
 
-        Yields: one output, whose ``outputs.data`` is float32 in host memory. Of a request that was aborted it has no
+        Yields: one output, whose ``outputs`` is a :class:`PoolingOutput`, or for data what the IO processor made of
+            those of its prompts. Of a request that was aborted it has no
             numbers. Whatever ends the generator before that aborts the request.
 
         Raises:
-            InvalidRequest, EngineError: as of :meth:`generate`.
+            InvalidRequest, EngineError, PluginError: as of :meth:`generate`.
         """
+        if is_data_prompt(prompt):
+            run = functools.partial(self.encode, priority=priority)
+            yield await self._serve_data(POOL, prompt, pooling_params, request_id, run)
+            return
         async with aclosing(self._serve(prompt, pooling_params, request_id, priority)) as outputs:
             async for output in outputs:
                 yield output
