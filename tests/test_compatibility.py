@@ -91,6 +91,7 @@ CONTRACTS = (
     "StatLoggerBase",
     "AggregateStatLoggerBase",
     "SchedulerInterface",
+    "IOProcessor",
     "vllm_ext.contracts.executor.Executor",
     "LLM",
     "AsyncLLM",

@@ -36,6 +36,7 @@ from vllm_ext.contracts.vllm_config import (
     set_current_vllm_config,
 )
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
+from vllm_ext.dispatch.io_processor import LoadedIOProcessor
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor
 from vllm_ext.dispatch.stat_loggers import StatLoggers
 from vllm_ext.engine.executors.uniproc import UniProcExecutor
@@ -232,6 +233,8 @@ class FakeDispatcher:
     @functools.cached_property
     def stat_loggers(self) -> StatLoggers:
         return StatLoggers(self.bound_plan, self.stat_logger_factories)
+
+    io_processor: LoadedIOProcessor = field(default_factory=lambda: LoadedIOProcessor(None))
 
     @contextmanager
     def activate(self) -> Iterator[None]:

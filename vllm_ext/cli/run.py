@@ -8,6 +8,14 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from vllm_ext.cli.base import SettingsCommand, ends_on_sigterm, output_to_stderr
+from vllm_ext.cli.run_data import (
+    add_data_options,
+    answer,
+    io_processor_override,
+    read_data,
+    start_with_processor,
+    write_answer,
+)
 from vllm_ext.cli.run_stats import RunStats
 from vllm_ext.config import Override
 
@@ -38,6 +46,7 @@ class Run(SettingsCommand):
         add("--min-p", type=float, default=0.0, metavar="P", help="only tokens P times as likely as the likeliest (0)")
         add("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
         add("--seed", type=int, metavar="N", help="the same seed gives the same text")
+        add_data_options(parser)
         add("--json", action="store_true", help="print a JSON array when all is done, instead of streaming text")
         add("--stats", action="store_true", help="say on stderr what the run took: tokens, latencies, cache hits")
         return parser
@@ -51,7 +60,8 @@ class Run(SettingsCommand):
             for key, value in given.items()
             if value is not None
         ]
-        config = self.load_config(parsed_args, *overrides)
+        data = read_data(parsed_args)
+        config = self.load_config(parsed_args, *overrides, *io_processor_override(parsed_args))
         params = SamplingParams(
             temperature=parsed_args.temperature,
             top_p=parsed_args.top_p,
@@ -66,6 +76,10 @@ class Run(SettingsCommand):
         # torch comes in here, when everything that can be checked without it has been.
         from vllm_ext.engine.llm import LLM
 
+        if data is not None:
+            with ends_on_sigterm(), output_to_stderr(self.app.stdout) as out, start_with_processor(config) as llm:
+                write_answer(answer(llm, data, params), out)
+            return 0
         started = time.perf_counter()
         stats = RunStats()
         loggers = [lambda *_: stats] if parsed_args.stats else []

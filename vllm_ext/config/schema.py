@@ -50,7 +50,7 @@ class OptInSettings(HookSettings, frozen=True):
 class IOProcessorSettings(HookSettings, frozen=True):
     enabled: Annotated[
         Literal["all"] | list[str],
-        Meta(description="all, or the names that may be used"),
+        Meta(description="all, or the names that may be used; a model gets the one it wants only if it is named here"),
     ] = "all"
     use: Annotated[str | None, Meta(description="the one to use; null where nothing, or the model, names one")] = None
 

@@ -24,6 +24,7 @@ from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platform_hooks, update_block_size
+from vllm_ext.dispatch.io_processor import LoadedIOProcessor, load_io_processor
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, load_logits_processors
 from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler
@@ -229,6 +230,17 @@ class Dispatcher:
         """
         with self.activate():
             return StatLoggers(self.bound_plan, self.stat_logger_factories)
+
+    @functools.cached_property
+    def io_processor(self) -> LoadedIOProcessor:
+        """The class that turns data into prompts, or why there is none; chosen and loaded when first asked for.
+
+        Raises:
+            PluginLoadError: the chosen one cannot be used.
+            CheckpointError: the model names something that is no name.
+        """
+        with self.activate():
+            return load_io_processor(self.bound_plan, self.config, self.vllm_config)
 
     def linear_method(self) -> LinearMethod:
         """How the layers of this engine lay out and multiply dense weights."""

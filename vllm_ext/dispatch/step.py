@@ -8,7 +8,7 @@ from vllm_ext.errors import VllmExtError
 
 SLOTS = (
     *("platform", "general", "worker", "attention", "communicator", "ops", "logits_processors", "stat_loggers"),
-    *("registries", "config", "processes"),
+    *("io_processor", "registries", "config", "processes"),
 )
 
 

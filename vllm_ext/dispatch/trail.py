@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM, STAT_LOGGER
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.io_processor import find_io_processor
 from vllm_ext.dispatch.logits_processors import SETTING
 from vllm_ext.dispatch.registry_trail import op_steps, registry_steps
 from vllm_ext.dispatch.step import Step, path_of
@@ -49,7 +51,7 @@ def _decided(
 
 
 def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
-    """Worker, attention, communicator, ops, logits processors and stat loggers, each resolved and checked as for an
+    """Worker, attention, communicator, ops, and plugins of the other kinds, each resolved and checked as for an
     engine, and what plugins registered; builds nothing.
     """
     with dispatcher.activate():
@@ -60,6 +62,7 @@ def dispatch_trail(dispatcher: Dispatcher) -> list[Step]:
             *op_steps(dispatcher),
             *_logits_processor_steps(dispatcher),
             *_stat_logger_steps(dispatcher),
+            *_io_processor_steps(dispatcher),
             *_changes(dispatcher),
         ]
         return [_with_owner(dispatcher, step) for step in steps] + registry_steps()
@@ -98,6 +101,28 @@ def _stat_logger_steps(dispatcher: Dispatcher) -> Iterator[Step]:
         yield Step("stat_loggers", "", "failed", str(error), str(dispatcher.config.origin(_STAT_LOGGERS_KEY)), error)
     outcomes = extension_outcomes(dispatcher.bound_plan, STAT_LOGGER)
     yield from _decided(dispatcher.bound_plan.plan, STAT_LOGGER.key, "stat_loggers", outcomes)
+
+
+def _io_processor_steps(dispatcher: Dispatcher) -> Iterator[Step]:
+    """All that are installed, the chosen one loaded and checked, and what a model wants in vain."""
+    slot, plan = "io_processor", dispatcher.bound_plan.plan
+    chosen, error = None, None
+    try:
+        choice = find_io_processor(
+            dispatcher.bound_plan, dispatcher.config, dispatcher.vllm_config.model_config.hf_config
+        )
+        chosen = choice.decision
+        _ = dispatcher.io_processor
+        if choice.warning:
+            yield Step(slot, "", "refused", choice.warning, "the model")
+    except VllmExtError as caught:
+        error = caught
+        yield Step(slot, "", "failed", str(error), str((chosen and chosen.origin) or "the model"), error)
+    # The plan's own decision on the model's choice is that nobody asked for it.
+    decisions = [chosen if chosen and d.key == chosen.key else d for d in plan.decisions]
+    yield from _decided(
+        dataclasses.replace(plan, decisions=tuple(decisions)), slot, slot, (), None if error else chosen
+    )
 
 
 def _attention_steps(dispatcher: Dispatcher) -> Iterator[Step]:

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from copy import copy
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import msgspec
 
 from vllm_ext.contracts.outputs import RequestOutput
-from vllm_ext.contracts.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
+from vllm_ext.engine.async_io_processor import AsyncDataRequests, Run, until_ended
 from vllm_ext.engine.async_requests import AsyncRequests
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_calls import PendingCalls
@@ -38,9 +41,10 @@ from vllm_ext.engine.core_messages import (
 from vllm_ext.engine.core_process import ProcessCoreClient
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.io_processor import GENERATE, POOL, Use
 from vllm_ext.engine.metrics.manager import StatLoggerManager
 from vllm_ext.engine.pooling_outputs import make_output_processor
-from vllm_ext.engine.prompts import PromptType
+from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt
 from vllm_ext.errors import EngineError, InvalidRequest
 from vllm_ext.managers import make_receipt
 
@@ -66,42 +70,70 @@ class AsyncLLM(FrontEnd):
 
     caller = "AsyncLLM"
 
-    async def generate(
+    @overload
+    def generate(
+        self,
+        prompt: DataPrompt,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> AsyncGenerator[PoolingRequestOutput[Any], None]: ...
+
+    @overload
+    def generate(
         self,
         prompt: PromptType,
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
         *,
         priority: int = 0,
-    ) -> AsyncGenerator[RequestOutput, None]:
+    ) -> AsyncGenerator[RequestOutput, None]: ...
+
+    async def generate(
+        self,
+        prompt: DataPrompt | PromptType,
+        sampling_params: SamplingParams | None = None,
+        request_id: str | None = None,
+        *,
+        priority: int = 0,
+    ) -> AsyncGenerator[Any, None]:
         """Complete one prompt.
 
         Args:
-            prompt: a text, a list of token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``.
+            prompt: a text, a list of token ids, ``{"prompt": text}`` or ``{"prompt_token_ids": ids}``; or
+                ``{"data": data}`` for the IO processor.
             sampling_params: those of the model directory if omitted.
             request_id: unique among those in flight; a new one if omitted (vLLM: required).
             priority: lower values come first, where ``engine.scheduling_policy`` is ``priority``; else it has to be 0.
 
         Yields: states of the request, each with all text and tokens so far, the last one with ``finished`` set. What
             comes while the reader is busy is merged into one state. Whatever ends the generator, also that the task is
-            cancelled, aborts the request.
+            cancelled, aborts the request. For data there is one output, whose ``outputs`` is what the IO processor made
+            of those of its prompts.
 
         Raises:
             InvalidRequest: the request cannot be served, or its id is in flight; others go on.
-            EngineError: a step failed, or the engine is shut down or belongs to another event loop.
+            EngineError: a step failed, or the engine is shut down or belongs to another event loop; or a request with
+                data was aborted.
+            PluginError: the IO processor failed; others go on.
         """
+        if is_data_prompt(prompt):
+            run = functools.partial(self.generate, priority=priority)
+            yield await self._serve_data(GENERATE, prompt, sampling_params, request_id, run)
+            return
         async with aclosing(self._serve(prompt, sampling_params, request_id, priority)) as outputs:
             async for output in outputs:
                 yield output
 
     async def encode(
         self,
-        prompt: PromptType,
+        prompt: DataPrompt | PromptType,
         pooling_params: PoolingParams | None = None,
         request_id: str | None = None,
         *,
         priority: int = 0,
-    ) -> AsyncGenerator[PoolingRequestOutput[PoolingOutput], None]:
+    ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
         """What pooling gives for one prompt.
 
         Args:
@@ -109,12 +141,17 @@ class AsyncLLM(FrontEnd):
             pooling_params: what is wanted; what the model is for if omitted.
             priority: a number, lower values come first; as for :meth:`generate`.
 
-        Yields: one output, whose ``outputs.data`` is float32 in host memory. Of a request that was aborted it has no
+        Yields: one output, whose ``outputs`` is a :class:`PoolingOutput`, or for data what the IO processor made of
+            those of its prompts. Of a request that was aborted it has no
             numbers. Whatever ends the generator before that aborts the request.
 
         Raises:
-            InvalidRequest, EngineError: as of :meth:`generate`.
+            InvalidRequest, EngineError, PluginError: as of :meth:`generate`.
         """
+        if is_data_prompt(prompt):
+            run = functools.partial(self.encode, priority=priority)
+            yield await self._serve_data(POOL, prompt, pooling_params, request_id, run)
+            return
         async with aclosing(self._serve(prompt, pooling_params, request_id, priority)) as outputs:
             async for output in outputs:
                 yield output
@@ -142,8 +179,8 @@ class AsyncLLM(FrontEnd):
             self._abort(self._requests.close([internal_id]))
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
-        """End requests: their readers get a last output with ``finish_reason`` ``abort``. Ids that are not in flight
-        are passed over.
+        """End requests: their readers get a last output with ``finish_reason`` ``abort``, or an EngineError if it is
+        one with data. Ids that are not in flight are passed over.
         """
         ids = [request_id] if isinstance(request_id, str) else list(request_id)
         self._abort(self._requests.abort(ids))
@@ -229,6 +266,7 @@ class AsyncLLM(FrontEnd):
         self._end_from_any_thread(EngineError("this engine is shut down; make a new one"))
         self._finalizer()
         self._pool.shutdown()
+        self._data_requests.shutdown()
         self._stats.close()
 
     async def __aenter__(self) -> Self:
@@ -240,7 +278,8 @@ class AsyncLLM(FrontEnd):
         self._end(EngineError("this engine is shut down; make a new one"))
         # The loop does not wait for the step that is running, so others may go on.
         if self._client.is_alive:
-            await asyncio.get_running_loop().run_in_executor(self._pool, self._client.shutdown)
+            for end in (self._client.shutdown, self._data_requests.shutdown):
+                await asyncio.get_running_loop().run_in_executor(self._pool, end)
         await asyncio.to_thread(self._stats.close)
         self.shutdown()
 
@@ -248,6 +287,7 @@ class AsyncLLM(FrontEnd):
         self.vllm_config = dispatcher.vllm_config
         self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform, dispatcher.logits_processors)
         self.tokenizer = self.input_processor.tokenizer
+        self._data_requests = AsyncDataRequests(dispatcher, self.tokenizer)
         self._calls = PendingCalls()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: EngineError | None = None
@@ -292,6 +332,18 @@ class AsyncLLM(FrontEnd):
         with self._calls.open() as (call_id, answer):
             self._client.send(UtilityCall(call_id, method, kwargs))
             return await answer
+
+    async def _serve_data(
+        self, use: Use, request: DataPrompt, params: Any, request_id: str | None, run: Run
+    ) -> PoolingRequestOutput[Any]:
+        """The one output of a request with data, each prompt of which is a request that ``run`` makes."""
+        self._bind_to_loop()
+        internal_id, collector = self._requests.open(request_id)
+        try:
+            output = await until_ended(collector, self._data_requests.serve(use, request, params, internal_id, run))
+        finally:
+            self._abort(self._requests.close([internal_id]))
+        return dataclasses.replace(output, request_id=collector.request_id)
 
     def _abort(self, internal_ids: list[str]) -> None:
         if internal_ids:

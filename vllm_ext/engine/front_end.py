@@ -35,6 +35,7 @@ class FrontEnd(ABC):
         overrides: Mapping[str, Any] | None = None,
         progress: bool | None = None,
         stat_loggers: Sequence[StatLoggerFactory] | None = None,
+        io_processor_plugin: str | None = None,
         **engine_settings: Any,
     ) -> None:
         settings = [Override(key, value, f"{self.caller}(overrides=...)") for key, value in (overrides or {}).items()]
@@ -49,6 +50,9 @@ class FrontEnd(ABC):
         ]
         if platform is not None:
             settings.append(Override("platform.driver", platform, f"{self.caller}(platform=...)"))
+        if io_processor_plugin is not None:
+            origin = f"{self.caller}(io_processor_plugin=...)"
+            settings.append(Override("plugins.io_processor.use", io_processor_plugin, origin))
         self._start(_dispatcher_for(load_config(config_files, settings), progress, stat_loggers))
 
     @classmethod

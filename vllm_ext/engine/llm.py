@@ -6,18 +6,21 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from vllm_ext.contracts.outputs import RequestOutput
+from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.engine.arguments import params_for_each, priorities_for_each
 from vllm_ext.engine.calls import Call, Calls
+from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.front_end import FrontEnd
+from vllm_ext.engine.io_processor import GENERATE, DataRequests
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.engine.pooling_calls import PoolingCalls
-from vllm_ext.engine.prompts import PromptType, split_prompts
+from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
 from vllm_ext.managers import make_receipt
 from vllm_ext.plan import Receipt
 
@@ -40,6 +43,8 @@ class LLM(PoolingCalls, FrontEnd):
         progress: show progress while weights are loaded; by default on a terminal.
         stat_loggers: classes of stat loggers besides those of plugins, or functions that make one when they are called
             with ``(vllm_config, engine_index)``.
+        io_processor_plugin: the IO processor plugin for ``{"data": ...}``; what the settings, or the model, name if
+            omitted.
         engine_settings: keys of the settings' section ``engine``, such as ``max_model_len``. ``logits_processors`` also
             takes classes.
 
@@ -49,6 +54,17 @@ class LLM(PoolingCalls, FrontEnd):
 
     caller = "LLM"
 
+    @overload
+    def generate(
+        self,
+        prompts: DataPrompt,
+        sampling_params: SamplingParams | None = None,
+        *,
+        use_tqdm: bool = False,
+        priority: int = 0,
+    ) -> list[PoolingRequestOutput[Any]]: ...
+
+    @overload
     def generate(
         self,
         prompts: PromptType | Sequence[PromptType],
@@ -56,24 +72,41 @@ class LLM(PoolingCalls, FrontEnd):
         *,
         use_tqdm: bool = False,
         priority: int | Sequence[int] = 0,
-    ) -> list[RequestOutput]:
+    ) -> list[RequestOutput]: ...
+
+    def generate(
+        self,
+        prompts: DataPrompt | PromptType | Sequence[PromptType],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+        priority: int | Sequence[int] = 0,
+    ) -> list[RequestOutput] | list[PoolingRequestOutput[Any]]:
         """Complete one prompt or many.
 
         Args:
             prompts: a text, a list of token ids, ``{"prompt": text}``, ``{"prompt_token_ids": ids}``, or a list of
-                these; a flat list of integers is one prompt.
+                these; a flat list of integers is one prompt. Or ``{"data": data}`` for the IO processor.
             sampling_params: for all prompts, or a list with one for each; those of
                 :meth:`get_default_sampling_params` if omitted.
             use_tqdm: show a progress bar that counts finished requests.
             priority: for all prompts, or a list with one for each; lower ones come first. It takes the setting
                 ``engine.scheduling_policy: priority``.
 
-        Returns: one output for each prompt, in the order of the prompts.
+        Returns: one output for each prompt, in the order of the prompts. For data there is one, whose ``outputs`` is
+            what the IO processor made of those of its prompts.
 
         Raises:
-            InvalidRequest: a prompt cannot be served; none of them is started.
+            InvalidRequest: a prompt cannot be served, none of them is started; or the data cannot be.
             EngineError: a step failed.
+            PluginError: the IO processor failed.
         """
+        if is_data_prompt(prompts):
+
+            def run(made: list[Any], params: Any) -> list[RequestOutput]:
+                return self.generate(made, params, use_tqdm=use_tqdm, priority=priority)
+
+            return [self._data_requests.serve(GENERATE, prompts, sampling_params, run)]
         return self._run(self._make_call(prompts, sampling_params, priority), use_tqdm)
 
     def stream(
@@ -184,8 +217,12 @@ class LLM(PoolingCalls, FrontEnd):
 
     def _start(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
+        # What is wrong with it is said before the model is loaded.
+        _ = dispatcher.io_processor
         self.llm_engine = LLMEngine(dispatcher)
         self._calls = Calls(self.llm_engine)
+        with shut_down_on_error(self.llm_engine.shutdown):
+            self._data_requests = DataRequests(dispatcher, self.llm_engine.tokenizer)
 
     def _run(self, call: Call, use_tqdm: bool) -> list[Any]:
         """The last output of each request of ``call``, in their order."""
@@ -205,7 +242,7 @@ class LLM(PoolingCalls, FrontEnd):
 
     def _make_call(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         priority: int | Sequence[int],
     ) -> Call:

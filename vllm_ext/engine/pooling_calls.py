@@ -21,8 +21,9 @@ from vllm_ext.contracts.pooling_outputs import (
 )
 from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
 from vllm_ext.engine.arguments import pooling_params_for_each
+from vllm_ext.engine.io_processor import POOL, DataRequests
 from vllm_ext.engine.pairs import is_cross_encoder, pair_prompts
-from vllm_ext.engine.prompts import PromptType, split_prompts
+from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
 from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -33,20 +34,21 @@ class PoolingCalls:
     """The methods of :class:`LLM` for pooling models; a model that generates refuses them with InvalidRequest."""
 
     llm_engine: LLMEngine
+    _data_requests: DataRequests
 
     def encode(
         self,
-        prompts: PromptType | Sequence[PromptType],
+        prompts: DataPrompt | PromptType | Sequence[PromptType],
         pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
         *,
         pooling_task: PoolingTask | None = None,
         truncate_prompt_tokens: int | None = None,
         use_tqdm: bool = False,
-    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+    ) -> list[PoolingRequestOutput[Any]]:
         """What pooling gives for one prompt or many.
 
         Args:
-            prompts: as for :meth:`generate`.
+            prompts: as for :meth:`generate`; ``{"data": data}`` goes with ``pooling_task`` ``plugin``, or none.
             pooling_params: for all prompts, or a list with one for each.
             pooling_task: a task for those whose parameters have none; the model's own if omitted.
             truncate_prompt_tokens: cut prompts to so many tokens, -1 is ``max_model_len``; what is too long is refused
@@ -54,12 +56,22 @@ class PoolingCalls:
             use_tqdm: show a progress bar that counts finished requests.
 
         Returns: one output for each prompt, in the order of the prompts; ``outputs.data`` is float32 in host memory, of
-            the shape that :class:`PoolingOutput` tells.
+            the shape that :class:`PoolingOutput` tells. For data there is one, whose ``outputs`` is what the IO
+            processor made of those of its prompts.
 
         Raises:
             InvalidRequest: a prompt cannot be served, or the model does not know the task; none is started.
             EngineError: a step failed.
+            PluginError: the IO processor failed.
         """
+        if is_data_prompt(prompts):
+            if pooling_task not in (None, "plugin"):
+                raise InvalidRequest(f"pooling_task is {pooling_task!r}; a request with data takes 'plugin', or none")
+
+            def run(made: list[Any], merged: Any) -> list[PoolingRequestOutput[PoolingOutput]]:
+                return self.encode(made, merged, truncate_prompt_tokens=truncate_prompt_tokens, use_tqdm=use_tqdm)
+
+            return [self._data_requests.serve(POOL, prompts, pooling_params, run)]
         each = split_prompts(prompts)
         params = pooling_params_for_each(pooling_params, len(each))
         added = {"task": pooling_task, "truncate_prompt_tokens": truncate_prompt_tokens}

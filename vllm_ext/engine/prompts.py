@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
 from vllm_ext.errors import InvalidRequest, did_you_mean, listing
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
 
 
 class TextPrompt(TypedDict):
@@ -24,6 +27,12 @@ class TokensPrompt(_TokensPrompt, total=False):
     prompt: str
 
 
+class DataPrompt(TypedDict):
+    """Data of a program's own, which the engine's IO processor turns into prompts; vLLM: ``DataPrompt``."""
+
+    data: Any
+
+
 PromptType: TypeAlias = str | list[int] | TextPrompt | TokensPrompt
 """One prompt."""
 
@@ -39,6 +48,11 @@ class ParsedPrompt(NamedTuple):
 
     text: str | None
     token_ids: list[int] | None
+
+
+def is_data_prompt(prompts: Any) -> TypeIs[DataPrompt]:
+    """Whether it is for an IO processor, and no prompt."""
+    return isinstance(prompts, Mapping) and "data" in prompts
 
 
 def split_prompts(prompts: PromptType | Sequence[PromptType]) -> list[Any]:
@@ -64,6 +78,11 @@ def parse_prompt(prompt: PromptType) -> ParsedPrompt:
 
 
 def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
+    if is_data_prompt(prompt):
+        raise InvalidRequest(
+            "{'data': ...} is for an IO processor, and stands alone: it is the whole argument of generate(), or of "
+            f"encode() with pooling_task 'plugin'. Here {_ACCEPTED}"
+        )
     for key in prompt:
         if key not in _KEYS:
             raise InvalidRequest(

@@ -108,7 +108,16 @@ def load_driver(bound_plan: BoundPlan, kind: PluginKind, name: str) -> Any:
     if decision is None:
         names = listing(d.name for d in selected)
         raise PluginNotFound(f"{kind.title} plugin {name!r} is not in the plan; selected: {names}", plugin=name)
-    return PlannedDriver(bound_plan.plan, decision).extensions[0].obj
+    return load_chosen(bound_plan.plan, decision)
+
+
+def load_chosen(plan: Plan, decision: Decision) -> Any:
+    """The class of one plugin that was chosen from ``plan``; no other is imported.
+
+    Raises:
+        PluginLoadError: it failed, declined, or does not keep the contract.
+    """
+    return PlannedDriver(plan, decision).extensions[0].obj
 
 
 def _load_each(

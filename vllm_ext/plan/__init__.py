@@ -11,6 +11,7 @@ from vllm_ext.plan.handover import (
     found_here,
     side_by_side,
 )
+from vllm_ext.plan.io_processors import MODEL_KEY, IOProcessorChoice, ModelsWish, choose_io_processor
 from vllm_ext.plan.outcomes import Outcome, OutcomeState
 from vllm_ext.plan.plan import Plan
 from vllm_ext.plan.receipt import Receipt, label_of
@@ -18,18 +19,22 @@ from vllm_ext.plan.resolve import resolve
 from vllm_ext.plan.serial import SCHEMA_VERSION, plan_from_dict, plan_to_dict
 
 __all__ = [
+    "MODEL_KEY",
     "SCHEMA_VERSION",
     "BoundPlan",
     "Decision",
     "DecisionKey",
     "Difference",
     "HandOver",
+    "IOProcessorChoice",
+    "ModelsWish",
     "Outcome",
     "OutcomeState",
     "Plan",
     "Receipt",
     "Status",
     "active_differences",
+    "choose_io_processor",
     "differences",
     "found_here",
     "label_of",

@@ -105,6 +105,7 @@ class KindResolution:
                 taken.append(found)
                 self._choose(found, f"named in {self.rule.asked_key}", origin, named=True)
         is_required = bool(references) or self.rule.status == "candidate"
+        is_required &= not (self.config.safe_mode and self.rule.is_dispensable)
         if self.rule.kind.pattern == "driver" and is_required and not taken and not self.errors:
             self.errors.append(self._nothing_left(references))
         for record in self._open:

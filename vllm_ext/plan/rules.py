@@ -34,6 +34,8 @@ class Rule(NamedTuple):
     """The setting that names those that may be asked for, where that is another one than ``asked_key``."""
     in_tree_off_key: str | None = None
     """The setting by which ``everything`` leaves out what comes with vllm_ext, where it is true."""
+    is_dispensable: bool = False
+    """Whether an engine starts without the driver that is asked for, where safe mode leaves it out."""
 
 
 def _enabled(kind: PluginKind) -> Rule:
@@ -49,6 +51,7 @@ RULES: tuple[Rule, ...] = (
         None,
         "plugins.io_processor.disabled",
         permitted_key="plugins.io_processor.enabled",
+        is_dispensable=True,
     ),
     _enabled(STAT_LOGGER)._replace(in_tree_off_key="engine.disable_log_stats"),
     _enabled(ENDPOINT),

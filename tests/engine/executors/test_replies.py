@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import pytest
 
 from vllm_ext.engine.executors.replies import Replies, Waiter
-from vllm_ext.engine.executors.worker_messages import encode_result
-from vllm_ext.engine.processes.channel import Channel
+from vllm_ext.engine.executors.worker_messages import Kind, encode_result
+from vllm_ext.engine.processes import portable
+from vllm_ext.engine.processes.channel import Channel, Frame
+from vllm_ext.engine.processes.failure import Failure
 
 
 @dataclass
@@ -52,3 +54,18 @@ def test_a_worker_that_answers_and_hangs_up_has_answered(worker):
 
     assert replies.values() == ["wanted"]
     assert not replies.gone
+
+
+def test_a_worker_that_said_why_it_ends_is_reported_with_its_reason(worker):
+    executors, process = worker
+    failure = Failure.of(ValueError("no such plugin"), "worker 0", "to apply the engine's plan")
+    process.send(Frame(Kind.FAILURE, portable.encode([0, failure])))
+    process.close()
+    replies = Replies([executors], "to apply the engine's plan")
+    waiter = Waiter([executors])
+
+    waiter.wait(replies, 1.0)
+    # The others are given time to settle, in which it hangs up.
+    replies.gone.append(0)
+
+    assert "no such plugin" in str(replies.error())

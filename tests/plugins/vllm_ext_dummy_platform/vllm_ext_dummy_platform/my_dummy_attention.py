@@ -75,7 +75,7 @@ class MyDummyAttention(AttentionBackend):
 
     @classmethod
     def supports_attn_type(cls, attn_type: str) -> bool:
-        return attn_type == AttentionType.DECODER
+        return attn_type in (AttentionType.DECODER, AttentionType.ENCODER_ONLY)
 
     @classmethod
     def supports_sliding_window(cls) -> bool:
@@ -189,13 +189,18 @@ class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
         calls["attention"] += 1
         for request in attn_metadata.requests:
             rows = slice(request.first, request.last)
-            output[rows] = self._attend(query[rows], kv_cache[request.blocks], request.seq_len)
+            if self.attn_type == AttentionType.ENCODER_ONLY:
+                # Nothing is stored: all tokens of the request are here.
+                content = torch.cat((key[rows], value[rows]), dim=-1).transpose(0, 1)
+            else:
+                # [blocks, kv_heads, tokens of a block, key and value]
+                content = kv_cache[request.blocks].transpose(0, 1).flatten(1, 2)[:, : request.seq_len]
+            output[rows] = self._attend(query[rows], content)
         return output
 
-    def _attend(self, query: torch.Tensor, pages: torch.Tensor, seq_len: int) -> torch.Tensor:
-        """Attention of one request: query ``[queries, heads, head]``, pages ``[blocks, kv_heads, tokens, content]``."""
-        num_queries = query.shape[0]
-        content = pages.transpose(0, 1).flatten(1, 2)[:, :seq_len]
+    def _attend(self, query: torch.Tensor, content: torch.Tensor) -> torch.Tensor:
+        """Attention of one request: query ``[queries, heads, head]``, content ``[kv_heads, tokens, key and value]``."""
+        num_queries, seq_len = query.shape[0], content.shape[1]
         # Query heads come in groups, each of which reads one KV head.
         content = content.repeat_interleave(self.num_heads // self.num_kv_heads, dim=0)
         keys, values = content.split(self.head_size, dim=-1)
@@ -204,6 +209,8 @@ class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
         query_positions = torch.arange(seq_len - num_queries, seq_len, device=query.device)
         key_positions = torch.arange(seq_len, device=query.device)
         is_hidden = key_positions > query_positions[:, None]
+        if self.attn_type == AttentionType.ENCODER_ONLY:
+            is_hidden = torch.zeros_like(is_hidden)
         if self.sliding_window is not None:
             is_hidden |= key_positions <= query_positions[:, None] - self.sliding_window
         scores = scores.masked_fill(is_hidden, float("-inf"))

@@ -153,7 +153,9 @@ class MyDummyPlatform(Platform):
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         # May run more than once, and the user may have named a worker.
         if vllm_config.parallel_config.worker_cls == "auto":
-            vllm_config.parallel_config.worker_cls = f"{PACKAGE}.my_dummy_worker.MyDummyWorker"
+            pools = vllm_config.model_config.runner_type == "pooling"
+            worker = "my_dummy_pooling_worker.MyDummyPoolingWorker" if pools else "my_dummy_worker.MyDummyWorker"
+            vllm_config.parallel_config.worker_cls = f"{PACKAGE}.{worker}"
 
     @classmethod
     def support_hybrid_kv_cache(cls) -> bool:

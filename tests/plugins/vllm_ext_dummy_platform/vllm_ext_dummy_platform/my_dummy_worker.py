@@ -41,7 +41,8 @@ class RequestState:
     """The prompt, and every token sampled so far."""
     num_output_tokens: int
     """How many of them were sampled."""
-    sampling_params: SamplingParams
+    sampling_params: SamplingParams | None
+    """``None`` for a model that pools."""
     block_ids: list[int]
     num_computed_tokens: int
 
@@ -288,7 +289,11 @@ class MyDummyWorker(WorkerBase):
         # The attention layer hands it to backends that store keys and values before they attend.
         slot_mapping = dict.fromkeys(by_layer, common.slot_mapping)
         with set_forward_context(by_layer, len(input_ids), additional, slot_mapping):
-            return self.get_model()(self._long(input_ids), self._long(positions))
+            return self.get_model()(self._long(input_ids), self._long(positions), **self._model_inputs(spans))
+
+    def _model_inputs(self, spans: list[Span]) -> dict[str, torch.Tensor]:
+        """What the model gets besides."""
+        return {}
 
     def _common_metadata(self, spans: list[Span]) -> CommonAttentionMetadata:
         """The step in the form that every attention backend's builder understands."""
@@ -329,7 +334,7 @@ class MyDummyWorker(WorkerBase):
 
     def _sample_one(self, request: RequestState, logits: torch.Tensor) -> int:
         params = request.sampling_params
-        if params.is_greedy:
+        if params is None or params.is_greedy:
             token = int(self.sampler(logits[None]).token_ids)
         else:
             probabilities = (logits.float() / params.temperature).softmax(dim=-1)
@@ -341,8 +346,7 @@ class MyDummyWorker(WorkerBase):
 
     def _generator(self, request: RequestState) -> torch.Generator | None:
         """Random numbers of a seeded request's next token, the same whether or not it was preempted before."""
-        seed = request.sampling_params.seed
-        if seed is None:
+        if request.sampling_params is None or (seed := request.sampling_params.seed) is None:
             return None
         mixed = (seed * 6364136223846793005 + request.num_output_tokens) % 2**63
         return torch.Generator(self.device).manual_seed(mixed)
@@ -352,7 +356,9 @@ class MyDummyWorker(WorkerBase):
         tokens = torch.zeros(num_tokens, dtype=torch.int64, device=self.device)
         num_rows = min(num_tokens, self.scheduler_config.max_num_seqs)
         with self.current_platform.inference_mode(), set_forward_context(None, num_tokens):
-            self.get_model().compute_logits(self.get_model()(tokens, tokens)[:num_rows])
+            hidden_states = self.get_model()(tokens, tokens)
+            if self.model_config.runner_type == "generate":
+                self.get_model().compute_logits(hidden_states[:num_rows])
 
     def _attention_layers(self) -> dict[str, Any]:
         """Layers with a KV cache, by name: they entered themselves while the model was built."""
