@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import transformers
@@ -33,6 +33,8 @@ class TransformersForCausalLM(nn.Module):
         ConfigError: it would have to be split over ranks.
     """
 
+    parts_that_generate: ClassVar[tuple[str, ...]] = ()
+    """Where the model is made into one that pools: the head stays, and is not used."""
     _body: Any
     _head: Any
 

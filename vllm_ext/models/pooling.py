@@ -17,8 +17,6 @@ from vllm_ext.layers.pooler.heads import num_labels
 from vllm_ext.layers.pooler.pooler import DispatchPooler
 from vllm_ext.models.weights import load_stacked_weights
 
-_PARTS_THAT_GENERATE = ("lm_head", "logits_processor")
-
 
 def as_pooling_model(model_cls: type[nn.Module], arch: str, convert_type: ConvertType) -> type[nn.Module]:
     """``model_cls`` where it pools by itself, else a class made of it.
@@ -70,8 +68,12 @@ class _Pooling:
 
     is_pooling_model = True
 
+    def _parts_that_generate(self) -> tuple[str, ...]:
+        """What a pooling model has no use for; a model class that cannot do without its head says that it has none."""
+        return getattr(self, "parts_that_generate", ("lm_head", "logits_processor"))
+
     def _drop_parts_that_generate(self) -> None:
-        for part in _PARTS_THAT_GENERATE:
+        for part in self._parts_that_generate():
             if hasattr(self, part):
                 delattr(self, part)
 
@@ -85,8 +87,7 @@ class _Pooling:
         self, weights: Iterable[tuple[str, torch.Tensor]], own: list[tuple[str, torch.Tensor]]
     ) -> Iterator[tuple[str, torch.Tensor]]:
         """Tensors for the model's own loader; those for what was added to it go to ``own``."""
-        # Where it is called otherwise, the head stays, and is not used.
-        is_usual = hasattr(self, "model")
+        is_usual = bool(self._parts_that_generate()) and hasattr(self, "model")
         for name, tensor in weights:
             if name.startswith("score."):
                 # A view of a mapped file, which is open only now.

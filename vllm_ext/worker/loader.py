@@ -12,7 +12,7 @@ from torch import nn
 
 from vllm_ext.contracts.model import TEXT_GENERATION_METHODS
 from vllm_ext.contracts.model_loader import get_model_loader
-from vllm_ext.errors import ContractError
+from vllm_ext.errors import ConfigError, ContractError
 from vllm_ext.models.pooling import as_pooling_model
 from vllm_ext.registry.models import ModelRegistry
 from vllm_ext.worker.quantization import quantize_layers
@@ -63,6 +63,8 @@ def load_model(vllm_config: VllmConfig, device: torch.device, *, dummy_weights: 
 
 
 def _check_contract(model_cls: type[nn.Module], arch: str) -> None:
+    if getattr(model_cls, "is_pooling_model", False):
+        raise ConfigError(f"{arch!r} is a pooling model, and engine.runner is 'generate'; set it to 'pooling' or auto")
     missing = [name for name in TEXT_GENERATION_METHODS if not callable(getattr(model_cls, name, None))]
     if model_cls.forward is nn.Module.forward and "forward" not in missing:
         missing.append("forward")

@@ -32,6 +32,12 @@ _DENSE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "GELU": F.gelu,
 }
 
+_SCORE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Identity": _as_is,
+    "Sigmoid": torch.sigmoid,
+    "Softmax": _softmax,
+}
+
 
 class Dense(nn.Module):
     """A projection that sentence-transformers keeps in a folder of its own, computed in float32.
@@ -104,10 +110,7 @@ class ClassifierHead(nn.Module):
         # Not as a module: its weights are the model's.
         self._classifiers = (classifier,)
         self._activates = config.use_activation
-        is_sigmoid = num_labels(hf) == 1 or hf.get("problem_type") == "multi_label_classification"
-        self._activation = torch.sigmoid if is_sigmoid else _softmax
-        if hf.get("problem_type") == "regression":
-            self._activation = _as_is
+        self._activation = _score_activation(hf)
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """``[rows, hidden]`` in the model's dtype to float32 ``[rows, classes]``."""
@@ -118,6 +121,29 @@ class ClassifierHead(nn.Module):
         """Rows of :meth:`project` as ``params`` wants them."""
         activates = self._activates if params.use_activation is None else params.use_activation
         return self._activation(rows) if activates else rows
+
+
+def _score_activation(hf_config: HFConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """What sentence-transformers wrote down, else what goes with the number and the kind of labels.
+
+    Raises:
+        UnsupportedModel: it wrote down something else than a known function.
+    """
+    written = hf_config.get("sentence_transformers") or {}
+    wanted = written.get("activation_fn") or hf_config.get("sbert_ce_default_activation_function")
+    if wanted is not None:
+        # A class path; only its name is looked at, and nothing is imported.
+        name = str(wanted).rpartition(".")[2]
+        if name not in _SCORE_ACTIVATIONS:
+            raise UnsupportedModel(
+                f"{hf_config.source}: activation function {wanted!r} is not supported; supported: "
+                f"{listing(_SCORE_ACTIVATIONS)}"
+            )
+        return _SCORE_ACTIVATIONS[name]
+    if hf_config.get("problem_type") == "regression":
+        return _as_is
+    is_sigmoid = num_labels(hf_config) == 1 or hf_config.get("problem_type") == "multi_label_classification"
+    return torch.sigmoid if is_sigmoid else _softmax
 
 
 def num_labels(hf_config: HFConfig) -> int:

@@ -1,0 +1,215 @@
+"""BERT and its relatives, against transformers' own models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from support.encoders import BERT, ROBERTA, TEXTS, XLM_ROBERTA, encoded, write_encoder
+
+from vllm_ext import LLM
+from vllm_ext.errors import CheckpointError, ConfigError, UnsupportedModel
+
+FAMILIES = {"bert": BERT, "roberta": ROBERTA, "xlm-roberta": XLM_ROBERTA}
+BACKENDS = ["CPU_ATTN", "SDPA", "REFERENCE"]
+
+
+def kinds(config: dict, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Without kinds of tokens for a model that knows one only."""
+    return inputs if config["type_vocab_size"] > 1 else inputs | {"token_type_ids": inputs["token_type_ids"] * 0}
+
+
+def states_of(model, config: dict, text: str) -> torch.Tensor:
+    """``[tokens, hidden]`` of transformers' encoder."""
+    body = getattr(model, model.base_model_prefix, model)
+    with torch.inference_mode():
+        return body(**kinds(config, encoded(text))).last_hidden_state[0]
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request) -> dict:
+    return FAMILIES[request.param]
+
+
+@pytest.mark.parametrize("auto", ["AutoModel", "AutoModelForMaskedLM"])
+def test_states_of_tokens_equal_those_of_transformers(tmp_path, family, auto):
+    model = write_encoder(tmp_path, getattr(transformers, auto), family)
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        outputs = llm.encode(TEXTS, pooling_task="token_embed")
+        alone = [llm.encode(text, pooling_task="token_embed")[0] for text in TEXTS]
+
+    for text, output, single in zip(TEXTS, outputs, alone, strict=True):
+        expected = torch.nn.functional.normalize(states_of(model, family, text), dim=-1)
+        torch.testing.assert_close(output.outputs.data, expected, atol=2e-5, rtol=0)
+        torch.testing.assert_close(single.outputs.data, expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_attention_backend_computes_the_same(tmp_path, backend):
+    model = write_encoder(tmp_path, transformers.AutoModel, BERT)
+
+    with LLM(tmp_path, platform="cpu", overrides={"attention.backend": backend}) as llm:
+        outputs = llm.embed(TEXTS)
+        chosen = {layer.attn_backend.get_name() for layer in llm.apply_model(list_layers)[0]}
+
+    assert chosen == {backend}
+    for text, output in zip(TEXTS, outputs, strict=True):
+        expected = torch.nn.functional.normalize(states_of(model, BERT, text)[0], dim=0)
+        torch.testing.assert_close(torch.tensor(output.outputs.embedding), expected, atol=2e-5, rtol=0)
+
+
+def list_layers(model: torch.nn.Module) -> list:
+    return [module for module in model.modules() if hasattr(module, "attn_backend")]
+
+
+def test_half_precision_is_near(tmp_path):
+    model = write_encoder(tmp_path, transformers.AutoModel, BERT)
+
+    with LLM(tmp_path, platform="cpu", dtype="bfloat16") as llm:
+        outputs = llm.embed(TEXTS)
+
+    for text, output in zip(TEXTS, outputs, strict=True):
+        cosine = torch.cosine_similarity(torch.tensor(output.outputs.embedding), states_of(model, BERT, text)[0], dim=0)
+        assert cosine > 0.995
+
+
+@pytest.mark.parametrize("pooling_type", ["MEAN", "LAST", "CLS"])
+def test_the_settings_choose_how_states_are_pooled(tmp_path, pooling_type):
+    model = write_encoder(tmp_path, transformers.AutoModel, ROBERTA)
+    pool = {"MEAN": lambda s: s.mean(dim=0), "LAST": lambda s: s[-1], "CLS": lambda s: s[0]}[pooling_type]
+
+    with LLM(tmp_path, platform="cpu", pooling_type=pooling_type) as llm:
+        outputs = llm.embed(TEXTS)
+
+    for text, output in zip(TEXTS, outputs, strict=True):
+        expected = torch.nn.functional.normalize(pool(states_of(model, ROBERTA, text)), dim=0)
+        torch.testing.assert_close(torch.tensor(output.outputs.embedding), expected, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("num_labels", [2, 5])
+def test_classes_have_the_probabilities_of_transformers(tmp_path, family, num_labels):
+    config = {**family, "num_labels": num_labels}
+    model = write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, config)
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        outputs = llm.classify(TEXTS)
+
+    for text, output in zip(TEXTS, outputs, strict=True):
+        with torch.inference_mode():
+            expected = model(**kinds(family, encoded(text))).logits[0].softmax(dim=-1)
+        torch.testing.assert_close(torch.tensor(output.outputs.probs), expected, atol=2e-5, rtol=0)
+
+
+def test_labels_that_do_not_exclude_one_another_are_judged_each_by_itself(tmp_path):
+    config = {**BERT, "num_labels": 3, "problem_type": "multi_label_classification"}
+    model = write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, config)
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        (output,) = llm.classify(TEXTS[0])
+
+    with torch.inference_mode():
+        expected = model(**encoded(TEXTS[0])).logits[0].sigmoid()
+    torch.testing.assert_close(torch.tensor(output.outputs.probs), expected, atol=2e-5, rtol=0)
+
+
+class TestPairs:
+    """A cross-encoder reads two texts at once."""
+
+    @pytest.fixture
+    def cross_encoder(self, tmp_path, family):
+        model = write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, {**family, "num_labels": 1})
+        return tmp_path, model
+
+    def expected(self, model, family: dict, pairs: list[tuple[str, str]]) -> list[float]:
+        with torch.inference_mode():
+            return [float(model(**kinds(family, encoded(*pair))).logits[0, 0].sigmoid()) for pair in pairs]
+
+    def test_scores_equal_those_of_transformers(self, cross_encoder, family):
+        directory, model = cross_encoder
+        pairs = [(TEXTS[0], text) for text in TEXTS[1:]]
+
+        with LLM(directory, platform="cpu") as llm:
+            outputs = llm.score(TEXTS[0], TEXTS[1:])
+
+        assert [output.outputs.score for output in outputs] == pytest.approx(
+            self.expected(model, family, pairs), abs=2e-5
+        )
+
+    def test_a_pair_that_is_too_long_is_cut_as_transformers_cuts_it(self, cross_encoder, family):
+        directory, _model = cross_encoder
+        tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(directory / "tokenizer.json"))
+        pair = ("the quick brown fox " * 4, "the lazy dog again")
+        ids = tokenizer(*pair, truncation="longest_first", max_length=20)["input_ids"]
+
+        with LLM(directory, platform="cpu") as llm:
+            (output,) = llm.score(*pair, truncate_prompt_tokens=20)
+
+        assert output.prompt_token_ids == ids
+        assert len(ids) == 20
+
+    @pytest.mark.parametrize("key", ["sentence_transformers", "sbert_ce_default_activation_function"])
+    def test_a_model_that_wants_bare_scores_gets_them(self, cross_encoder, family, key):
+        directory, model = cross_encoder
+        name = "torch.nn.modules.linear.Identity"
+        change_config(directory, {key: {"activation_fn": name} if key == "sentence_transformers" else name})
+
+        with LLM(directory, platform="cpu") as llm:
+            (output,) = llm.score(TEXTS[0], TEXTS[1])
+
+        with torch.inference_mode():
+            expected = float(model(**kinds(family, encoded(TEXTS[0], TEXTS[1]))).logits[0, 0])
+        assert output.outputs.score == pytest.approx(expected, abs=2e-5)
+
+
+def change_config(directory: Path, changes: dict) -> None:
+    config = json.loads((directory / "config.json").read_text()) | changes
+    (directory / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"hidden_act": "mystery"}, UnsupportedModel, "hidden_act 'mystery' is not supported; supported: gelu"),
+        ({"position_embedding_type": "relative_key"}, UnsupportedModel, "'relative_key' is not supported"),
+        ({"num_attention_heads": 5}, CheckpointError, "hidden_size 64 is no multiple of 5 heads"),
+        ({"num_hidden_layers": 4}, CheckpointError, "does not hold all tensors of the model; missing:"),
+        ({"intermediate_size": 95}, CheckpointError, "the model has [95] there"),
+    ],
+)
+def test_a_directory_that_does_not_fit_is_refused(tmp_path, changes, error, message):
+    write_encoder(tmp_path, transformers.AutoModel, BERT)
+    change_config(tmp_path, changes)
+
+    with pytest.raises(error) as caught:
+        LLM(tmp_path, platform="cpu")
+
+    assert message in str(caught.value)
+
+
+def test_old_names_of_norms_are_known(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    model = write_encoder(tmp_path, transformers.AutoModel, BERT)
+    path = tmp_path / "model.safetensors"
+    old = {
+        name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file({f"bert.{name}": tensor for name, tensor in old.items()}, path)
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        (output,) = llm.embed(TEXTS[0])
+
+    expected = torch.nn.functional.normalize(states_of(model, BERT, TEXTS[0])[0], dim=0)
+    torch.testing.assert_close(torch.tensor(output.outputs.embedding), expected, atol=2e-5, rtol=0)
+
+
+def test_an_encoder_cannot_be_made_to_generate(tmp_path):
+    write_encoder(tmp_path, transformers.AutoModel, BERT)
+
+    with pytest.raises(ConfigError, match="'BertModel' is a pooling model, and engine.runner is 'generate'"):
+        LLM(tmp_path, platform="cpu", runner="generate")

@@ -1,0 +1,178 @@
+"""Decoders whose states are pooled, against transformers' own states."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from support.families import ADAPTED, NATIVE, write_model
+
+from vllm_ext import LLM
+
+PROMPTS = [[5, 9, 200, 17, 3], [7], list(range(10, 74)), [5, 9, 200, 17, 3, 8, 8, 8], list(range(10, 60))]
+POOL = {"LAST": lambda s: s[-1], "MEAN": lambda s: s.mean(dim=0), "CLS": lambda s: s[0]}
+
+
+def states_of(directory: Path, token_ids: list[int]) -> torch.Tensor:
+    model = transformers.AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        return model(torch.tensor([token_ids])).last_hidden_state[0]
+
+
+def check(outputs: list, directory: Path, pooling_type: str) -> None:
+    for token_ids, output in zip(PROMPTS, outputs, strict=True):
+        expected = torch.nn.functional.normalize(POOL[pooling_type](states_of(directory, token_ids)), dim=0)
+        torch.testing.assert_close(torch.tensor(output.outputs.embedding), expected, atol=2e-5, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("llama") / "model", NATIVE["llama"])
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral, window", "qwen2", "qwen3"])
+def test_the_last_tokens_state_is_the_embedding(tmp_path, name):
+    directory = write_model(tmp_path / "model", NATIVE[name])
+
+    with LLM(directory, platform="cpu", runner="pooling") as llm:
+        outputs = llm.embed(PROMPTS)
+
+    check(outputs, directory, "LAST")
+
+
+@pytest.mark.parametrize("pooling_type", ["MEAN", "CLS"])
+def test_the_settings_choose_how_states_are_pooled(llama, pooling_type):
+    with LLM(llama, platform="cpu", convert="embed", pooling_type=pooling_type) as llm:
+        outputs = llm.embed(PROMPTS)
+
+    check(outputs, llama, pooling_type)
+
+
+@pytest.mark.parametrize("pooling_type", list(POOL))
+@pytest.mark.parametrize("platform", ["cpu", "dummy"])
+def test_prompts_that_come_in_chunks_give_the_same(plugins, llama, pooling_type, platform):
+    plugins.project("vllm_ext_dummy_platform")
+    settings = {"max_num_batched_tokens": 12, "max_num_seqs": 3, "pooling_type": pooling_type}
+
+    with LLM(llama, platform=platform, runner="pooling", **settings) as llm:
+        outputs = llm.embed(PROMPTS)
+
+    check(outputs, llama, pooling_type)
+
+
+@pytest.mark.parametrize("pooling_type", ["LAST", "MEAN"])
+def test_prompts_that_are_preempted_give_the_same(llama, pooling_type):
+    # 3 layers of 2 KV heads of 16 numbers for keys and for values: 768 bytes a token.
+    # A prompt of 50 tokens is admitted beside one of 64 that is not computed yet only where both fit.
+    settings = {"kv_cache_memory": 768 * 4 * 20, "block_size": 4, "max_num_batched_tokens": 6}
+
+    with LLM(llama, platform="cpu", runner="pooling", pooling_type=pooling_type, **settings) as llm:
+        first = llm.llm_engine
+        params = llm.get_default_sampling_params()
+        del params
+        for index, prompt in enumerate(PROMPTS):
+            first.add_request(f"r{index}", prompt)
+        outputs = {}
+        for step in range(200):
+            outputs |= {output.request_id: output for output in first.step()}
+            if step == 3:
+                # As an operator would: what runs is computed again.
+                first.reset_prefix_cache(reset_running_requests=True)
+            if not first.has_unfinished_requests():
+                break
+        num_preemptions = first.get_stats().num_preemptions
+
+    assert num_preemptions > 0
+    for index, token_ids in enumerate(PROMPTS):
+        expected = torch.nn.functional.normalize(POOL[pooling_type](states_of(llama, token_ids)), dim=0)
+        torch.testing.assert_close(outputs[f"r{index}"].outputs.data, expected, atol=2e-5, rtol=0)
+
+
+def test_the_prefix_cache_is_read_where_only_the_last_token_counts(llama):
+    with LLM(llama, platform="cpu", runner="pooling", block_size=4) as llm:
+        cold = llm.embed(PROMPTS)
+        warm = llm.embed(PROMPTS)
+
+    assert warm[2].num_cached_tokens == 60
+    check(cold, llama, "LAST")
+    check(warm, llama, "LAST")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "dummy"])
+def test_the_prefix_cache_is_not_read_where_all_tokens_count(plugins, llama, platform):
+    plugins.project("vllm_ext_dummy_platform")
+
+    with LLM(llama, platform=platform, runner="pooling", pooling_type="MEAN", block_size=4) as llm:
+        llm.embed(PROMPTS)
+        warm = llm.embed(PROMPTS)
+
+    assert {output.num_cached_tokens for output in warm} == {0}
+    check(warm, llama, "MEAN")
+
+
+def test_tokens_that_come_in_chunks_have_an_embedding_each(llama):
+    with LLM(llama, platform="cpu", runner="pooling", max_num_batched_tokens=10) as llm:
+        outputs = llm.encode(PROMPTS, pooling_task="token_embed")
+
+    for token_ids, output in zip(PROMPTS, outputs, strict=True):
+        expected = torch.nn.functional.normalize(states_of(llama, token_ids), dim=-1)
+        torch.testing.assert_close(output.outputs.data, expected, atol=2e-5, rtol=0)
+
+
+def test_a_checkpoint_of_the_bare_model_is_one_for_embeddings(tmp_path, llama):
+    model = transformers.AutoModel.from_pretrained(llama)
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (llama / name).exists():
+            (tmp_path / name).symlink_to(llama / name)
+    assert json.loads((tmp_path / "config.json").read_text())["architectures"] == ["LlamaModel"]
+    assert not any(name.startswith("model.") for name in load_file(tmp_path / "model.safetensors"))
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        outputs = llm.embed(PROMPTS)
+
+    check(outputs, llama, "LAST")
+
+
+def test_a_decoder_that_classifies_has_the_probabilities_of_transformers(tmp_path, llama):
+    config = transformers.AutoConfig.from_pretrained(llama, num_labels=3)
+    torch.manual_seed(1)
+    model = transformers.AutoModelForSequenceClassification.from_config(config)
+    body = {name: tensor for name, tensor in load_file(llama / "model.safetensors").items() if name != "lm_head.weight"}
+    model.load_state_dict(body, strict=False)
+    torch.nn.init.normal_(model.score.weight, std=0.3)
+    model.save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        if (llama / name).exists():
+            (tmp_path / name).symlink_to(llama / name)
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        outputs = llm.classify(PROMPTS)
+
+    for token_ids, output in zip(PROMPTS, outputs, strict=True):
+        with torch.inference_mode():
+            expected = (states_of(llama, token_ids)[-1] @ model.score.weight.T).softmax(dim=-1)
+        torch.testing.assert_close(torch.tensor(output.outputs.probs), expected, atol=2e-5, rtol=0)
+
+
+def test_a_model_that_runs_through_transformers_can_pool(tmp_path):
+    directory = write_model(tmp_path / "model", ADAPTED["gpt_neox"])
+
+    with LLM(directory, platform="cpu", runner="pooling") as llm:
+        outputs = llm.embed(PROMPTS)
+
+    check(outputs, directory, "LAST")
+
+
+def test_a_missing_classifier_is_a_missing_tensor(tmp_path, llama):
+    config = json.loads((llama / "config.json").read_text()) | {"architectures": ["LlamaForSequenceClassification"]}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(load_file(llama / "model.safetensors"), tmp_path / "model.safetensors")
+    (tmp_path / "tokenizer.json").symlink_to(llama / "tokenizer.json")
+
+    with pytest.raises(Exception, match=r"does not hold all tensors of the model; missing: score.weight"):
+        LLM(tmp_path, platform="cpu")
