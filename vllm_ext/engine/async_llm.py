@@ -122,7 +122,8 @@ class AsyncLLM(FrontEnd):
             run = functools.partial(self.generate, priority=priority)
             yield await self._serve_data(GENERATE, prompt, sampling_params, request_id, run)
             return
-        async with aclosing(self._serve(prompt, sampling_params, request_id, priority)) as outputs:
+        params = self.get_default_sampling_params() if sampling_params is None else sampling_params
+        async with aclosing(self._serve(prompt, params, request_id, priority)) as outputs:
             async for output in outputs:
                 yield output
 
@@ -142,8 +143,8 @@ class AsyncLLM(FrontEnd):
             priority: a number, lower values come first; as for :meth:`generate`.
 
         Yields: one output, whose ``outputs`` is a :class:`PoolingOutput`, or for data what the IO processor made of
-            those of its prompts. Of a request that was aborted it has no
-            numbers. Whatever ends the generator before that aborts the request.
+            those of its prompts. Of a request that was aborted it has no numbers. Whatever ends the generator before
+            that aborts the request.
 
         Raises:
             InvalidRequest, EngineError, PluginError: as of :meth:`generate`.
@@ -152,12 +153,13 @@ class AsyncLLM(FrontEnd):
             run = functools.partial(self.encode, priority=priority)
             yield await self._serve_data(POOL, prompt, pooling_params, request_id, run)
             return
-        async with aclosing(self._serve(prompt, pooling_params, request_id, priority)) as outputs:
+        params = PoolingParams() if pooling_params is None else pooling_params
+        async with aclosing(self._serve(prompt, params, request_id, priority)) as outputs:
             async for output in outputs:
                 yield output
 
     async def _serve(
-        self, prompt: PromptType, params: SamplingParams | PoolingParams | None, request_id: str | None, priority: int
+        self, prompt: PromptType, params: SamplingParams | PoolingParams, request_id: str | None, priority: int
     ) -> AsyncGenerator[Any, None]:
         """The outputs of one request, of either kind."""
         self._bind_to_loop()
