@@ -14,6 +14,7 @@ from vllm_ext.errors import CheckpointError, UnsupportedModel, listing
 
 MODULES_FILE = "modules.json"
 _TRANSFORMER_CONFIG = "sentence_bert_config.json"
+_NO_LIMIT = 10**9
 _TYPES: dict[str, PoolingType] = {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}
 _OLD_KEYS = {
     "pooling_mode_cls_token": "cls",
@@ -58,7 +59,9 @@ def max_seq_length(model: Path) -> int | None:
     if not has_modules(model):
         return None
     value = _transformer_config(model).get("max_seq_length")
-    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+    if value is None:
+        return _length_of_tokenizer(model)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(
             f"{model / _TRANSFORMER_CONFIG}: max_seq_length is {value!r}; it takes a number from 1 on"
         )
@@ -111,6 +114,13 @@ def _pooling_type(path: Path) -> PoolingType:
             f"with engine.pooling_type: {', '.join(get_args(PoolingType))}"
         )
     return _TYPES[modes[0]]
+
+
+def _length_of_tokenizer(model: Path) -> int | None:
+    """Where newer versions write it down; a huge number stands for no limit."""
+    path = model / "tokenizer_config.json"
+    value = read_json_object(path).get("model_max_length") if path.is_file() else None
+    return value if isinstance(value, int) and 0 < value < _NO_LIMIT else None
 
 
 def _transformer_config(model: Path) -> dict[str, Any]:
