@@ -1,4 +1,4 @@
-"""``vllm-ext run``: generate text with a model through the chosen platform."""
+"""``vllm-ext run``: a model through the chosen platform, once: text, embeddings, classes or scores."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from vllm_ext.cli.run_data import (
     start_with_processor,
     write_answer,
 )
+from vllm_ext.cli.run_pooling import add_task_options, lines, pool, task_of, task_overrides
 from vllm_ext.cli.run_stats import RunStats
 from vllm_ext.config import Override
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.outputs import RequestOutput
+    from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.engine.llm import LLM
 
 _DEFAULT_PROMPT = "It was a truth"
@@ -29,12 +31,17 @@ _ENGINE_OPTIONS = ("model", "dtype", "executor", "tensor_parallel_size")
 
 
 class Run(SettingsCommand):
-    """Generate text with a model through the chosen platform."""
+    """Run a model through the chosen platform: generate text, or embed, classify or compare texts."""
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
         add = parser.add_argument
-        add("prompts", nargs="*", metavar="PROMPT", help=f"text to go on from, by default {_DEFAULT_PROMPT!r}")
+        add(
+            "prompts",
+            nargs="*",
+            metavar="PROMPT",
+            help=f"text to go on from, or for --task, by default {_DEFAULT_PROMPT!r}",
+        )
         add("--model", metavar="DIR", help="Hugging Face model directory (a small model that comes with vllm-ext)")
         add("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16 (auto)")
         add("--executor", metavar="NAME", help="executor plugin that runs the workers: uniproc, multiproc (uniproc)")
@@ -46,6 +53,7 @@ class Run(SettingsCommand):
         add("--min-p", type=float, default=0.0, metavar="P", help="only tokens P times as likely as the likeliest (0)")
         add("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
         add("--seed", type=int, metavar="N", help="the same seed gives the same text")
+        add_task_options(parser)
         add_data_options(parser)
         add("--json", action="store_true", help="print a JSON array when all is done, instead of streaming text")
         add("--stats", action="store_true", help="say on stderr what the run took: tokens, latencies, cache hits")
@@ -61,7 +69,8 @@ class Run(SettingsCommand):
             if value is not None
         ]
         data = read_data(parsed_args)
-        config = self.load_config(parsed_args, *overrides, *io_processor_override(parsed_args))
+        overrides += [*task_overrides(parsed_args), *io_processor_override(parsed_args)]
+        config = self.load_config(parsed_args, *overrides)
         params = SamplingParams(
             temperature=parsed_args.temperature,
             top_p=parsed_args.top_p,
@@ -90,26 +99,38 @@ class Run(SettingsCommand):
             LLM.from_config(config, stat_loggers=loggers) as llm,
         ):
             ready = time.perf_counter()
-            if parsed_args.json:
-                outputs = llm.generate(prompts, params)
-                lines = ",\n".join(json.dumps(_as_json(output), ensure_ascii=False) for output in outputs)
-                out.write(f"[\n{lines}\n]\n")
-            else:
-                printer = _OrderedPrinter(out, len(prompts))
-                for output in llm.stream(prompts, params):
-                    printer.show(output)
-                outputs = printer.outputs
+            num_tokens = self._answer(llm, parsed_args, prompts, params, out)
             generate_s = time.perf_counter() - ready
-            self._report(llm, outputs, ready - started, generate_s)
+            self._report(llm, num_tokens, ready - started, generate_s)
         if parsed_args.stats:
             # Once the engine has ended, its loggers have been told everything.
             self.app.stderr.write("".join(f"{line}\n" for line in stats.lines(generate_s)))
         return 0
 
-    def _report(self, llm: LLM, outputs: list[RequestOutput], load_s: float, generate_s: float) -> None:
+    def _answer(
+        self, llm: LLM, parsed_args: argparse.Namespace, prompts: list[str], params: SamplingParams, out: TextIO
+    ) -> int:
+        """Do what is asked, and print what comes of it; returns the tokens that were computed for it."""
+        task = task_of(parsed_args, llm.llm_engine.vllm_config.model_config)
+        if task != "generate":
+            records = pool(llm, task, prompts, parsed_args.truncate_prompt_tokens)
+            for line in lines(task, records, as_json=parsed_args.json):
+                out.write(f"{line}\n")
+            return sum(len(record.get("prompt_token_ids", ())) for record in records)
+        if parsed_args.json:
+            outputs = llm.generate(prompts, params)
+            rows = ",\n".join(json.dumps(_as_json(output), ensure_ascii=False) for output in outputs)
+            out.write(f"[\n{rows}\n]\n")
+        else:
+            printer = _OrderedPrinter(out, len(prompts))
+            for output in llm.stream(prompts, params):
+                printer.show(output)
+            outputs = printer.outputs
+        return sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
+
+    def _report(self, llm: LLM, tokens: int, load_s: float, generate_s: float) -> None:
         """One line for people, after the text."""
         if self.app.stderr.isatty():
-            tokens = sum(len(completion.token_ids) for output in outputs for completion in output.outputs)
             rate = tokens / generate_s
             workers = len(llm.receipts) - 1
             where = f"{llm.platform_name}, {workers} worker processes" if workers else llm.platform_name

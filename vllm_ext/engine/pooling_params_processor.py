@@ -34,7 +34,7 @@ class PoolingParamsProcessor:
         if task not in self._tasks:
             raise InvalidRequest(
                 f"task is {task!r}, and model {self._model_config.model!r} can be asked for: {listing(self._tasks)}. "
-                "The setting engine.convert makes another model of it: embed or classify"
+                "Of a model that generates, the setting engine.convert makes one for embed or classify"
             )
         if params.dimensions is not None:
             self._check_dimensions(params.dimensions, task)
