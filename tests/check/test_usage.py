@@ -32,6 +32,18 @@ def test_methods_are_counted_by_name(started):
     assert usage.at_start["platform", "vllm_ext.platforms.cpu.CpuPlatform"] > 0
 
 
+def test_a_model_that_pools_is_watched_while_it_pools(random_llama):
+    started = bootstrapped(engine__model=str(random_llama), engine__runner="pooling")
+    usage = Usage()
+
+    run_a_little(WatchedDispatcher(started.binding, started.config, usage), usage)
+
+    calls = usage.in_steps["worker", "vllm_ext.worker.worker.Worker"]
+    # One with the prompt, and one that tells the worker that it has ended.
+    assert calls["execute_model"] == 2
+    assert not calls["sample_tokens"]
+
+
 def test_afterwards_nothing_is_counted(started):
     platform = started.binding.platform
     before, hooks = dict(vars(platform)), len(torch_module._global_forward_pre_hooks)

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import weakref
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -14,6 +15,7 @@ import torch
 import transformers
 from hypothesis import given
 from support.encoders import BERT, TEXTS, encoded, wordpiece_tokenizer, write_encoder
+from support.families import copy_with_config
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams
 from vllm_ext.contracts.pooler import PoolingMetadata
@@ -22,6 +24,8 @@ from vllm_ext.engine.tokenizer import FastTokenizer
 from vllm_ext.engine.truncation import truncate
 from vllm_ext.errors import InvalidRequest
 from vllm_ext.layers.pooler.methods import cls_pool, last_pool, mean_pool
+from vllm_ext.models.llama import LlamaForCausalLM
+from vllm_ext.registry.models import ModelRegistry
 
 
 @pytest.fixture(scope="module")
@@ -291,6 +295,64 @@ class TestAsync:
                 assert (await anext(engine.encode("x"))).outputs.data.shape == (64,)
 
         asyncio.run(main())
+
+
+class OutOfTree(LlamaForCausalLM):
+    """A decoder that pools in a way of its own: the largest number of all tokens' states."""
+
+    is_pooling_model = True
+
+    def __init__(self, vllm_config, prefix: str = "") -> None:
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.pooler = LargestOfAll()
+
+
+class LargestOfAll(torch.nn.Module):
+    def get_supported_tasks(self) -> frozenset:
+        return frozenset({"embed"})
+
+    def needs_all_tokens(self, task: str) -> bool:
+        return True
+
+    def forward(self, hidden_states: torch.Tensor, pooling_metadata: PoolingMetadata) -> list[torch.Tensor]:
+        starts = pooling_metadata.query_start_loc.tolist()
+        return [hidden_states[i:j].amax(dim=0) for i, j in pairwise(starts)]
+
+
+class TestModelOfAPlugin:
+    """A registered class that brings a pooler."""
+
+    @pytest.fixture
+    def model(self, random_llama, tmp_path) -> Path:
+        saved = ModelRegistry.snapshot()
+        ModelRegistry.register_model("AcmeEmbeddingModel", OutOfTree)
+        (tmp_path / "tokenizer.json").symlink_to(random_llama / "tokenizer.json")
+        yield copy_with_config(random_llama, tmp_path, {"architectures": ["AcmeEmbeddingModel"]})
+        ModelRegistry.restore(saved)
+
+    def test_its_pooler_says_what_it_can_be_asked_for(self, model):
+        with LLM(model, platform="cpu") as llm, pytest.raises(InvalidRequest, match="can be asked for: embed. "):
+            llm.encode([[5, 6]], pooling_task="token_embed")
+
+    @pytest.mark.parametrize("tokens_in_a_step", [8, 2048])
+    def test_its_pooler_gets_the_states_of_all_chunks(self, model, random_llama, tokens_in_a_step):
+        prompts = [list(range(3, 40)), [5], list(range(3, 30))]
+        body = transformers.AutoModel.from_pretrained(random_llama, dtype=torch.float32).eval()
+
+        with LLM(model, platform="cpu", dtype="float32", max_num_batched_tokens=tokens_in_a_step) as llm:
+            outputs = llm.encode(prompts)
+
+        for prompt, output in zip(prompts, outputs, strict=True):
+            with torch.inference_mode():
+                expected = body(torch.tensor([prompt])).last_hidden_state[0].amax(dim=0)
+            torch.testing.assert_close(output.outputs.data, expected, atol=1e-4, rtol=1e-4)
+
+    def test_one_that_does_not_say_that_it_pools_is_made_into_one_that_does(self, model, monkeypatch):
+        monkeypatch.delattr(OutOfTree, "is_pooling_model")
+
+        with LLM(model, platform="cpu") as llm:
+            # It is a decoder then, which is made into one that pools.
+            assert set(llm.llm_engine.engine_core.capabilities().tasks) == {"embed", "token_embed", "plugin"}
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------

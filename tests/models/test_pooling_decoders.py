@@ -92,8 +92,11 @@ def test_prompts_that_are_preempted_give_the_same(llama, pooling_type):
         torch.testing.assert_close(outputs[f"r{index}"].outputs.data, expected, atol=2e-5, rtol=0)
 
 
-def test_the_prefix_cache_is_read_where_only_the_last_token_counts(llama):
-    with LLM(llama, platform="cpu", runner="pooling", block_size=4) as llm:
+@pytest.mark.parametrize("platform", ["cpu", "dummy"])
+def test_the_prefix_cache_is_read_where_only_the_last_token_counts(plugins, llama, platform):
+    plugins.project("vllm_ext_dummy_platform")
+
+    with LLM(llama, platform=platform, runner="pooling", block_size=4) as llm:
         cold = llm.embed(PROMPTS)
         warm = llm.embed(PROMPTS)
 

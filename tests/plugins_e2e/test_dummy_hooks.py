@@ -15,12 +15,13 @@ from vllm_ext.errors import InvalidRequest, VllmExtError
 
 PLATFORM = sorted({*CALLS, "get_attn_backend_cls"} - {"is_sleep_mode_available"})
 """There is no sleep mode whose user would be answered."""
+ELSEWHERE = ("get_kv_cache_spaces", "sample_tokens", "get_whole_prompt_tasks")
+"""Deprecated, for workers in two phases, and for models that pool (tests/models/test_pooling_decoders.py)."""
 WORKER = sorted(
     name
     for name, value in vars(WorkerBase).items()
-    if callable(value) and not name.startswith("_") and name not in ("get_kv_cache_spaces", "sample_tokens")
+    if callable(value) and not name.startswith("_") and name not in ELSEWHERE
 )
-"""``sample_tokens`` is for workers in two phases, ``get_kv_cache_spaces`` is deprecated."""
 BLOCK_BYTES = 16 * 2 * 2 * 16 * 4 * 3  # tokens, KV heads, key and value, head size, float32, layers
 
 

@@ -127,7 +127,7 @@ class WatchedDispatcher(Dispatcher):
 
 
 def run_a_little(dispatcher: WatchedDispatcher, usage: Usage) -> tuple[Receipt, ...]:
-    """Start an engine on ``dispatcher``, generate a few tokens, and stop it.
+    """Start an engine on ``dispatcher``, generate a few tokens or pool a few, and stop it.
 
     Only what happens in this process is counted.
 
@@ -143,8 +143,9 @@ def run_a_little(dispatcher: WatchedDispatcher, usage: Usage) -> tuple[Receipt, 
     if dispatcher.settings.engine.core_process:
         return asyncio.run(_run_async(dispatcher, params))
     with dispatcher.watching(), LLM.from_dispatcher(dispatcher) as llm:
+        is_pooling = dispatcher.vllm_config.model_config.runner_type == "pooling"
         usage.is_stepping = True
-        llm.generate([PROMPT], params)
+        _ = llm.encode([PROMPT]) if is_pooling else llm.generate([PROMPT], params)
         usage.is_stepping = False
         return llm.receipts
 
@@ -155,7 +156,8 @@ async def _run_async(dispatcher: Dispatcher, params: SamplingParams) -> tuple[Re
 
     engine = AsyncLLM.from_dispatcher(dispatcher)
     try:
-        async for _ in engine.generate(PROMPT, params):
+        is_pooling = dispatcher.vllm_config.model_config.runner_type == "pooling"
+        async for _ in engine.encode(PROMPT) if is_pooling else engine.generate(PROMPT, params):
             continue
         return engine.receipts
     finally:

@@ -149,6 +149,13 @@ class WorkerBase:
         """What the model can be asked for, in vLLM's words; the engine takes ``generate``."""
         return ("generate",)
 
+    def get_whole_prompt_tasks(self) -> tuple[str, ...]:
+        """Those of :meth:`get_supported_tasks` for which a pooling model needs the states of all tokens of a prompt, so
+        that its beginning is not taken from the prefix cache; by default all. Not asked of other models. An extension
+        of vLLM's contract.
+        """
+        return self.get_supported_tasks()
+
     def get_supported_sampling_params(self) -> frozenset[str]:
         """Which of :data:`vllm_ext.contracts.sampling_params.WORKER_PARAMS` the worker acts on; the engine refuses
         requests that use others. ``extra_args`` stands for the logits processors of plugins. The in-tree worker has

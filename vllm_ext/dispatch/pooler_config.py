@@ -50,8 +50,13 @@ def make_pooler_config(
     wanted = None if engine.pooling_type == "auto" else engine.pooling_type
     if convert_type == "embed" and has_modules(model):
         return _from_modules(model, hf_config, _read_modules(model), wanted)
-    usual: PoolingType = "CLS" if hf_config.get("model_type") in _ENCODERS else "LAST"
+    usual: PoolingType = "CLS" if is_encoder(hf_config) else "LAST"
     return PoolerConfig(wanted or usual, embedding_size=hf_config.get("hidden_size"))
+
+
+def is_encoder(hf_config: HFConfig) -> bool:
+    """Whether it describes an encoder that there is a model class of ours for."""
+    return hf_config.get("model_type") in _ENCODERS
 
 
 def max_seq_length(model: Path) -> int | None:

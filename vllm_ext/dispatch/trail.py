@@ -11,6 +11,7 @@ from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.io_processor import find_io_processor
 from vllm_ext.dispatch.logits_processors import SETTING
+from vllm_ext.dispatch.pooler_config import is_encoder
 from vllm_ext.dispatch.registry_trail import op_steps, registry_steps
 from vllm_ext.dispatch.step import Step, path_of
 from vllm_ext.errors import VllmExtError
@@ -148,6 +149,7 @@ def _layer(dispatcher: Dispatcher) -> tuple[AttentionSelectorConfig, int]:
         dtype=vllm_config.model_config.dtype,
         kv_cache_dtype="auto",
         block_size=vllm_config.cache_config.block_size_of_user,
+        attn_type="encoder_only" if is_encoder(hf_config) else "decoder",
     )
     return selector, num_heads
 

@@ -50,7 +50,10 @@ class EngineCore:
 
     def capabilities(self) -> Capabilities:
         """What the workers can be asked for."""
-        return Capabilities(self.executor.get_supported_sampling_params(), self._tasks)
+        whole: set[str] = set()
+        if self.vllm_config.model_config.runner_type == "pooling":
+            whole.update(*self.collective_rpc("get_whole_prompt_tasks"))
+        return Capabilities(self.executor.get_supported_sampling_params(), self._tasks, tuple(sorted(whole)))
 
     def add_request(self, request: Request) -> None:
         """Queue a request; InvalidRequest where it can never be served."""

@@ -18,10 +18,12 @@ UtilityMethod = Literal[
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What the workers can be asked for: sampling parameters that they act on, and tasks."""
+    """What the workers can be asked for: sampling parameters that they act on, and tasks; for some of these nothing of
+    a prompt may come from the prefix cache."""
 
     sampling_params: frozenset[str]
     tasks: tuple[str, ...]
+    whole_prompt_tasks: tuple[str, ...] = ()
 
 
 class EngineCoreRequest(msgspec.Struct, tag=True):

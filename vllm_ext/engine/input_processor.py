@@ -61,7 +61,7 @@ class InputProcessor:
         """
         self.capabilities = capabilities
         params, is_pooling = capabilities.sampling_params, self._model_config.runner_type == "pooling"
-        self._pooling = PoolingParamsProcessor(self._model_config, capabilities.tasks) if is_pooling else None
+        self._pooling = PoolingParamsProcessor(self._model_config, capabilities) if is_pooling else None
         if self._logits_processors and not is_pooling and "extra_args" not in params:
             logger.warning(
                 "worker %s of the chosen platform applies no logits processors but its own; left out: %s",

@@ -6,6 +6,7 @@ import msgspec
 
 from vllm_ext.contracts.pooling_params import POOLING_TASKS, PoolingParams, PoolingTask
 from vllm_ext.contracts.vllm_config import ModelConfig
+from vllm_ext.engine.core_messages import Capabilities
 from vllm_ext.engine.params_processor import plain_data
 from vllm_ext.errors import InvalidRequest, listing
 
@@ -17,12 +18,13 @@ class PoolingParamsProcessor:
     """Checks parameters against the model, and adds what follows from it.
 
     Args:
-        tasks: what the workers can be asked for.
+        capabilities: what the workers can be asked for.
     """
 
-    def __init__(self, model_config: ModelConfig, tasks: tuple[str, ...]) -> None:
+    def __init__(self, model_config: ModelConfig, capabilities: Capabilities) -> None:
         self._model_config = model_config
-        self._tasks = [task for task in POOLING_TASKS if task in tasks]
+        self._tasks = [task for task in POOLING_TASKS if task in capabilities.tasks]
+        self._whole_prompt_tasks = capabilities.whole_prompt_tasks
 
     def process_params(self, params: PoolingParams) -> PoolingParams:
         """A copy of ``params`` with a task.
@@ -42,7 +44,7 @@ class PoolingParamsProcessor:
         return msgspec.structs.replace(
             params,
             task=task,
-            skip_reading_prefix_cache=self._needs_all_tokens(task) if skips is None else skips,
+            skip_reading_prefix_cache=task in self._whole_prompt_tasks if skips is None else skips,
             extra_kwargs=None if params.extra_kwargs is None else plain_data("extra_kwargs", params.extra_kwargs),
         )
 
@@ -60,11 +62,6 @@ class PoolingParamsProcessor:
                 f"truncate_prompt_tokens is {limit}, and max_model_len is {longest}; give at most that, or -1"
             )
         return longest if limit == -1 else limit
-
-    def _needs_all_tokens(self, task: PoolingTask) -> bool:
-        """Whether the states of all tokens are needed, also of those that a prefix cache would have."""
-        config = self._model_config.pooler_config
-        return task.startswith("token_") or config is None or config.pooling_type != "LAST"
 
     def _check_dimensions(self, dimensions: int, task: PoolingTask) -> None:
         config = self._model_config.pooler_config

@@ -67,6 +67,10 @@ class Worker(WorkerBase):
         pooling = self.model_runner.pooling
         return ("generate",) if pooling is None else tuple(sorted(pooling.pooler.get_supported_tasks()))
 
+    def get_whole_prompt_tasks(self) -> tuple[str, ...]:
+        pooler = self.model_runner.pooling.pooler
+        return tuple(task for task in self.get_supported_tasks() if pooler.needs_all_tokens(task))
+
     def get_supported_sampling_params(self) -> frozenset[str]:
         return WORKER_PARAMS
 

@@ -40,6 +40,9 @@ class MyDummyPoolingWorker(MyDummyWorker):
     def get_supported_tasks(self) -> tuple[str, ...]:
         return tuple(sorted(self.get_model().pooler.get_supported_tasks()))
 
+    def get_whole_prompt_tasks(self) -> tuple[str, ...]:
+        return tuple(task for task in self.get_supported_tasks() if self.get_model().pooler.needs_all_tokens(task))
+
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         self._update_requests(scheduler_output)
         if not scheduler_output.total_num_scheduled_tokens:
