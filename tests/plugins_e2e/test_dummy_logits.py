@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import sys
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -228,6 +229,13 @@ class TestChoice:
 
     def test_all_are_used_unless_told_otherwise(self, example, make_llm):
         assert self.used(make_llm()) == ["ForbidToken", "KeepLikeliest", "RepeatLimit"]
+
+    def test_a_model_that_pools_has_no_use_for_them(self, example, make_llm):
+        llm = make_llm(runner="pooling")
+
+        assert llm.dispatcher.logits_processors == ()
+        assert len(llm.embed([PROMPT])) == 1
+        assert "vllm_ext_dummy_logits" not in sys.modules
 
     def test_the_list_of_those_enabled_is_their_order(self, example, make_llm):
         llm = make_llm(overrides={"plugins.logits_processor.enabled": ["repeat_limit", "forbid"]})

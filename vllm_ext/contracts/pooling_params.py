@@ -11,6 +11,8 @@ from vllm_ext.errors import InvalidRequest, did_you_mean, listing
 
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin"]
 POOLING_TASKS: tuple[PoolingTask, ...] = get_args(PoolingTask)
+SECOND_TEXT = "compressed_token_type_ids"
+"""In ``extra_kwargs``: where in the prompt the second of two texts begins, in tokens (vLLM's name)."""
 RunnerType = Literal["generate", "pooling"]
 ConvertType = Literal["none", "embed", "classify"]
 

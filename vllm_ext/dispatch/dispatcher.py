@@ -213,11 +213,14 @@ class Dispatcher:
 
     @functools.cached_property
     def logits_processors(self) -> tuple[NamedLogitsProcessor, ...]:
-        """Those besides the worker's own, in the order in which they are applied; loaded when first asked for.
+        """Those besides the worker's own, in the order in which they are applied; loaded when first asked for. None where
+        the model pools, and so has no logits.
 
         Raises:
             PluginLoadError, ContractError: one that the user named cannot be used.
         """
+        if self.vllm_config.model_config.runner_type == "pooling":
+            return ()
         with self.activate():
             return load_logits_processors(self.bound_plan, self.vllm_config.model_config.logits_processors)
 

@@ -6,14 +6,12 @@ from typing import Any
 
 import msgspec
 
-from vllm_ext.contracts.pooling_params import PoolingParams
+from vllm_ext.contracts.pooling_params import SECOND_TEXT, PoolingParams
 from vllm_ext.contracts.vllm_config import ModelConfig
 from vllm_ext.engine.core_messages import Capabilities
 from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.errors import InvalidRequest
-
-_SECOND_TEXT = "compressed_token_type_ids"
-"""Where in the prompt the second text begins, in tokens; the worker reads it."""
+from vllm_ext.layers.pooler.heads import num_labels
 
 
 def is_cross_encoder(model_config: ModelConfig, capabilities: Capabilities) -> bool:
@@ -23,9 +21,7 @@ def is_cross_encoder(model_config: ModelConfig, capabilities: Capabilities) -> b
         InvalidRequest: it gives no scores of pairs, nor embeddings to compare.
     """
     if "classify" in capabilities.tasks:
-        config = model_config.hf_config
-        labels = config.get("num_labels") or len(config.get("id2label") or {}) or 2
-        if labels != 1:
+        if (labels := num_labels(model_config.hf_config)) != 1:
             raise InvalidRequest(
                 f"model {model_config.model!r} tells {labels} classes apart; score() takes a model with one class, or "
                 "one for embeddings"
@@ -59,6 +55,6 @@ def pair_prompts(
     for text, text_pair in pairs:
         token_ids, kinds = encode_pair(text, text_pair, limit)
         prompts.append({"prompt_token_ids": token_ids})
-        begins = {_SECOND_TEXT: kinds.index(1)} if has_kinds and 1 in kinds else {}
+        begins = {SECOND_TEXT: kinds.index(1)} if has_kinds and 1 in kinds else {}
         each.append(msgspec.structs.replace(params, extra_kwargs={**(params.extra_kwargs or {}), **begins} or None))
     return prompts, each

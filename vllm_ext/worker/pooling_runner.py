@@ -10,13 +10,10 @@ import torch
 
 from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.pooler import Pooler, PoolingMetadata
-from vllm_ext.contracts.pooling_params import PoolingParams
+from vllm_ext.contracts.pooling_params import SECOND_TEXT, PoolingParams
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
 from vllm_ext.worker.input_batch import IntArray, StepInputs
-
-SECOND_TEXT = "compressed_token_type_ids"
-"""In ``extra_kwargs``: where in the prompt the second of two texts begins, in tokens (vLLM's name)."""
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from vllm_ext.contracts.attention import CommonAttentionMetadata
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm_ext.contracts.pooler import PoolingMetadata
-from vllm_ext.contracts.pooling_params import PoolingParams
+from vllm_ext.contracts.pooling_params import SECOND_TEXT, PoolingParams
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext_dummy_platform import calls
 from vllm_ext_dummy_platform.my_dummy_worker import KVCacheGroup, MyDummyWorker, RequestState, Span
@@ -90,7 +90,7 @@ class MyDummyPoolingWorker(MyDummyWorker):
     def _model_inputs(self, spans: list[Span]) -> dict[str, torch.Tensor]:
         """Which of two texts each token is of, where there are two."""
         params = [self.pooling_params[span.req_id] for span in spans]
-        begins = [(each.extra_kwargs or {}).get("compressed_token_type_ids") for each in params]
+        begins = [(each.extra_kwargs or {}).get(SECOND_TEXT) for each in params]
         if all(begin is None for begin in begins):
             return {}
         kinds = [
