@@ -213,8 +213,8 @@ class Dispatcher:
 
     @functools.cached_property
     def logits_processors(self) -> tuple[NamedLogitsProcessor, ...]:
-        """Those besides the worker's own, in the order in which they are applied; loaded when first asked for. None where
-        the model pools, and so has no logits.
+        """Those besides the worker's own, in the order in which they are applied; loaded when first asked for. A model
+        that pools has none.
 
         Raises:
             PluginLoadError, ContractError: one that the user named cannot be used.
