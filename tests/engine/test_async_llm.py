@@ -105,7 +105,8 @@ def test_cancelling_a_task_aborts_its_request_and_leaves_its_neighbours_alone(ma
 
 
 def test_a_task_can_be_cancelled_before_its_request_has_begun(make_async_llm):
-    engine = make_async_llm()
+    # So that none is complete before it is cancelled.
+    engine = make_async_llm(slow(0.002))
 
     async def main() -> None:
         tasks = [asyncio.create_task(collect(engine, "the quick", greedy(50))) for _ in range(20)]
