@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
-from support.encoders import BERT, TEXTS, write_encoder
+from support.encoders import BERT, ROBERTA, TEXTS, encoded, write_encoder
+from support.families import NATIVE, write_model
+from support.sentence_models import CrossEncoder, Dense, Normalize, Pooling, SentenceTransformer, Transformer
 
 from vllm_ext import LLM
 from vllm_ext.config.schema import EngineSettings
@@ -30,10 +31,10 @@ def encoder(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def save(encoder, tmp_path):
-    """Write a sentence transformer of some modules after the encoder; returns it, and its directory."""
+    """Write a sentence transformer of some modules after a model; returns it, and its directory."""
 
-    def save(*modules, **options) -> tuple[SentenceTransformer, Path]:
-        transformer = Transformer(str(encoder), **options)
+    def save(*modules, model: Path = encoder, **options) -> tuple[SentenceTransformer, Path]:
+        transformer = Transformer(str(model), **options)
         model = SentenceTransformer(modules=[transformer, *modules], device="cpu").eval()
         model.save(str(tmp_path / "saved"), create_model_card=False)
         return model, tmp_path / "saved"
@@ -45,10 +46,10 @@ def config_of(directory: Path, **settings: str) -> PoolerConfig:
     return make_pooler_config(EngineSettings(**settings), directory, read_hf_config(directory), "embed")
 
 
-def same(directory: Path, model: SentenceTransformer) -> bool:
-    expected = torch.from_numpy(model.encode(TEXTS))
+def same(directory: Path, model: SentenceTransformer, texts: list[str] = TEXTS, **options) -> bool:
+    expected = torch.from_numpy(model.encode(texts))
     with LLM(directory, platform="cpu") as llm:
-        outputs = llm.embed(TEXTS)
+        outputs = llm.embed(texts, **options)
     return torch.allclose(torch.tensor([output.outputs.embedding for output in outputs]), expected, atol=2e-5)
 
 
@@ -112,15 +113,142 @@ def test_the_older_form_of_the_file_is_read(save):
     assert config_of(directory).pooling_type == "CLS"
 
 
-def test_texts_are_put_into_lower_case_where_the_files_say_so(save):
-    _, directory = save(Pooling(64))
-    path = directory / "sentence_bert_config.json"
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": True}))
+@pytest.mark.parametrize("length", [20, 3])
+def test_texts_are_cut_as_the_library_cuts_them(save, length):
+    model, directory = save(Pooling(64, pooling_mode="mean"), max_seq_length=length)
 
-    with LLM(directory, platform="cpu") as llm:
-        upper, lower = llm.embed(["The QUICK fox", "the quick fox"])
+    assert same(directory, model, [text * 9 for text in TEXTS], truncate_prompt_tokens=-1)
 
-    assert upper.prompt_token_ids == lower.prompt_token_ids
+
+def test_a_model_whose_positions_begin_later_gives_what_the_library_gives(save, tmp_path):
+    (tmp_path / "roberta").mkdir()
+    write_encoder(tmp_path / "roberta", transformers.AutoModel, ROBERTA)
+    # As many as there are positions after the padding token's, and the longest text has more.
+    options = {"model": tmp_path / "roberta", "max_seq_length": 64}
+    model, directory = save(Pooling(64, pooling_mode="mean"), Normalize(), **options)
+
+    assert same(directory, model, [*TEXTS, "the quick brown fox " * 30], truncate_prompt_tokens=-1)
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory) -> Path:
+    # Without a head, as such models are written; loading one with it would be reported.
+    directory = write_model(tmp_path_factory.mktemp("decoder") / "model", NATIVE["qwen3"])
+    transformers.AutoModel.from_pretrained(directory).save_pretrained(directory)
+    return directory
+
+
+class TestDecoder:
+    """A decoder, whose tokenizer tells upper from lower case."""
+
+    @pytest.fixture
+    def texts(self) -> list[str]:
+        return [text for text in TEXTS if text]
+
+    def test_it_gives_what_the_library_gives(self, save, decoder, texts):
+        model, directory = save(Pooling(64, pooling_mode="lasttoken"), Normalize(), model=decoder)
+
+        assert same(directory, model, texts)
+
+    @pytest.mark.parametrize("lower", [True, False])
+    def test_texts_are_put_into_lower_case_where_the_files_say_so(self, save, decoder, lower):
+        _, directory = save(Pooling(64), model=decoder)
+        path = directory / "sentence_bert_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": lower}))
+        # The library reads the file as well.
+        model = SentenceTransformer(str(directory), device="cpu")
+
+        with LLM(directory, platform="cpu") as llm:
+            upper, small = llm.embed(["The QUICK fox", "the quick fox"])
+
+        assert (upper.prompt_token_ids == small.prompt_token_ids) is lower
+        assert same(directory, model, ["The QUICK fox", "the quick fox"])
+
+
+class TestCrossEncoder:
+    """A model that reads two texts at once, with a list of modules that has no pooling."""
+
+    @pytest.fixture
+    def write(self, tmp_path):
+        def write(num_labels: int, **options) -> tuple[CrossEncoder, Path]:
+            (tmp_path / "model").mkdir()
+            auto = transformers.AutoModelForSequenceClassification
+            write_encoder(tmp_path / "model", auto, {**BERT, "num_labels": num_labels})
+            model = CrossEncoder(str(tmp_path / "model"), device="cpu", **options)
+            model.save_pretrained(str(tmp_path / "cross"), create_model_card=False)
+            return model, tmp_path / "cross"
+
+        return write
+
+    @pytest.mark.parametrize("activation", [torch.nn.Identity(), torch.nn.Sigmoid(), None])
+    def test_its_scores_are_those_of_the_library(self, write, activation):
+        model, directory = write(1, activation_fn=activation)
+        expected = model.predict([(TEXTS[0], text) for text in TEXTS[1:]])
+
+        with LLM(directory, platform="cpu") as llm:
+            outputs = llm.score(TEXTS[0], TEXTS[1:])
+
+        assert [output.outputs.score for output in outputs] == pytest.approx(expected.tolist(), abs=2e-5)
+
+    def test_its_activation_goes_before_that_of_the_number_of_classes(self, write, tmp_path):
+        _, directory = write(3, activation_fn=torch.nn.Sigmoid())
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(tmp_path / "model").eval()
+
+        with LLM(directory, platform="cpu") as llm:
+            (output,) = llm.classify(TEXTS[0])
+
+        with torch.inference_mode():
+            expected = model(**encoded(TEXTS[0])).logits[0].sigmoid()
+        assert output.outputs.probs == pytest.approx(expected.tolist(), abs=2e-5)
+
+    def test_its_tokenizers_limit_is_the_limit(self, write):
+        _, directory = write(1, max_length=20)
+
+        with LLM(directory, platform="cpu") as llm:
+            (output,) = llm.score("the quick brown fox " * 9, "the lazy dog", truncate_prompt_tokens=-1)
+
+        assert len(output.prompt_token_ids) == 20
+
+    def test_modules_after_the_model_are_refused(self, write):
+        _, directory = write(1)
+        path = directory / "modules.json"
+        path.write_text(json.dumps([*json.loads(path.read_text()), {"type": "a.LogitScore", "path": "1_LogitScore"}]))
+
+        with pytest.raises(UnsupportedModel, match="has the modules LogitScore, Transformer; of a cross-encoder, "):
+            LLM(directory, platform="cpu")
+
+    @pytest.mark.parametrize(
+        ("changes", "error", "message"),
+        [
+            ({"sentence_transformers": "x"}, CheckpointError, "sentence_transformers is 'x'; it takes an object"),
+            (
+                {"sentence_transformers": {"activation_fn": "os.system"}},
+                UnsupportedModel,
+                "activation function 'os.system', which is not supported; supported: Identity, Sigmoid, Softmax",
+            ),
+            ({"sbert_ce_default_activation_function": 5}, UnsupportedModel, "activation function '5'"),
+        ],
+    )
+    def test_an_activation_that_is_none_is_refused(self, tmp_path, changes, error, message):
+        write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, {**BERT, "num_labels": 1})
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+        with pytest.raises(error) as caught:
+            LLM(tmp_path, platform="cpu")
+
+        assert message in str(caught.value)
+
+    def test_the_module_of_an_activation_is_not_imported(self, tmp_path):
+        write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, {**BERT, "num_labels": 1})
+        path = tmp_path / "config.json"
+        named = {"sentence_transformers": {"activation_fn": "antigravity.Identity"}}
+        path.write_text(json.dumps(json.loads(path.read_text()) | named))
+
+        with LLM(tmp_path, platform="cpu") as llm:
+            assert len(llm.score("x", "y")) == 1
+
+        assert "antigravity" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import transformers
 from support.encoders import BERT, ROBERTA, TEXTS, XLM_ROBERTA, encoded, write_encoder
 
 from vllm_ext import LLM
-from vllm_ext.errors import CheckpointError, ConfigError, UnsupportedModel
+from vllm_ext.errors import CheckpointError, ConfigError, InvalidRequest, UnsupportedModel
 
 FAMILIES = {"bert": BERT, "roberta": ROBERTA, "xlm-roberta": XLM_ROBERTA}
 BACKENDS = ["CPU_ATTN", "SDPA", "REFERENCE"]
@@ -90,6 +90,19 @@ def test_the_settings_choose_how_states_are_pooled(tmp_path, pooling_type):
         torch.testing.assert_close(torch.tensor(output.outputs.embedding), expected, atol=2e-5, rtol=0)
 
 
+def test_a_model_for_regression_gives_its_scores_bare(tmp_path):
+    config = {**BERT, "num_labels": 1, "problem_type": "regression"}
+    model = write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, config)
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        outputs = llm.classify(TEXTS)
+
+    for text, output in zip(TEXTS, outputs, strict=True):
+        with torch.inference_mode():
+            expected = model(**encoded(text)).logits[0]
+        torch.testing.assert_close(torch.tensor(output.outputs.probs), expected, atol=2e-5, rtol=0)
+
+
 @pytest.mark.parametrize("num_labels", [2, 5])
 def test_classes_have_the_probabilities_of_transformers(tmp_path, family, num_labels):
     config = {**family, "num_labels": num_labels}
@@ -151,6 +164,32 @@ class TestPairs:
         assert output.prompt_token_ids == ids
         assert len(ids) == 20
 
+    @pytest.mark.parametrize("limit", [1, 2])
+    def test_a_limit_below_what_goes_around_a_pair_is_refused(self, cross_encoder, limit):
+        with (
+            LLM(cross_encoder[0], platform="cpu") as llm,
+            pytest.raises(InvalidRequest, match=f"is {limit}, and the tokenizer puts 3 tokens around every pair"),
+        ):
+            llm.score("the fox", "the dog", truncate_prompt_tokens=limit)
+
+    @pytest.mark.parametrize("pair", [("\ud800", "x"), ("x", "\ud800")])
+    def test_a_text_that_is_not_unicode_is_refused(self, cross_encoder, pair):
+        with (
+            LLM(cross_encoder[0], platform="cpu") as llm,
+            pytest.raises(InvalidRequest, match="it is not valid Unicode"),
+        ):
+            llm.score(*pair)
+
+    def test_a_pair_that_is_too_long_is_refused_and_others_are_served(self, cross_encoder, family):
+        directory, model = cross_encoder
+
+        with LLM(directory, platform="cpu") as llm:
+            with pytest.raises(InvalidRequest, match="prompt 1: the prompt has .* tokens, and max_model_len is 6"):
+                llm.score("the lazy dog", ["a", "the fox jumps " * 30])
+            (output,) = llm.score(TEXTS[0], TEXTS[1])
+
+        assert output.outputs.score == pytest.approx(self.expected(model, family, [(TEXTS[0], TEXTS[1])])[0], abs=2e-5)
+
     @pytest.mark.parametrize("key", ["sentence_transformers", "sbert_ce_default_activation_function"])
     def test_a_model_that_wants_bare_scores_gets_them(self, cross_encoder, family, key):
         directory, model = cross_encoder
@@ -176,6 +215,9 @@ def change_config(directory: Path, changes: dict) -> None:
         ({"hidden_act": "mystery"}, UnsupportedModel, "hidden_act 'mystery' is not supported; supported: gelu"),
         ({"position_embedding_type": "relative_key"}, UnsupportedModel, "'relative_key' is not supported"),
         ({"num_attention_heads": 5}, CheckpointError, "hidden_size 64 is no multiple of 5 heads"),
+        ({"hidden_act": ["gelu"]}, UnsupportedModel, "hidden_act ['gelu'] is not supported"),
+        ({"layer_norm_eps": "1e-5"}, CheckpointError, "layer_norm_eps is '1e-5'; it takes a number from 0 on"),
+        ({"type_vocab_size": 0}, CheckpointError, "type_vocab_size is 0; it takes a whole number from 1 on"),
         ({"num_hidden_layers": 4}, CheckpointError, "does not hold all tensors of the model; missing:"),
         ({"intermediate_size": 95}, CheckpointError, "the model has [95] there"),
     ],
@@ -188,6 +230,41 @@ def test_a_directory_that_does_not_fit_is_refused(tmp_path, changes, error, mess
         LLM(tmp_path, platform="cpu")
 
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("pad_token_id", ["one", -1, 65, True])
+def test_a_padding_token_that_leaves_no_positions_is_refused(tmp_path, pad_token_id):
+    write_encoder(tmp_path, transformers.AutoModel, ROBERTA)
+    change_config(tmp_path, {"pad_token_id": pad_token_id})
+
+    with pytest.raises(CheckpointError, match="it takes a number from 0 to 64, of max_position_embeddings 66"):
+        LLM(tmp_path, platform="cpu")
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
+def test_other_activations_are_those_of_transformers(tmp_path, activation):
+    config = {**BERT, "hidden_act": activation}
+    model = write_encoder(tmp_path, transformers.AutoModel, config)
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        (output,) = llm.encode(TEXTS[0], pooling_task="token_embed")
+
+    expected = torch.nn.functional.normalize(states_of(model, config, TEXTS[0]), dim=-1)
+    torch.testing.assert_close(output.outputs.data, expected, atol=2e-5, rtol=0)
+
+
+def test_a_prompt_takes_all_positions_that_come_after_the_padding_tokens(tmp_path):
+    model = write_encoder(tmp_path, transformers.AutoModel, ROBERTA)
+    token_ids = [5] * 64
+
+    with LLM(tmp_path, platform="cpu") as llm:
+        (output,) = llm.encode([token_ids], pooling_task="token_embed")
+        with pytest.raises(InvalidRequest, match="the prompt has 65 tokens, and max_model_len is 64"):
+            llm.embed([[*token_ids, 5]])
+
+    with torch.inference_mode():
+        expected = torch.nn.functional.normalize(model(torch.tensor([token_ids])).last_hidden_state[0], dim=-1)
+    torch.testing.assert_close(output.outputs.data, expected, atol=2e-5, rtol=0)
 
 
 def test_old_names_of_norms_are_known(tmp_path):

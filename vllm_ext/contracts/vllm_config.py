@@ -92,6 +92,8 @@ class PoolerConfig:
     """Numbers in an embedding, where the model's files say."""
     do_lower_case: bool = False
     """Whether texts are put into lower case before they are tokenized."""
+    activation_fn: str | None = None
+    """Class path of what makes results of a classifier's scores, where the model's files say; only its name counts."""
 
 
 @dataclass

@@ -19,7 +19,7 @@ from vllm_ext.contracts.vllm_config import (
     SchedulerConfig,
     VllmConfig,
 )
-from vllm_ext.dispatch.hf_config import DEMO_MODEL, read_hf_config
+from vllm_ext.dispatch.hf_config import DEMO_MODEL, position_offset, read_hf_config
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops
 from vllm_ext.dispatch.pooler_config import has_modules, make_pooler_config, max_seq_length
@@ -168,7 +168,7 @@ def _own_max_model_len(hf_config: HFConfig) -> int | None:
         return None
     own, rope = hf_config.positive_int(key), hf_config.rope_parameters
     if hf_config.get("model_type") in _OFFSET_POSITIONS:
-        return own - int(hf_config.get("pad_token_id", 1)) - 1
+        return own - position_offset(hf_config)
     kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
     # What is wrong with a factor is the rotary embedding's to say; Gemma 3 writes down what is stretched already.
     if not isinstance(factor, int | float) or str(hf_config.get("model_type", "")).startswith("gemma3"):

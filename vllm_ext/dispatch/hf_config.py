@@ -37,6 +37,22 @@ def read_hf_config(model: Path) -> HFConfig:
     return HFConfig(values, path)
 
 
+def position_offset(config: HFConfig) -> int:
+    """Index of the first token's position, of a model whose positions begin after that of the padding token.
+
+    Raises:
+        CheckpointError: ``pad_token_id`` is no token id, or leaves no positions.
+    """
+    pad_token_id = config.get("pad_token_id", 1)
+    num_positions = config.positive_int("max_position_embeddings")
+    if not isinstance(pad_token_id, int) or isinstance(pad_token_id, bool) or not 0 <= pad_token_id < num_positions - 1:
+        raise CheckpointError(
+            f"{config.source}: pad_token_id is {pad_token_id!r}; positions begin after it, so that it takes a number "
+            f"from 0 to {num_positions - 2}, of max_position_embeddings {num_positions}"
+        )
+    return pad_token_id + 1
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model directory; CheckpointError where there is none."""
     try:

@@ -14,6 +14,7 @@ from vllm_ext.errors import CheckpointError, UnsupportedModel, listing
 
 MODULES_FILE = "modules.json"
 _TRANSFORMER_CONFIG = "sentence_bert_config.json"
+_LIBRARY_CONFIG = "config_sentence_transformers.json"
 _NO_LIMIT = 10**9
 _TYPES: dict[str, PoolingType] = {"cls": "CLS", "mean": "MEAN", "lasttoken": "LAST"}
 _OLD_KEYS = {
@@ -34,8 +35,8 @@ class _Module(NamedTuple):
 
 
 def has_modules(model: Path) -> bool:
-    """Whether the directory is one of sentence-transformers."""
-    return (model / MODULES_FILE).is_file()
+    """Whether the directory is one of sentence-transformers, of a model for embeddings."""
+    return (model / MODULES_FILE).is_file() and not _is_cross_encoder(model)
 
 
 def make_pooler_config(
@@ -50,8 +51,12 @@ def make_pooler_config(
     wanted = None if engine.pooling_type == "auto" else engine.pooling_type
     if convert_type == "embed" and has_modules(model):
         return _from_modules(model, hf_config, _read_modules(model), wanted)
+    if convert_type == "classify":
+        _check_cross_encoder(model)
     usual: PoolingType = "CLS" if is_encoder(hf_config) else "LAST"
-    return PoolerConfig(wanted or usual, embedding_size=hf_config.get("hidden_size"))
+    return PoolerConfig(
+        wanted or usual, embedding_size=hf_config.get("hidden_size"), activation_fn=_activation_fn(model, hf_config)
+    )
 
 
 def is_encoder(hf_config: HFConfig) -> bool:
@@ -61,7 +66,7 @@ def is_encoder(hf_config: HFConfig) -> bool:
 
 def max_seq_length(model: Path) -> int | None:
     """Tokens that the files of sentence-transformers cut a text to; ``None`` where they do not say."""
-    if not has_modules(model):
+    if not (model / MODULES_FILE).is_file():
         return None
     value = _transformer_config(model).get("max_seq_length")
     if value is None:
@@ -121,13 +126,42 @@ def _pooling_type(path: Path) -> PoolingType:
     return _TYPES[modes[0]]
 
 
+def _is_cross_encoder(model: Path) -> bool:
+    """Whether the directory is one of sentence-transformers, of a model that reads two texts at once."""
+    return _optional_json(model / _LIBRARY_CONFIG).get("model_type") == "CrossEncoder"
+
+
+def _check_cross_encoder(model: Path) -> None:
+    """UnsupportedModel where sentence-transformers does more than what transformers' model does."""
+    if not (model / MODULES_FILE).is_file() or not _is_cross_encoder(model):
+        return
+    kinds = [module.kind for module in _read_modules(model)]
+    if kinds != ["Transformer"]:
+        raise UnsupportedModel(
+            f"{model / MODULES_FILE} has the modules {listing(kinds)}; of a cross-encoder, Transformer alone is "
+            "supported"
+        )
+
+
+def _activation_fn(model: Path, hf_config: HFConfig) -> str | None:
+    """What makes results of scores: as sentence-transformers writes it down, or did in one of two older forms."""
+    own = _optional_json(model / _LIBRARY_CONFIG).get("activation_fn") if _is_cross_encoder(model) else None
+    older = hf_config.get("sentence_transformers", {})
+    if not isinstance(older, dict):
+        raise CheckpointError(f"{hf_config.source}: sentence_transformers is {older!r}; it takes an object")
+    written = own or older.get("activation_fn") or hf_config.get("sbert_ce_default_activation_function")
+    return None if written is None else str(written)
+
+
 def _length_of_tokenizer(model: Path) -> int | None:
     """Where newer versions write it down; a huge number stands for no limit."""
-    path = model / "tokenizer_config.json"
-    value = read_json_object(path).get("model_max_length") if path.is_file() else None
+    value = _optional_json(model / "tokenizer_config.json").get("model_max_length")
     return value if isinstance(value, int) and 0 < value < _NO_LIMIT else None
 
 
 def _transformer_config(model: Path) -> dict[str, Any]:
-    path = model / _TRANSFORMER_CONFIG
+    return _optional_json(model / _TRANSFORMER_CONFIG)
+
+
+def _optional_json(path: Path) -> dict[str, Any]:
     return read_json_object(path) if path.is_file() else {}

@@ -22,7 +22,7 @@ from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.params_processor import ParamsProcessor
 from vllm_ext.engine.pooling_params_processor import PoolingParamsProcessor
 from vllm_ext.engine.prompts import ParsedPrompt, PromptType, parse_prompt
-from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer
+from vllm_ext.engine.tokenizer import load_eos_token_ids, load_tokenizer, tokenizing
 from vllm_ext.engine.truncation import truncate
 from vllm_ext.errors import InvalidRequest, VllmExtError, listing
 
@@ -160,12 +160,8 @@ class InputProcessor:
         """Token ids of the prompt, checked against the vocabulary."""
         token_ids = prompt.token_ids
         if token_ids is None and prompt.text is not None:
-            try:
+            with tokenizing():
                 token_ids = self.tokenizer.encode(prompt.text, add_special_tokens=True)
-            except TypeError as error:  # how the library answers to half of a surrogate pair
-                raise InvalidRequest("the prompt's text cannot be tokenized: it is not valid Unicode") from error
-            except Exception as error:  # the library raises bare Exception
-                raise InvalidRequest(f"the prompt's text cannot be tokenized: {error}") from error
         if not token_ids:
             raise InvalidRequest("the prompt is empty: the engine needs at least one token to go on from")
         for token_id in (min(token_ids), max(token_ids)):

@@ -10,6 +10,7 @@ from vllm_ext.contracts.pooling_params import SECOND_TEXT, PoolingParams
 from vllm_ext.contracts.vllm_config import ModelConfig
 from vllm_ext.engine.core_messages import Capabilities
 from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.tokenizer import tokenizing
 from vllm_ext.errors import InvalidRequest
 from vllm_ext.layers.pooler.heads import num_labels
 
@@ -53,7 +54,8 @@ def pair_prompts(
     has_kinds = input_processor.has_token_types
     prompts, each = [], []
     for text, text_pair in pairs:
-        token_ids, kinds = encode_pair(text, text_pair, limit)
+        with tokenizing():
+            token_ids, kinds = encode_pair(text, text_pair, limit)
         prompts.append({"prompt_token_ids": token_ids})
         begins = {SECOND_TEXT: kinds.index(1)} if has_kinds and 1 in kinds else {}
         each.append(msgspec.structs.replace(params, extra_kwargs={**(params.extra_kwargs or {}), **begins} or None))

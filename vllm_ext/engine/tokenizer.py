@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
 
@@ -14,6 +15,7 @@ from vllm_ext.dispatch.hf_config import read_json_object
 from vllm_ext.errors import (
     CheckpointError,
     ContractError,
+    InvalidRequest,
     PluginLoadError,
     TokenizerError,
     VllmExtError,
@@ -48,6 +50,9 @@ class FastTokenizer:
     def encode_pair(self, text: str, text_pair: str, max_length: int | None = None) -> tuple[list[int], list[int]]:
         """Two texts as one prompt: token ids, and 0 or 1 for each, which text it is of. The longer text is cut first
         where both have more than ``max_length`` tokens. An extension of vLLM's contract.
+
+        Raises:
+            InvalidRequest: ``max_length`` is less than what the tokenizer puts around every pair.
         """
         tokenizer = self._tokenizer if max_length is None else self._truncating(max_length)
         encoding = tokenizer.encode(text, text_pair)
@@ -55,6 +60,11 @@ class FastTokenizer:
 
     def _truncating(self, max_length: int) -> Tokenizer:
         """A tokenizer that cuts; this one never does."""
+        if max_length < (num_around := self._tokenizer.num_special_tokens_to_add(is_pair=True)):
+            raise InvalidRequest(
+                f"truncate_prompt_tokens is {max_length}, and the tokenizer puts {num_around} tokens around every pair "
+                "of texts; give more"
+            )
         if self._cut[0] != max_length:
             tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
             tokenizer.enable_truncation(max_length, strategy="longest_first")
@@ -66,6 +76,19 @@ class FastTokenizer:
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
         return [self._tokenizer.id_to_token(token_id) or "" for token_id in ids]
+
+
+@contextmanager
+def tokenizing() -> Iterator[None]:
+    """InvalidRequest with a reason, in place of what a tokenizer raises for a text that it cannot take."""
+    try:
+        yield
+    except VllmExtError:
+        raise
+    except TypeError as error:  # how the library answers to half of a surrogate pair
+        raise InvalidRequest("the prompt's text cannot be tokenized: it is not valid Unicode") from error
+    except Exception as error:  # the library raises bare Exception
+        raise InvalidRequest(f"the prompt's text cannot be tokenized: {error}") from error
 
 
 def load_tokenizer(model_config: ModelConfig) -> TokenizerLike:

@@ -47,10 +47,12 @@ class EncoderConfig:
         """The encoder that ``config`` describes.
 
         Raises:
-            CheckpointError: a size is missing or no positive number, or heads do not divide the hidden size.
+            CheckpointError: a size is missing or no positive number, heads do not divide the hidden size, or
+                ``layer_norm_eps`` is no number.
             UnsupportedModel: an activation, or a kind of position embedding, that no layer has.
         """
-        if (activation := config.get("hidden_act", "gelu")) not in ACTIVATIONS:
+        activation = config.get("hidden_act", "gelu")
+        if not isinstance(activation, str) or activation not in ACTIVATIONS:
             raise UnsupportedModel(
                 f"{config.source}: hidden_act {activation!r} is not supported; supported: {listing(ACTIVATIONS)}"
             )
@@ -58,6 +60,9 @@ class EncoderConfig:
             raise UnsupportedModel(
                 f"{config.source}: position_embedding_type {kind!r} is not supported; supported: absolute"
             )
+        epsilon = config.get("layer_norm_eps", 1e-12)
+        if not isinstance(epsilon, int | float) or isinstance(epsilon, bool) or epsilon < 0:
+            raise CheckpointError(f"{config.source}: layer_norm_eps is {epsilon!r}; it takes a number from 0 on")
         hidden_size, num_heads = config.positive_int("hidden_size"), config.positive_int("num_attention_heads")
         if hidden_size % num_heads:
             raise CheckpointError(f"{config.source}: hidden_size {hidden_size} is no multiple of {num_heads} heads")
@@ -70,7 +75,7 @@ class EncoderConfig:
             num_positions=config.positive_int("max_position_embeddings"),
             position_offset=position_offset,
             type_vocab_size=config.positive_int("type_vocab_size", 2),
-            layer_norm_eps=config.get("layer_norm_eps", 1e-12),
+            layer_norm_eps=epsilon,
             hidden_act=activation,
         )
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
+from vllm_ext.dispatch.hf_config import position_offset
 from vllm_ext.layers.linear import ReplicatedLinear
 from vllm_ext.layers.pooler.heads import num_labels
 from vllm_ext.layers.pooler.pooler import DispatchPooler
@@ -19,7 +20,7 @@ class RobertaModel(PoolingEncoder):
 
     @classmethod
     def read_config(cls, config: HFConfig) -> EncoderConfig:
-        return EncoderConfig.read(config, position_offset=int(config.get("pad_token_id", 1)) + 1)
+        return EncoderConfig.read(config, position_offset=position_offset(config))
 
 
 class RobertaEmbeddingModel(RobertaModel):

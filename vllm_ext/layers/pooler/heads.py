@@ -106,11 +106,11 @@ class ClassifierHead(nn.Module):
         self, classifier: Callable[[torch.Tensor], torch.Tensor], config: PoolerConfig, model: ModelConfig
     ) -> None:
         super().__init__()
-        hf, self._dtype = model.hf_config, model.dtype
+        self._dtype = model.dtype
         # Not as a module: its weights are the model's.
         self._classifiers = (classifier,)
         self._activates = config.use_activation
-        self._activation = _score_activation(hf)
+        self._activation = _score_activation(config, model)
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:
         """``[rows, hidden]`` in the model's dtype to float32 ``[rows, classes]``."""
@@ -123,23 +123,22 @@ class ClassifierHead(nn.Module):
         return self._activation(rows) if activates else rows
 
 
-def _score_activation(hf_config: HFConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+def _score_activation(config: PoolerConfig, model: ModelConfig) -> Callable[[torch.Tensor], torch.Tensor]:
     """What sentence-transformers wrote down, else what goes with the number and the kind of labels.
 
     Raises:
         UnsupportedModel: it wrote down something else than a known function.
     """
-    written = hf_config.get("sentence_transformers") or {}
-    wanted = written.get("activation_fn") or hf_config.get("sbert_ce_default_activation_function")
-    if wanted is not None:
+    if config.activation_fn is not None:
         # A class path; only its name is looked at, and nothing is imported.
-        name = str(wanted).rpartition(".")[2]
+        name = config.activation_fn.rpartition(".")[2]
         if name not in _SCORE_ACTIVATIONS:
             raise UnsupportedModel(
-                f"{hf_config.source}: activation function {wanted!r} is not supported; supported: "
-                f"{listing(_SCORE_ACTIVATIONS)}"
+                f"model {model.model!r} names the activation function {config.activation_fn!r}, which is not "
+                f"supported; supported: {listing(_SCORE_ACTIVATIONS)}"
             )
         return _SCORE_ACTIVATIONS[name]
+    hf_config = model.hf_config
     if hf_config.get("problem_type") == "regression":
         return _as_is
     is_sigmoid = num_labels(hf_config) == 1 or hf_config.get("problem_type") == "multi_label_classification"
