@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from support.families import ADAPTED, NATIVE, write_model
 
 from vllm_ext import LLM
+from vllm_ext.contracts.pooling_params import PoolingParams
 
 PROMPTS = [[5, 9, 200, 17, 3], [7], list(range(10, 74)), [5, 9, 200, 17, 3, 8, 8, 8], list(range(10, 60))]
 POOL = {"LAST": lambda s: s[-1], "MEAN": lambda s: s.mean(dim=0), "CLS": lambda s: s[0]}
@@ -72,8 +74,6 @@ def test_prompts_that_are_preempted_give_the_same(llama, pooling_type):
 
     with LLM(llama, platform="cpu", runner="pooling", pooling_type=pooling_type, **settings) as llm:
         first = llm.llm_engine
-        params = llm.get_default_sampling_params()
-        del params
         for index, prompt in enumerate(PROMPTS):
             first.add_request(f"r{index}", prompt)
         outputs = {}
@@ -162,13 +162,97 @@ def test_a_decoder_that_classifies_has_the_probabilities_of_transformers(tmp_pat
         torch.testing.assert_close(torch.tensor(output.outputs.probs), expected, atol=2e-5, rtol=0)
 
 
-def test_a_model_that_runs_through_transformers_can_pool(tmp_path):
-    directory = write_model(tmp_path / "model", ADAPTED["gpt_neox"])
+@pytest.mark.parametrize("name", ["gpt2", "opt", "gpt_neox", "gemma2, soft caps"])
+@pytest.mark.parametrize("pooling_type", ["LAST", "MEAN"])
+def test_a_model_that_runs_through_transformers_can_pool(tmp_path, name, pooling_type):
+    directory = write_model(tmp_path / "model", ADAPTED[name])
+    settings = {"pooling_type": pooling_type, "max_num_batched_tokens": 12}
 
-    with LLM(directory, platform="cpu", runner="pooling") as llm:
+    with LLM(directory, platform="cpu", runner="pooling", **settings) as llm:
         outputs = llm.embed(PROMPTS)
 
-    check(outputs, directory, "LAST")
+    check(outputs, directory, pooling_type)
+
+
+@pytest.mark.parametrize("num_labels", [1, 3])
+@pytest.mark.parametrize("name", ["mistral, window", "qwen2", "qwen3"])
+def test_classes_have_the_probabilities_of_transformers_with_and_without_the_prefix_cache(tmp_path, name, num_labels):
+    source = write_model(tmp_path / "source", NATIVE[name])
+    config = transformers.AutoConfig.from_pretrained(source, num_labels=num_labels)
+    config.pad_token_id = 0
+    torch.manual_seed(1)
+    model = transformers.AutoModelForSequenceClassification.from_config(config).eval()
+    with torch.no_grad():
+        for param in model.parameters():
+            param.add_(torch.randn_like(param) * 0.2) if param.ndim == 1 else param.normal_(std=0.15)
+        expected = [model(torch.tensor([token_ids])).logits[0] for token_ids in PROMPTS]
+    expected = [each.sigmoid() if num_labels == 1 else each.softmax(dim=-1) for each in expected]
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer.json").symlink_to(source / "tokenizer.json")
+
+    with LLM(tmp_path / "model", platform="cpu", block_size=4, max_num_batched_tokens=20) as llm:
+        cold, warm = llm.classify(PROMPTS), llm.classify(PROMPTS)
+
+    assert warm[2].num_cached_tokens == 60
+    for outputs in (cold, warm):
+        for output, probs in zip(outputs, expected, strict=True):
+            torch.testing.assert_close(torch.tensor(output.outputs.probs), probs, atol=2e-5, rtol=0)
+
+
+def test_what_a_task_of_all_tokens_computed_serves_one_of_the_last_token(llama):
+    with LLM(llama, platform="cpu", runner="pooling", block_size=4) as llm:
+        llm.encode(PROMPTS, pooling_task="token_embed")
+        outputs = llm.embed(PROMPTS)
+        (tokens,) = llm.encode([PROMPTS[2]], pooling_task="token_embed")
+
+    assert outputs[2].num_cached_tokens == 60
+    check(outputs, llama, "LAST")
+    assert tokens.num_cached_tokens == 0
+    assert tokens.outputs.data.shape == (64, 64)
+
+
+@pytest.mark.parametrize("pooling_type", ["LAST", "MEAN"])
+@pytest.mark.parametrize("seed", range(2))
+def test_requests_that_come_end_and_are_preempted_at_random_give_what_transformers_gives(llama, pooling_type, seed):
+    random = Random(seed)
+    prompts = {f"r{i}": [random.randrange(3, 7) for _ in range(random.randint(1, 70))] for i in range(40)}
+    model = transformers.AutoModel.from_pretrained(llama, dtype=torch.float32).eval()
+    tasks = {request_id: random.choice(["embed", "embed", "token_embed"]) for request_id in prompts}
+    settings = {"kv_cache_memory": 768 * 4 * 24, "block_size": 4, "max_num_batched_tokens": 10, "max_num_seqs": 6}
+
+    with LLM(
+        llama, platform="cpu", runner="pooling", pooling_type=pooling_type, scheduling_policy="priority", **settings
+    ) as llm:
+        engine, outputs, aborted = llm.llm_engine, {}, set()
+        waiting = list(prompts)
+        while waiting or engine.has_unfinished_requests():
+            while waiting and random.random() < 0.5:
+                request_id = waiting.pop()
+                params = PoolingParams(task=tasks[request_id])
+                engine.add_request(request_id, prompts[request_id], params, priority=random.randrange(4))
+                if random.random() < 0.15:
+                    aborted.add(request_id)
+            outputs |= {output.request_id: output for output in engine.step()}
+            if random.random() < 0.1:
+                # Only one prompt at a time is halfway, so that no other takes its memory; an operator does.
+                engine.reset_prefix_cache(reset_running_requests=True)
+            if aborted - outputs.keys() and random.random() < 0.1:
+                engine.abort_request(list(aborted))
+        stats = engine.get_stats()
+
+    assert stats.num_preemptions > 0
+    assert (stats.num_running_reqs, stats.num_waiting_reqs) == (0, 0)
+    assert outputs.keys() == prompts.keys()
+    empty = {request_id for request_id, output in outputs.items() if not output.outputs.data.numel()}
+    # One that was to be aborted may have been served before.
+    assert set() < empty <= aborted
+    for request_id in outputs.keys() - empty:
+        with torch.inference_mode():
+            states = model(torch.tensor([prompts[request_id]])).last_hidden_state[0]
+        output = outputs[request_id]
+        rows = states if tasks[request_id] == "token_embed" else POOL[pooling_type](states)
+        expected = torch.nn.functional.normalize(rows, dim=-1)
+        torch.testing.assert_close(output.outputs.data, expected, atol=2e-5, rtol=0)
 
 
 def test_a_missing_classifier_is_a_missing_tensor(tmp_path, llama):
