@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from support.processes import nothing_left
 from support.tools import load_tool
 
@@ -20,6 +21,7 @@ def call(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
 
 
+@pytest.mark.slow
 def test_under_load_and_a_kill_nothing_is_lost(monkeypatch):
     with nothing_left(monkeypatch):
         done = call("soak.py", "--seconds", "8", "--kill-every", "4")
@@ -67,6 +69,7 @@ def test_children_of_this_process_are_found():
     assert os.getpid() not in soak.own_children()
 
 
+@pytest.mark.slow
 def test_steps_starts_and_plugins_are_compared():
     small = ["--batches", "2", "--steps", "4", "--repeats", "1", "--workers", "1", "2", "--json"]
 
