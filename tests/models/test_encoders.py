@@ -185,7 +185,7 @@ class TestPairs:
 
         with LLM(directory, platform="cpu") as llm:
             with pytest.raises(InvalidRequest, match="prompt 1: the prompt has .* tokens, and max_model_len is 6"):
-                llm.score("the lazy dog", ["a", "the fox jumps " * 30])
+                llm.score(["a", "the fox jumps " * 30], "the lazy dog")
             (output,) = llm.score(TEXTS[0], TEXTS[1])
 
         assert output.outputs.score == pytest.approx(self.expected(model, family, [(TEXTS[0], TEXTS[1])])[0], abs=2e-5)

@@ -129,11 +129,6 @@ class InputProcessor:
         """Tokens that a prompt is to be cut to; ``None`` where it is not."""
         return None if self._pooling is None else self._pooling.token_limit(params)
 
-    @property
-    def has_token_types(self) -> bool:
-        """Whether the model tells the tokens of a first text from those of a second one."""
-        return bool(self._model_config.hf_config.get("type_vocab_size", 1) > 1)
-
     def _limit_output(self, num_prompt_tokens: int, params: SamplingParams) -> SamplingParams:
         """``params``, with ``max_tokens`` lowered to what the platform can generate after such a prompt."""
         limit = self._platform.get_max_output_tokens(num_prompt_tokens)

@@ -10,6 +10,7 @@ from vllm_ext.contracts.pooling_params import SECOND_TEXT, PoolingParams
 from vllm_ext.contracts.vllm_config import ModelConfig
 from vllm_ext.engine.core_messages import Capabilities
 from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.pooling_params_processor import has_token_types
 from vllm_ext.engine.tokenizer import tokenizing
 from vllm_ext.errors import InvalidRequest
 from vllm_ext.layers.pooler.heads import num_labels
@@ -37,7 +38,7 @@ def is_cross_encoder(model_config: ModelConfig, capabilities: Capabilities) -> b
 
 
 def pair_prompts(
-    input_processor: InputProcessor, pairs: list[tuple[str, str]], params: PoolingParams
+    input_processor: InputProcessor, model_config: ModelConfig, pairs: list[tuple[str, str]], params: PoolingParams
 ) -> tuple[list[Any], list[PoolingParams]]:
     """A prompt for each pair, and its parameters.
 
@@ -51,7 +52,7 @@ def pair_prompts(
             "max_length), which pairs of texts need"
         )
     limit = input_processor.token_limit(params)
-    has_kinds = input_processor.has_token_types
+    has_kinds = has_token_types(model_config.hf_config)
     prompts, each = [], []
     for text, text_pair in pairs:
         with tokenizing():

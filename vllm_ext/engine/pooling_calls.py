@@ -150,12 +150,13 @@ class PoolingCalls:
             EngineError: a step failed.
         """
         pairs = _pairs(data_1, data_2)
-        if is_cross_encoder(self.llm_engine.vllm_config.model_config, self.llm_engine.input_processor.capabilities):
+        model_config = self.llm_engine.vllm_config.model_config
+        if is_cross_encoder(model_config, self.llm_engine.input_processor.capabilities):
             params = _with_defaults(
                 PoolingParams() if pooling_params is None else pooling_params,
                 {"task": "classify", "truncate_prompt_tokens": truncate_prompt_tokens},
             )
-            prompts, each = pair_prompts(self.llm_engine.input_processor, pairs, params)
+            prompts, each = pair_prompts(self.llm_engine.input_processor, model_config, pairs, params)
             return [
                 ScoringRequestOutput(o.request_id, ScoringOutput(float(o.outputs.data[0])), o.prompt_token_ids)
                 for o in self._pool(prompts, each, use_tqdm)
