@@ -204,6 +204,38 @@ class TestPairs:
         assert output.outputs.score == pytest.approx(expected, abs=2e-5)
 
 
+def test_two_ranks_give_pairs_the_scores_that_one_gives(tmp_path):
+    model = write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, {**BERT, "num_labels": 1})
+
+    with LLM(tmp_path, platform="cpu", executor="multiproc", tensor_parallel_size=2) as llm:
+        outputs = llm.score(TEXTS[0], TEXTS[1:])
+
+    for text, output in zip(TEXTS[1:], outputs, strict=True):
+        with torch.inference_mode():
+            expected = float(model(**encoded(TEXTS[0], text)).logits[0, 0].sigmoid())
+        assert output.outputs.score == pytest.approx(expected, abs=2e-5)
+
+
+def test_two_ranks_give_the_classes_that_one_gives(tmp_path):
+    config = {**ROBERTA, "num_labels": 3}
+    model = write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, config)
+
+    with LLM(tmp_path, platform="cpu", executor="multiproc", tensor_parallel_size=2) as llm:
+        outputs = llm.classify(TEXTS)
+
+    for text, output in zip(TEXTS, outputs, strict=True):
+        with torch.inference_mode():
+            expected = model(**kinds(ROBERTA, encoded(text))).logits[0].softmax(dim=-1)
+        torch.testing.assert_close(torch.tensor(output.outputs.probs), expected, atol=2e-5, rtol=0)
+
+
+def test_ranks_that_do_not_divide_an_encoder_are_refused(tmp_path):
+    write_encoder(tmp_path, transformers.AutoModel, {**BERT, "num_attention_heads": 1})
+
+    with pytest.raises(ConfigError, match="tensor_parallel_size"):
+        LLM(tmp_path, platform="cpu", executor="multiproc", tensor_parallel_size=2)
+
+
 def change_config(directory: Path, changes: dict) -> None:
     config = json.loads((directory / "config.json").read_text()) | changes
     (directory / "config.json").write_text(json.dumps(config))
