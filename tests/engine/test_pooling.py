@@ -14,14 +14,12 @@ import pytest
 import torch
 import transformers
 from hypothesis import given
-from support.encoders import BERT, TEXTS, encoded, wordpiece_tokenizer, write_encoder
+from support.encoders import BERT, TEXTS, encoded, write_encoder
 from support.families import copy_with_config
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams
 from vllm_ext.contracts.pooler import PoolingMetadata
 from vllm_ext.contracts.pooling_params import PoolingParams
-from vllm_ext.engine.tokenizer import FastTokenizer
-from vllm_ext.engine.truncation import truncate
 from vllm_ext.errors import InvalidRequest
 from vllm_ext.layers.pooler.methods import cls_pool, last_pool, mean_pool
 from vllm_ext.models.llama import LlamaForCausalLM
@@ -369,16 +367,3 @@ def test_pooling_many_prompts_at_once_is_pooling_each(lens, seed):
     assert torch.equal(last_pool(rows, metadata), torch.stack([part[-1] for part in parts]))
     assert torch.equal(cls_pool(rows, metadata), torch.stack([part[0] for part in parts]))
     assert torch.allclose(mean_pool(rows, metadata), torch.stack([part.mean(dim=0) for part in parts]), atol=1e-6)
-
-
-@given(st.lists(st.sampled_from(["the", "fox", "Größe", "你好", ",", "jumps"]), max_size=12), st.integers(2, 20))
-def test_texts_are_cut_as_transformers_cuts_them(words, limit):
-    text = " ".join(words)
-    tokenizer = wordpiece_tokenizer()
-    theirs = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer)
-    expected = theirs(text, truncation=True, max_length=limit)["input_ids"]
-    # It leaves its own mark on the tokenizer.
-    tokenizer.no_truncation()
-    ours = FastTokenizer(tokenizer)
-
-    assert truncate(ours, text, ours.encode(text), limit) == expected
