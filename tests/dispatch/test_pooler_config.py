@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from safetensors.torch import save_file
 from support.encoders import BERT, ROBERTA, TEXTS, encoded, write_encoder
 from support.families import NATIVE, write_model
 from support.sentence_models import CrossEncoder, Dense, Normalize, Pooling, SentenceTransformer, Transformer
@@ -279,6 +280,58 @@ def test_a_projection_with_an_unknown_activation_is_refused(save):
 
     with pytest.raises(UnsupportedModel, match="activation_function 'system' is not supported"):
         LLM(directory, platform="cpu")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"linear.weight": (8, 32)}, "has a weight of shape [8, 32]; what comes before it gives 64 numbers"),
+        ({"linear.weight": (64,)}, "has a weight of shape [64]; what comes before it gives 64 numbers"),
+        ({"linear.weight": (8, 64), "linear.bias": (9,)}, "of shape [8, 64], and a bias of shape [9]; what comes"),
+        ({"linear.weight": (9, 64)}, "config.json says out_features 8, and the weights have 9"),
+        ({"weight": (8, 64)}, "cannot be read as the weights of a projection: KeyError('linear.weight')"),
+    ],
+)
+def test_a_projection_that_does_not_fit_is_refused(save, tensors, message):
+    _, directory = save(Pooling(64), Dense(64, 8))
+    path = directory / "2_Dense" / "model.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, path)
+
+    with pytest.raises(CheckpointError) as caught:
+        LLM(directory, platform="cpu")
+
+    assert message in str(caught.value)
+
+
+def test_projections_that_do_not_fit_each_other_are_refused(save):
+    _, directory = save(Pooling(64), Dense(64, 32), Dense(32, 8))
+    save_file({"linear.weight": torch.zeros(8, 33)}, directory / "3_Dense" / "model.safetensors")
+
+    with pytest.raises(CheckpointError, match="3_Dense.* what comes before it gives 32 numbers"):
+        LLM(directory, platform="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "error", "message"),
+    [
+        ("2_Dense/config.json", {"out_features": "8"}, CheckpointError, "out_features is '8'; it takes a whole number"),
+        ("1_Pooling/config.json", {"pooling_mode": [["mean"]]}, UnsupportedModel, "asks for the pooling [['mean']]"),
+        ("1_Pooling/config.json", {"pooling_mode": 5}, UnsupportedModel, "asks for the pooling 5; supported is one of"),
+        ("1_Pooling/config.json", {"pooling_mode": ["cls", "mean"]}, UnsupportedModel, "the pooling ['cls', 'mean']"),
+        ("sentence_bert_config.json", {"max_seq_length": 0}, CheckpointError, "max_seq_length is 0; it takes a number"),
+        ("sentence_bert_config.json", {"max_seq_length": "9"}, CheckpointError, "max_seq_length is '9'; it takes"),
+    ],
+)
+def test_a_wrong_value_in_a_file_is_refused_with_the_file(save, file, changes, error, message):
+    _, directory = save(Pooling(64), Dense(64, 8))
+    path = directory / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    with pytest.raises(error) as caught:
+        LLM(directory, platform="cpu")
+
+    assert message in str(caught.value)
+    assert file in str(caught.value)
 
 
 def test_a_projection_without_weights_is_refused(save):

@@ -88,7 +88,7 @@ def _from_modules(model: Path, hf_config: HFConfig, modules: list[_Module], want
             "Pooling, any number of Dense, and Normalize"
         )
     dense = [module.folder for module in modules if module.kind == "Dense"]
-    last = read_json_object(dense[-1] / "config.json").get("out_features") if dense else None
+    last = _out_features(dense[-1]) if dense else None
     return PoolerConfig(
         wanted or _pooling_type(modules[1].folder / "config.json"),
         use_activation=kinds[-1] == "Normalize",
@@ -96,6 +96,11 @@ def _from_modules(model: Path, hf_config: HFConfig, modules: list[_Module], want
         embedding_size=last or hf_config.get("hidden_size"),
         do_lower_case=bool(_transformer_config(model).get("do_lower_case", False)),
     )
+
+
+def _out_features(folder: Path) -> int:
+    path = folder / "config.json"
+    return HFConfig(read_json_object(path), path).positive_int("out_features")
 
 
 def _read_modules(model: Path) -> list[_Module]:
@@ -118,7 +123,7 @@ def _pooling_type(path: Path) -> PoolingType:
     if modes is None:
         modes = [mode for key, mode in _OLD_KEYS.items() if values.get(key)]
     modes = [modes] if isinstance(modes, str) else modes
-    if not isinstance(modes, list) or len(modes) != 1 or modes[0] not in _TYPES:
+    if not isinstance(modes, list) or len(modes) != 1 or not isinstance(modes[0], str) or modes[0] not in _TYPES:
         raise UnsupportedModel(
             f"{path} asks for the pooling {modes!r}; supported is one of: {listing(_TYPES)}. Another one may be tried "
             f"with engine.pooling_type: {', '.join(get_args(PoolingType))}"

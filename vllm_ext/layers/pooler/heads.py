@@ -42,6 +42,9 @@ _SCORE_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 class Dense(nn.Module):
     """A projection that sentence-transformers keeps in a folder of its own, computed in float32.
 
+    Args:
+        in_features: numbers that it is given for each row; ``None`` where nobody says.
+
     Raises:
         CheckpointError: a file is missing, or does not fit.
         UnsupportedModel: an activation that is not known.
@@ -50,7 +53,7 @@ class Dense(nn.Module):
     weight: torch.Tensor
     bias: torch.Tensor | None
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, in_features: int | None) -> None:
         super().__init__()
         config = read_json_object(folder / "config.json")
         # A class path; only its name is looked at, and nothing is imported.
@@ -67,6 +70,8 @@ class Dense(nn.Module):
             weight, bias = tensors["linear.weight"].float(), tensors.get("linear.bias")
         except (OSError, KeyError, SafetensorError) as error:
             raise CheckpointError(f"{path} cannot be read as the weights of a projection: {error!r}") from error
+        _check_shapes(path, weight, bias, in_features)
+        self.out_features = len(weight)
         device = torch.empty(0).device
         self.register_buffer("weight", weight.to(device), persistent=False)
         self.register_buffer("bias", None if bias is None else bias.float().to(device), persistent=False)
@@ -75,12 +80,39 @@ class Dense(nn.Module):
         return self._activation(F.linear(pooled, self.weight, self.bias))
 
 
-class EmbeddingHead(nn.Module):
-    """Projections, then as many dimensions as were asked for, then the length 1."""
+def _check_shapes(path: Path, weight: torch.Tensor, bias: torch.Tensor | None, in_features: int | None) -> None:
+    shape = list(weight.shape)
+    fits = len(shape) == 2 and in_features in (None, shape[1])
+    if not fits or (bias is not None and list(bias.shape) != shape[:1]):
+        given = "" if bias is None else f", and a bias of shape {list(bias.shape)}"
+        raise CheckpointError(
+            f"{path} has a weight of shape {shape}{given}; what comes before it gives {in_features or 'some'} numbers, "
+            f"so that it has a weight of shape [out, {in_features or 'in'}], and maybe a bias of shape [out]"
+        )
 
-    def __init__(self, config: PoolerConfig) -> None:
+
+class EmbeddingHead(nn.Module):
+    """Projections, then as many dimensions as were asked for, then the length 1.
+
+    Args:
+        hidden_size: numbers in a token's state, where the model's files say.
+
+    Raises:
+        CheckpointError: the projections do not fit one after another.
+    """
+
+    def __init__(self, config: PoolerConfig, hidden_size: int | None) -> None:
         super().__init__()
-        self.dense = nn.ModuleList(Dense(Path(folder)) for folder in config.dense)
+        self.dense, size = nn.ModuleList(), hidden_size
+        for folder in config.dense:
+            dense = Dense(Path(folder), size)
+            self.dense.append(dense)
+            size = dense.out_features
+        if config.dense and size != config.embedding_size:
+            raise CheckpointError(
+                f"{config.dense[-1]}: config.json says out_features {config.embedding_size}, and the weights "
+                f"have {size}"
+            )
         self._normalizes = config.use_activation
 
     def project(self, pooled: torch.Tensor) -> torch.Tensor:

@@ -40,7 +40,8 @@ class DispatchPooler(nn.Module):
     def for_embedding(cls, vllm_config: VllmConfig) -> DispatchPooler:
         """Tasks ``embed`` and ``token_embed``."""
         config = pooler_config_of(vllm_config)
-        return cls(config, EmbeddingHead(config), "embed", "token_embed")
+        hidden_size = vllm_config.model_config.hf_config.get("hidden_size")
+        return cls(config, EmbeddingHead(config, hidden_size), "embed", "token_embed")
 
     @classmethod
     def for_classification(
