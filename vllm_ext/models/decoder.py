@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from vllm_ext.attention.layer import Attention
-from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
+from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.layers.activation import get_act_and_mul_fn
 from vllm_ext.layers.layernorm import RMSNorm
 from vllm_ext.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
 from vllm_ext.layers.logits_processor import LogitsProcessor
 from vllm_ext.layers.rotary_embedding import RotaryEmbedding, get_rope
-from vllm_ext.layers.sharding import check_tensor_parallel_size
 from vllm_ext.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
+from vllm_ext.models.configured import ConfiguredModel
 from vllm_ext.models.decoder_config import DecoderConfig
 from vllm_ext.models.weights import load_stacked_weights
 
@@ -125,7 +125,7 @@ class DecoderModel(nn.Module):
         return hidden_states
 
 
-class DecoderForCausalLM(nn.Module):
+class DecoderForCausalLM(ConfiguredModel, nn.Module):
     """The model contract for checkpoints of Hugging Face; a family says how its ``config.json`` is read."""
 
     packed_modules_mapping: ClassVar[dict[str, list[str]]] = {
@@ -133,28 +133,10 @@ class DecoderForCausalLM(nn.Module):
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
 
-    @classmethod
-    def read_config(cls, config: HFConfig) -> DecoderConfig:
-        """The decoder that ``config`` describes."""
-        raise NotImplementedError(f"{cls.__name__} does not say how its config.json is read")
-
-    @classmethod
-    def check_tensor_parallel_size(cls, vllm_config: VllmConfig) -> None:
-        """ConfigError where the model cannot be split over so many ranks; the text says which numbers are possible."""
-        hf_config = vllm_config.model_config.hf_config
-        config = cls.read_config(hf_config)
-        check_tensor_parallel_size(
-            f"{cls.__name__} of {hf_config.source}",
-            vllm_config.parallel_config.tensor_parallel_size,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_kv_heads,
-            intermediate=config.intermediate_size,
-        )
-
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
         hf_config, max_model_len = vllm_config.model_config.hf_config, vllm_config.model_config.max_model_len
-        config = self.read_config(hf_config)
+        config: DecoderConfig = self.read_config(hf_config)
         rotary_emb = get_rope(hf_config, config.head_size, max_model_len)
         self.tied = config.tie_word_embeddings
         self.model = DecoderModel(config, rotary_emb, f"{prefix}.model" if prefix else "model")

@@ -17,8 +17,8 @@ from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
 from vllm_ext.errors import CheckpointError, UnsupportedModel, listing
 from vllm_ext.layers.activation import ACTIVATIONS, get_act_fn
 from vllm_ext.layers.linear import ColumnParallelLinear, QKVParallelLinear, RowParallelLinear
-from vllm_ext.layers.sharding import check_tensor_parallel_size
 from vllm_ext.layers.vocab_parallel_embedding import VocabParallelEmbedding
+from vllm_ext.models.configured import ConfiguredModel
 from vllm_ext.models.weights import load_stacked_weights
 
 
@@ -41,6 +41,11 @@ class EncoderConfig:
     type_vocab_size: int
     layer_norm_eps: float
     hidden_act: str
+
+    @property
+    def num_kv_heads(self) -> int:
+        """As many as heads: none is shared."""
+        return self.num_heads
 
     @classmethod
     def read(cls, config: HFConfig, *, position_offset: int = 0) -> EncoderConfig:
@@ -180,7 +185,7 @@ class EncoderStack(nn.Module):
         return hidden_states
 
 
-class PoolingEncoder(nn.Module):
+class PoolingEncoder(ConfiguredModel, nn.Module):
     """The contract of a pooling model, for checkpoints of Hugging Face; a family reads its ``config.json``, and sets
     ``pooler``.
     """
@@ -194,27 +199,9 @@ class PoolingEncoder(nn.Module):
     renamed: ClassVar[tuple[str, str]] = ("", "")
     """A beginning of the checkpoint's names, and what it is called here."""
 
-    @classmethod
-    def read_config(cls, config: HFConfig) -> EncoderConfig:
-        """The encoder that ``config`` describes."""
-        raise NotImplementedError(f"{cls.__name__} does not say how its config.json is read")
-
-    @classmethod
-    def check_tensor_parallel_size(cls, vllm_config: VllmConfig) -> None:
-        """ConfigError where the model cannot be split over so many ranks; the text says which numbers are possible."""
-        hf_config = vllm_config.model_config.hf_config
-        config = cls.read_config(hf_config)
-        check_tensor_parallel_size(
-            f"{cls.__name__} of {hf_config.source}",
-            vllm_config.parallel_config.tensor_parallel_size,
-            num_heads=config.num_heads,
-            num_kv_heads=config.num_heads,
-            intermediate=config.intermediate_size,
-        )
-
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
-        self.config = self.read_config(vllm_config.model_config.hf_config)
+        self.config: EncoderConfig = self.read_config(vllm_config.model_config.hf_config)
         self.embeddings = EncoderEmbedding(self.config)
         self.encoder = EncoderStack(self.config, f"{prefix}.encoder" if prefix else "encoder")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -179,7 +179,4 @@ def _score_activation(config: PoolerConfig, model: ModelConfig) -> Callable[[tor
 
 def num_labels(hf_config: HFConfig) -> int:
     """Classes of a model for classification: ``num_labels``, or as many as ``id2label`` names, else 2."""
-    labels: Iterable[object] | None = hf_config.get("id2label")
-    if hf_config.get("num_labels") is None and labels:
-        return len(list(labels))
-    return hf_config.positive_int("num_labels", 2)
+    return hf_config.positive_int("num_labels", len(hf_config.get("id2label", ())) or 2)
