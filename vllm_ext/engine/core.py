@@ -184,7 +184,7 @@ class EngineCore:
         self._fit_max_model_len(kv_cache_config.num_blocks * cache_config.block_size)
         executor.initialize_from_config(kv_cache_config)
         self._tasks = executor.get_supported_tasks()
-        self._check_tasks(self._tasks)
+        self._check_tasks()
         return kv_cache_config
 
     def _compute_prompts_whole(self) -> None:
@@ -192,13 +192,13 @@ class EngineCore:
         scheduler_config, longest = self.vllm_config.scheduler_config, self.vllm_config.model_config.max_model_len
         scheduler_config.max_num_batched_tokens = max(scheduler_config.max_num_batched_tokens, longest)
 
-    def _check_tasks(self, tasks: tuple[str, ...]) -> None:
+    def _check_tasks(self) -> None:
         is_pooling = self.vllm_config.model_config.runner_type == "pooling"
         wanted: Sequence[str] = POOLING_TASKS if is_pooling else ("generate",)
-        if not set(wanted) & set(tasks):
+        if not set(wanted) & set(self._tasks):
             raise EngineError(
-                f"worker {self.vllm_config.parallel_config.worker_cls} supports the tasks {listing(tasks)} for this "
-                f"model, and this engine is for {listing(wanted)}"
+                f"worker {self.vllm_config.parallel_config.worker_cls} supports the tasks {listing(self._tasks)} for "
+                f"this model, and this engine is for {listing(wanted)}"
             )
 
     def _fit_max_model_len(self, capacity: int) -> None:

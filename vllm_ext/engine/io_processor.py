@@ -17,7 +17,7 @@ from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.tokenizer import TokenizerLike
-from vllm_ext.engine.prompts import is_data_prompt, split_prompts
+from vllm_ext.engine.prompts import is_data_prompt, shown, split_prompts
 from vllm_ext.errors import InvalidRequest, PluginError, PluginLoadError, innermost_cause
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class DataRequests:
         is_for_each = isinstance(merged, list | tuple) and all(isinstance(each, use.params_cls) for each in merged)
         if not is_for_each or len(merged) != len(prompts):
             name = use.params_cls.__name__
-            self._complain(use.merge, f"{_shown(merged)}, not {name} or a list of {len(prompts)}, one for each prompt")
+            self._complain(use.merge, f"{shown(merged)}, not {name} or a list of {len(prompts)}, one for each prompt")
         return Prepared(prompts, list(merged))
 
     def discard(self, request_id: str) -> None:
@@ -180,7 +180,7 @@ class DataRequests:
             prompts = [result]
         for prompt in prompts:
             if not isinstance(prompt, str | list | tuple | Mapping) or is_data_prompt(prompt):
-                self._complain("pre_process", f"{_shown(prompt)}, which is no prompt and no list of prompts")
+                self._complain("pre_process", f"{shown(prompt)}, which is no prompt and no list of prompts")
         if not prompts:
             self._complain("pre_process", "no prompt")
         return prompts
@@ -198,8 +198,3 @@ def as_output(request_id: str, outputs: Sequence[Any], result: Any) -> PoolingRe
     """One output for a request, of what was made of those of its prompts."""
     num_cached_tokens = sum(output.num_cached_tokens for output in outputs)
     return PoolingRequestOutput(request_id, result, [], num_cached_tokens)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"

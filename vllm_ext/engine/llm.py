@@ -248,7 +248,7 @@ class LLM(PoolingCalls, FrontEnd):
     ) -> Call:
         each = split_prompts(prompts)
         default = self.get_default_sampling_params() if sampling_params is None else sampling_params
-        params = params_for_each(default, len(each))
+        params = params_for_each("sampling_params", SamplingParams, default, len(each))
         return self._calls.make_call(each, params, priorities_for_each(priority, len(each)))
 
 

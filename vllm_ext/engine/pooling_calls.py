@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 import torch
@@ -20,7 +20,7 @@ from vllm_ext.contracts.pooling_outputs import (
     ScoringRequestOutput,
 )
 from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
-from vllm_ext.engine.arguments import pooling_params_for_each
+from vllm_ext.engine.arguments import params_for_each
 from vllm_ext.engine.io_processor import POOL, DataRequests
 from vllm_ext.engine.pairs import is_cross_encoder, pair_prompts
 from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
@@ -28,6 +28,9 @@ from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from vllm_ext.engine.llm_engine import LLMEngine
+
+
+R = TypeVar("R", bound=PoolingRequestOutput[Any])
 
 
 class PoolingCalls:
@@ -73,7 +76,8 @@ class PoolingCalls:
 
             return [self._data_requests.serve(POOL, prompts, pooling_params, run)]
         each = split_prompts(prompts)
-        params = pooling_params_for_each(pooling_params, len(each))
+        given = PoolingParams() if pooling_params is None else pooling_params
+        params = params_for_each("pooling_params", PoolingParams, given, len(each))
         added = {"task": pooling_task, "truncate_prompt_tokens": truncate_prompt_tokens}
         return self._pool(each, [_with_defaults(one, added) for one in params], use_tqdm)
 
@@ -93,12 +97,7 @@ class PoolingCalls:
             truncate_prompt_tokens=truncate_prompt_tokens,
             use_tqdm=use_tqdm,
         )
-        return [
-            EmbeddingRequestOutput(
-                o.request_id, EmbeddingOutput.from_base(o.outputs), o.prompt_token_ids, o.num_cached_tokens
-            )
-            for o in outputs
-        ]
+        return [_converted(output, EmbeddingRequestOutput, EmbeddingOutput) for output in outputs]
 
     def classify(
         self,
@@ -116,12 +115,7 @@ class PoolingCalls:
             truncate_prompt_tokens=truncate_prompt_tokens,
             use_tqdm=use_tqdm,
         )
-        return [
-            ClassificationRequestOutput(
-                o.request_id, ClassificationOutput.from_base(o.outputs), o.prompt_token_ids, o.num_cached_tokens
-            )
-            for o in outputs
-        ]
+        return [_converted(output, ClassificationRequestOutput, ClassificationOutput) for output in outputs]
 
     def score(
         self,
@@ -178,6 +172,13 @@ class PoolingCalls:
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """Serve the prompts; what does so belongs to :class:`LLM`."""
         raise NotImplementedError
+
+
+def _converted(output: PoolingRequestOutput[PoolingOutput], request_cls: type[R], cls: Any) -> R:
+    """``output`` in the form that a task has."""
+    return request_cls(
+        output.request_id, cls.from_base(output.outputs), output.prompt_token_ids, output.num_cached_tokens
+    )
 
 
 def _with_defaults(params: PoolingParams, added: dict[str, Any]) -> PoolingParams:

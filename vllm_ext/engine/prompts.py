@@ -60,7 +60,7 @@ def split_prompts(prompts: PromptType | Sequence[PromptType]) -> list[Any]:
     if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
         return [prompts]
     if not isinstance(prompts, list | tuple):
-        raise InvalidRequest(f"prompts is {_shown(prompts)}; {_ACCEPTED}")
+        raise InvalidRequest(f"prompts is {shown(prompts)}; {_ACCEPTED}")
     return list(prompts)
 
 
@@ -92,7 +92,7 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
     if text is None and token_ids is None:
         raise InvalidRequest(f"neither 'prompt' nor 'prompt_token_ids' is given; {_ACCEPTED}")
     if text is not None and not isinstance(text, str):
-        raise InvalidRequest(f"'prompt' is {_shown(text)}, not a text; {_ACCEPTED}")
+        raise InvalidRequest(f"'prompt' is {shown(text)}, not a text; {_ACCEPTED}")
     if token_ids is None:
         return ParsedPrompt(text, None)
     return ParsedPrompt(text, _parse_token_ids(token_ids, "'prompt_token_ids'"))
@@ -100,10 +100,10 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
 
 def _parse_token_ids(value: Any, what: str) -> list[int]:
     if not isinstance(value, list | tuple):
-        raise InvalidRequest(f"{what} is {_shown(value)}; {_ACCEPTED}")
+        raise InvalidRequest(f"{what} is {shown(value)}; {_ACCEPTED}")
     for position, token_id in enumerate(value):
         if not isinstance(token_id, int) or isinstance(token_id, bool):
-            raise InvalidRequest(f"{what} has {_shown(token_id)} at position {position}, not a token id; {_ACCEPTED}")
+            raise InvalidRequest(f"{what} has {shown(token_id)} at position {position}, not a token id; {_ACCEPTED}")
     return list(value)
 
 
@@ -111,7 +111,7 @@ def _is_token_ids(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, int) for item in value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """A value for a message: short, and with its type."""
     text = repr(value)
     return f"{text if len(text) <= 60 else text[:57] + '...'} ({type(value).__name__})"
