@@ -36,8 +36,6 @@ class Attention(nn.Module):
     """
 
     attn_type: ClassVar[AttentionType] = AttentionType.DECODER
-    stores: ClassVar[bool] = True
-    """Whether keys and values are kept for later steps."""
 
     def __init__(
         self,
@@ -88,7 +86,8 @@ class Attention(nn.Module):
             None,
             **({} if sinks is None else {"sinks": sinks}),
         )
-        self._stores_apart = self.stores and not self.attn_backend.forward_includes_kv_cache_update
+        stores = self.attn_type is not AttentionType.ENCODER_ONLY
+        self._stores_apart = stores and not self.attn_backend.forward_includes_kv_cache_update
         self.kv_cache = torch.empty(0)
         layers = vllm_config.compilation_config.static_forward_context
         if prefix in layers:
@@ -160,7 +159,6 @@ class EncoderOnlyAttention(Attention):
     """
 
     attn_type = AttentionType.ENCODER_ONLY
-    stores = False
 
     def __init__(
         self, num_heads: int, head_size: int, scale: float, num_kv_heads: int | None = None, prefix: str = ""

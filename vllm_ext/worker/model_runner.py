@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -70,8 +70,6 @@ class ModelRunner:
         self._processors = build_logits_processors(
             vllm_config, device, platform.is_pin_memory_available(), logits_processors
         )
-        self._no_blocks = torch.empty((0, 0), dtype=torch.int32, device=device)
-        self._no_slots = torch.empty(0, dtype=torch.int64, device=device)
         self.batch: InputBatch
         self._new_batch([])
         self._pending: tuple[StepInputs, torch.Tensor | None, dict[str, LogprobsLists]] | None = None
@@ -259,7 +257,8 @@ class ModelRunner:
     def _build_metadata(self, step: StepInputs) -> tuple[dict[str, AttentionMetadata], dict[str, torch.Tensor]]:
         """The step's attention metadata and slot mapping, by layer name; built once per group of layers."""
         starts, lens = (torch.from_numpy(a.astype(np.int32)) for a in (step.query_start_loc, step.seq_lens))
-        common = CommonAttentionMetadata(
+        common = partial(
+            CommonAttentionMetadata,
             query_start_loc=starts.to(self.device),
             query_start_loc_cpu=starts,
             seq_lens=lens.to(self.device),
@@ -268,25 +267,21 @@ class ModelRunner:
             num_actual_tokens=len(step.input_ids),
             max_query_len=int(np.diff(step.query_start_loc).max()),
             max_seq_len=int(step.seq_lens.max()),
-            block_table_tensor=self._no_blocks,
-            slot_mapping=self._no_slots,
         )
         metadata: dict[str, AttentionMetadata] = {}
         slots: dict[str, torch.Tensor] = {}
         for group, layer_names, builder in self._groups:
             table, slot_mapping = self.batch.block_table(group, step, self._block_sizes[group])
-            of_group = replace(
-                common,
+            of_group = common(
                 block_table_tensor=torch.from_numpy(table).to(self.device),
                 slot_mapping=self._to_device(slot_mapping),
             )
             metadata.update(dict.fromkeys(layer_names, builder.build(0, of_group)))
             slots.update(dict.fromkeys(layer_names, of_group.slot_mapping))
         for layer_names, builder in self._encoders:
-            of_encoder = replace(
-                common,
-                block_table_tensor=self._no_blocks.new_zeros((common.num_reqs, 1)),
-                slot_mapping=self._no_slots.new_zeros(common.num_actual_tokens),
+            of_encoder = common(
+                block_table_tensor=torch.zeros((len(step.req_ids), 1), dtype=torch.int32, device=self.device),
+                slot_mapping=torch.zeros(len(step.input_ids), dtype=torch.int64, device=self.device),
                 causal=False,
             )
             metadata.update(dict.fromkeys(layer_names, builder.build(0, of_encoder)))
