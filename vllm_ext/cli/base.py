@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
@@ -184,6 +185,12 @@ def _descriptor(stream: TextIO) -> int | None:
         return stream.fileno()
     except (OSError, ValueError):
         return None
+
+
+def json_array(records: Iterable[dict[str, Any]]) -> str:
+    """A JSON array with a line for each record."""
+    rows = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
+    return f"[\n{rows}\n]"
 
 
 def report_problems(app: App, plan: Plan) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vllm_ext.cli.base import SettingsCommand, ends_on_sigterm, output_to_stderr
+from vllm_ext.cli.base import SettingsCommand, ends_on_sigterm, json_array, output_to_stderr
 from vllm_ext.cli.run_data import (
     add_data_options,
     answer,
@@ -119,8 +118,7 @@ class Run(SettingsCommand):
             return sum(len(record.get("prompt_token_ids", ())) for record in records)
         if parsed_args.json:
             outputs = llm.generate(prompts, params)
-            rows = ",\n".join(json.dumps(_as_json(output), ensure_ascii=False) for output in outputs)
-            out.write(f"[\n{rows}\n]\n")
+            out.write(f"{json_array(map(_as_json, outputs))}\n")
         else:
             printer = _OrderedPrinter(out, len(prompts))
             for output in llm.stream(prompts, params):

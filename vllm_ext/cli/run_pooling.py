@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
+from vllm_ext.cli.base import json_array
 from vllm_ext.config import Override
 from vllm_ext.errors import ConfigError
 
@@ -94,8 +94,7 @@ def pool(llm: LLM, task: Task, prompts: list[str], truncate_prompt_tokens: int |
 def lines(task: Task, records: list[dict[str, Any]], *, as_json: bool) -> Iterator[str]:
     """The records as a JSON array, or a line for each: an embedding's numbers, or a label or a score, and the text."""
     if as_json:
-        rows = ",\n".join(json.dumps(record, ensure_ascii=False) for record in records)
-        yield f"[\n{rows}\n]"
+        yield json_array(records)
         return
     for record in records:
         if task == "embed":
