@@ -146,7 +146,8 @@ class WorkerBase:
         return CompilationTimes()
 
     def get_supported_tasks(self) -> tuple[str, ...]:
-        """What the model can be asked for, in vLLM's words; the engine takes ``generate``."""
+        """What the model can be asked for, in vLLM's words; the engine takes ``generate``, or
+        what a pooling model can be asked for (:data:`vllm_ext.contracts.pooling_params.POOLING_TASKS`)."""
         return ("generate",)
 
     def get_whole_prompt_tasks(self) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import torch
 
 from vllm_ext.contracts.attention import CommonAttentionMetadata
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
-from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
+from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.pooler import PoolingMetadata
 from vllm_ext.contracts.pooling_params import SECOND_TEXT, PoolingParams
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
@@ -43,21 +43,9 @@ class MyDummyPoolingWorker(MyDummyWorker):
     def get_whole_prompt_tasks(self) -> tuple[str, ...]:
         return tuple(task for task in self.get_supported_tasks() if self.get_model().pooler.needs_all_tokens(task))
 
-    def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
-        self._update_requests(scheduler_output)
-        if not scheduler_output.total_num_scheduled_tokens:
-            return EMPTY_MODEL_RUNNER_OUTPUT
-        calls["worker_steps"] += 1
-        spans = self._spans(scheduler_output.num_scheduled_tokens)
-        with self.current_platform.inference_mode():
-            rows = self._forward(spans).split([span.last - span.first for span in spans])
-            results = [self._pool(span, states) for span, states in zip(spans, rows, strict=True)]
-        return ModelRunnerOutput(
-            req_ids=[span.req_id for span in spans],
-            req_id_to_index={span.req_id: index for index, span in enumerate(spans)},
-            sampled_token_ids=[[] for _ in spans],
-            pooler_output=results,
-        )
+    def _finish(self, output: ModelRunnerOutput, spans: list[Span], hidden_states: torch.Tensor) -> None:
+        rows = hidden_states.split([span.last - span.first for span in spans])
+        output.pooler_output = [self._pool(span, states) for span, states in zip(spans, rows, strict=True)]
 
     def _pool(self, span: Span, states: torch.Tensor) -> torch.Tensor | None:
         """The result of a prompt that is complete; ``None`` for another."""

@@ -184,13 +184,17 @@ class MyDummyWorker(WorkerBase):
         calls["worker_steps"] += 1
         spans = self._spans(scheduler_output.num_scheduled_tokens)
         with self.current_platform.inference_mode():
-            hidden_states = self._forward(spans)
-            sampled = self._sample(spans, hidden_states)
-        return ModelRunnerOutput(
-            req_ids=[span.req_id for span in spans],
-            req_id_to_index={span.req_id: index for index, span in enumerate(spans)},
-            sampled_token_ids=sampled,
-        )
+            output = ModelRunnerOutput(
+                req_ids=[span.req_id for span in spans],
+                req_id_to_index={span.req_id: index for index, span in enumerate(spans)},
+                sampled_token_ids=[[] for _ in spans],
+            )
+            self._finish(output, spans, self._forward(spans))
+        return output
+
+    def _finish(self, output: ModelRunnerOutput, spans: list[Span], hidden_states: torch.Tensor) -> None:
+        """Enter into ``output`` what the states of the step's tokens come to."""
+        output.sampled_token_ids = self._sample(spans, hidden_states)
 
     # Between steps ---------------------------------------------------------------------------------------------------
 
