@@ -5,8 +5,8 @@ setup(
     ext_modules=[
         Extension(
             "vllm_ext._C",
-            ["vllm_ext/csrc/kernels.c", "vllm_ext/csrc/linear.c", "vllm_ext/csrc/module.c"],
-            depends=["vllm_ext/csrc/kernels.h"],
+            [f"vllm_ext/csrc/{name}.c" for name in ("kernels", "linear", "graph", "module")],
+            depends=["vllm_ext/csrc/kernels.h", "vllm_ext/csrc/binding.h"],
             # Not linked with -ffast-math: that would change the floating-point mode of the whole process.
             extra_compile_args=["-O3", "-ffast-math", "-fopenmp"],
             extra_link_args=["-fopenmp"],

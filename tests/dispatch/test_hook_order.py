@@ -69,7 +69,8 @@ check_and_update_config, support_hybrid_kv_cache,
 apply_config_platform_defaults, check_and_update_config,
 import_kernels, worker, init_device, load_model, update_block_size_for_backend,
 register_custom_kv_cache_specs, get_kv_cache_spec, get_supported_kv_cache_layouts, set_kv_cache_layout,
-determine_available_memory, initialize_from_config, initialize_cache, compile_or_warm_up_model,
+determine_available_memory, initialize_from_config, get_static_graph_wrapper_cls, initialize_cache,
+compile_or_warm_up_model,
 get_supported_tasks, get_supported_sampling_params
 """
 """vLLM's order, as far as this engine has it; the hooks that change the configuration run twice. What is asked of the

@@ -25,6 +25,7 @@ CASES = {
     "rms_norm, residual": lambda: (torch.randn(3, 8), torch.randn(8), 1e-5, torch.randn(3, 8)),
     "silu_and_mul": lambda: (torch.randn(3, 8),),
     "rotary_embedding": lambda: (torch.tensor([1, 0]), torch.randn(2, 16), torch.randn(5, 16), 8),
+    "embedding": lambda: (torch.tensor([4, 0, 4]), torch.randn(5, 8)),
     "reshape_and_cache": lambda: (
         torch.randn(2, KV_HEADS, HEAD_SIZE),
         torch.randn(2, KV_HEADS, HEAD_SIZE),

@@ -13,8 +13,8 @@ from vllm_ext import LLM, AsyncLLM, SamplingParams, WorkerBase
 from vllm_ext.contracts.platform_check import CALLS
 from vllm_ext.errors import InvalidRequest, VllmExtError
 
-PLATFORM = sorted({*CALLS, "get_attn_backend_cls"} - {"is_sleep_mode_available"})
-"""There is no sleep mode whose user would be answered."""
+PLATFORM = sorted({*CALLS, "get_attn_backend_cls"} - {"is_sleep_mode_available", "get_static_graph_wrapper_cls"})
+"""There is no sleep mode whose user would be answered, and only the in-tree worker asks for a wrapper."""
 ELSEWHERE = ("get_kv_cache_spaces", "sample_tokens", "get_whole_prompt_tasks")
 """Deprecated, for workers in two phases, and for models that pool (tests/models/test_pooling_decoders.py)."""
 WORKER = sorted(

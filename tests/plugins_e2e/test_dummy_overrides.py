@@ -48,7 +48,13 @@ PARTS = {
     "my_dummy_quantization.MyDummyLinearMethod": LinearMethod,
     "my_dummy_lora_resolver.MyDummyLoRAResolver": LoRAResolver,
 }
-METHODS = sorted(f"{part}.{name}" for part, contract in PARTS.items() for name in public_methods(contract))
+METHODS = sorted(
+    f"{part}.{name}"
+    for part, contract in PARTS.items()
+    for name in public_methods(contract)
+    if name != "get_cudagraph_support"
+)
+"""Static graphs are the in-tree worker's (tests/worker/test_static_graphs.py)."""
 SETTINGS = {
     "quantization": "dummy_grid",
     "load_format": "dummy_files",

@@ -199,3 +199,54 @@ def test_half_precision_generates_too(random_llama):
 
     assert len(tokens) == 4
     assert driver.logits.dtype is torch.float16
+
+
+class TestTheLastLayer:
+    """Only tokens that are followed by a new one go through its feed-forward part."""
+
+    def rows_of_last_norm(self, driver: DrivenWorker, monkeypatch) -> list[int]:
+        norm, seen = driver.worker.get_model().model.norm, []
+        forward = norm.forward
+        monkeypatch.setitem(norm.__dict__, "forward", lambda x, *rest: (seen.append(len(x)), forward(x, *rest))[1])
+        return seen
+
+    def test_it_computes_one_token_of_each_prompt(self, driver, monkeypatch):
+        seen = self.rows_of_last_norm(driver, monkeypatch)
+        for name, length in (("a", 9), ("b", 4)):
+            driver.add(name, prompt(length))
+        driver.step({"a": 9, "b": 4})
+        driver.finish("a")
+        driver.finish("b")
+
+        assert seen == [2]
+
+    def test_it_computes_one_token_of_a_chunk_that_is_not_the_last(self, driver, monkeypatch):
+        seen = self.rows_of_last_norm(driver, monkeypatch)
+        driver.add("a", prompt(9))
+        driver.step({"a": 5})
+        driver.finish("a")
+
+        assert seen == [1]
+
+    def test_it_computes_all_tokens_where_their_log_probabilities_are_asked_for(self, driver, monkeypatch):
+        seen = self.rows_of_last_norm(driver, monkeypatch)
+        driver.add("a", prompt(9), SamplingParams(temperature=0.0, prompt_logprobs=1))
+        driver.step({"a": 9})
+        driver.finish("a")
+
+        assert seen == [9]
+
+    @pytest.mark.parametrize("other", [1, 4])
+    def test_the_logits_are_those_of_all_tokens_computed(self, driver, other):
+        for name in ("a", "b"):
+            driver.add(name, prompt(9, seed=ord(name)))
+        driver.step({"a": 9, "b": other})
+        logits = driver.logits
+        driver.finish("a")
+        driver.finish("b")
+        driver.add("a", prompt(9, seed=ord("a")), SamplingParams(temperature=0.0, prompt_logprobs=1))
+        driver.step({"a": 9})
+        driver.finish("a")
+        driver.step({})
+
+        torch.testing.assert_close(logits[:1], driver.logits[-1:])

@@ -163,6 +163,10 @@ class EngineSettings(_Section, frozen=True):
         Port | None,
         Meta(description="port on which worker processes find each other; null for any free one"),
     ] = None
+    enforce_eager: Annotated[
+        bool,
+        Meta(description="whether every step is computed op by op, and none replayed as a static graph"),
+    ] = False
     disable_log_stats: Annotated[
         bool,
         Meta(description="whether stat loggers that come with vllm-ext are off unless plugins.stat_logger names them"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from vllm_ext.contracts.attention_impl import (
+    AttentionCGSupport,
     AttentionImpl,
     AttentionMetadata,
     AttentionMetadataBuilder,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttentionBackend",
+    "AttentionCGSupport",
     "AttentionImpl",
     "AttentionMetadata",
     "AttentionMetadataBuilder",

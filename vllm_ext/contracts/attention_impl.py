@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -24,6 +24,19 @@ class AttentionType(enum.StrEnum):
     ENCODER = "encoder"
     ENCODER_ONLY = "encoder_only"
     ENCODER_DECODER = "encoder_decoder"
+
+
+class AttentionCGSupport(enum.IntEnum):
+    """Which steps a builder's metadata can be replayed for in a static graph: those of the member's kind, and of the
+    members below it. vLLM: ``AttentionCGSupport``.
+    """
+
+    ALWAYS = 3
+    UNIFORM_BATCH = 2
+    """All requests have equally many query tokens."""
+    UNIFORM_SINGLE_TOKEN_DECODE = 1
+    """All requests have one."""
+    NEVER = 0
 
 
 class AttentionMetadata:
@@ -84,6 +97,20 @@ class AttentionMetadataBuilder(ABC, Generic[M]):
         vllm_config: of the engine; only read.
         device: where the step's tensors are.
     """
+
+    _cudagraph_support: ClassVar[AttentionCGSupport] = AttentionCGSupport.NEVER
+
+    @classmethod
+    def get_cudagraph_support(cls, vllm_config: VllmConfig, kv_cache_spec: KVCacheSpec) -> AttentionCGSupport:
+        """For which steps the metadata may be part of a static graph: for steps of equal size it has to consist of the
+        same tensors, or parts of them, with new contents, and of equal numbers. The tensors of the common metadata are
+        so themselves.
+
+        Args:
+            vllm_config: of the engine; only read.
+            kv_cache_spec: what each layer of the group stores.
+        """
+        return cls._cudagraph_support
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from vllm_ext.contracts.attention import AttentionMetadata
     from vllm_ext.contracts.platform import Platform
+    from vllm_ext.contracts.static_graph import BatchDescriptor
     from vllm_ext.contracts.vllm_config import VllmConfig
 
 
@@ -27,10 +28,18 @@ class ForwardContext:
     slot_mapping: Mapping[str, torch.Tensor] = field(default_factory=dict)
     """By layer name, as in :class:`CommonAttentionMetadata`; for backends that do not store keys and values in
     ``forward``."""
+    cudagraph_runtime_mode: str = "NONE"
+    """``FULL`` where a static graph of the whole model may be replayed for this step."""
+    batch_descriptor: BatchDescriptor | None = None
+    """The shapes of such a step; ``None`` for other steps."""
 
 
 def additional_forward_context(
-    platform: Platform, attn_metadata: dict[str, AttentionMetadata] | None, vllm_config: VllmConfig, num_tokens: int
+    platform: Platform,
+    attn_metadata: dict[str, AttentionMetadata] | None,
+    vllm_config: VllmConfig,
+    num_tokens: int,
+    batch_descriptor: BatchDescriptor | None = None,
 ) -> dict[str, Any]:
     """What the platform adds for this step; it is given all keywords of vLLM, also those that have no meaning here."""
     return platform.set_additional_forward_context(
@@ -39,8 +48,8 @@ def additional_forward_context(
         num_tokens=num_tokens,
         dp_metadata=None,
         num_tokens_across_dp=None,
-        cudagraph_runtime_mode=None,
-        batch_descriptor=None,
+        cudagraph_runtime_mode=_runtime_mode(batch_descriptor),
+        batch_descriptor=batch_descriptor,
         ubatch_slices=None,
     )
 
@@ -54,13 +63,22 @@ def set_forward_context(
     num_tokens: int,
     additional: dict[str, Any] | None = None,
     slot_mapping: Mapping[str, torch.Tensor] | None = None,
+    batch_descriptor: BatchDescriptor | None = None,
 ) -> Iterator[None]:
-    """Make the metadata of one step visible to the layers called inside the block."""
-    token = _current.set(ForwardContext(attn_metadata, num_tokens, additional or {}, slot_mapping or {}))
+    """Make the metadata of one step visible to the layers called inside the block. With a ``batch_descriptor`` the step
+    may be replayed as a static graph.
+    """
+    mode = _runtime_mode(batch_descriptor)
+    context = ForwardContext(attn_metadata, num_tokens, additional or {}, slot_mapping or {}, mode, batch_descriptor)
+    token = _current.set(context)
     try:
         yield
     finally:
         _current.reset(token)
+
+
+def _runtime_mode(batch_descriptor: BatchDescriptor | None) -> str:
+    return "NONE" if batch_descriptor is None else "FULL"
 
 
 def get_forward_context() -> ForwardContext:

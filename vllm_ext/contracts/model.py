@@ -19,6 +19,10 @@ class SupportsTextGeneration(Protocol):
     It may have a classmethod ``check_tensor_parallel_size(vllm_config)`` besides, which raises ConfigError where the
     model cannot be split over ``parallel_config.tensor_parallel_size`` ranks. It is called, if that is more than one,
     before workers are started, and knows nothing but the configuration.
+
+    Where it has ``supports_logits_indices = True``, an extension of vLLM's contract, :meth:`forward` takes a third
+    argument ``logits_indices``, int64 ``[rows]`` or ``None``: it then returns the hidden states of these tokens alone,
+    which spares most of the last layer for the others of a prompt.
     """
 
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:

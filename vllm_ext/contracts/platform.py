@@ -170,10 +170,17 @@ class Platform(PlatformDevice):
 
     @classmethod
     def support_static_graph_mode(cls) -> bool:
-        """Whether its worker may capture graphs in ``compile_or_warm_up_model()``. Otherwise
-        ``compilation_config.cudagraph_mode`` is ``NONE``.
+        """Whether steps may be replayed as static graphs, by its worker or by :meth:`get_static_graph_wrapper_cls`.
+        Otherwise, and where ``engine.enforce_eager`` is set, ``compilation_config.cudagraph_mode`` is ``NONE``.
         """
         return False
+
+    @classmethod
+    def get_static_graph_wrapper_cls(cls) -> str | None:
+        """Class path of an :class:`~vllm_ext.contracts.static_graph.AbstractStaticGraphWrapper` that the in-tree worker
+        puts before the model; ``None`` where there is none.
+        """
+        return None
 
     @classmethod
     def opaque_attention_op(cls) -> bool:

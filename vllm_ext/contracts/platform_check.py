@@ -33,6 +33,7 @@ CALLS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "apply_config_platform_defaults": (("vllm_config",), ()),
     "check_and_update_config": (("vllm_config",), ()),
     "support_static_graph_mode": ((), ()),
+    "get_static_graph_wrapper_cls": ((), ()),
     "support_hybrid_kv_cache": ((), ()),
     "import_kernels": ((), ()),
     "update_block_size_for_backend": (("vllm_config",), ()),
@@ -80,7 +81,7 @@ NOT_CALLED = frozenset(
     get_all_device_numa_nodes get_all_gpu_pci_bus_ids get_compile_backend get_default_ir_op_priority get_device_uuid
     get_device_properties get_global_graph_pool get_infinity_values get_lora_vocab_padding_size
     get_mla_prefill_backend_cls get_nixl_memory_type get_nixl_supported_devices get_pass_manager_cls
-    get_piecewise_backend_cls get_punica_wrapper get_static_graph_wrapper_cls get_supported_vit_attn_backends
+    get_piecewise_backend_cls get_punica_wrapper get_supported_vit_attn_backends
     get_vit_attn_backend graph_pool_handle import_ir_kernels is_arch_support_pdl is_async_output_supported
     is_cumem_allocator_available is_fp8_fnuz is_fully_connected is_integrated_gpu is_kv_cache_dtype_supported
     is_zen_cpu make_synced_weight_loader mem_get_info num_compute_units pass_key ray_device_key

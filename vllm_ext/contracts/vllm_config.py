@@ -113,6 +113,8 @@ class ModelConfig:
     """Which of the registered tokenizers reads ``tokenizer``."""
     quantization: str | None = None
     """Name of the quantization method, whoever named it: the settings, or the checkpoint."""
+    enforce_eager: bool = False
+    """Whether every step is computed op by op, and none replayed as a static graph."""
     logits_processors: list[str] = field(default_factory=list)
     """Class paths of logits processors that are not plugins."""
     runner_type: RunnerType = "generate"
@@ -218,7 +220,8 @@ class CompilationConfig:
     static_forward_context: dict[str, Any] = field(default_factory=dict)
     """Layers that own a KV cache, by their name in the model."""
     cudagraph_mode: str = "NONE"
-    """vLLM's name of a graph mode, for a worker that captures graphs; ``NONE`` unless the platform supports it."""
+    """vLLM's name of a graph mode: ``FULL``, ``FULL_DECODE_ONLY`` and ``FULL_AND_PIECEWISE`` let decode steps be
+    replayed; ``NONE`` unless the platform supports it."""
 
 
 @dataclass

@@ -11,9 +11,6 @@
 #endif
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 
-/* So few numbers are done before a second thread has begun. */
-#define WORTH_A_THREAD 16384
-
 EACH_PROCESSOR
 static void rms_norm_row(float *restrict out, const float *restrict x, float *restrict residual,
                          const float *restrict weight, int64_t size, float eps)
@@ -32,10 +29,9 @@ static void rms_norm_row(float *restrict out, const float *restrict x, float *re
         out[i] = row[i] * factor * weight[i];
 }
 
-void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, float eps,
-              int threads)
+void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, float eps)
 {
-#pragma omp parallel for num_threads(threads) if (rows * size > WORTH_A_THREAD)
+#pragma omp for
     for (int64_t r = 0; r < rows; r++)
         rms_norm_row(out + r * size, x + r * size, residual ? residual + r * size : NULL, weight, size, eps);
 }
@@ -48,9 +44,9 @@ static void silu_and_mul_row(float *restrict out, const float *restrict x, int64
         out[i] = gate[i] / (1.0f + expf(-gate[i])) * up[i];
 }
 
-void silu_and_mul(float *out, const float *x, int64_t rows, int64_t size, int threads)
+void silu_and_mul(float *out, const float *x, int64_t rows, int64_t size)
 {
-#pragma omp parallel for num_threads(threads) if (rows * size > WORTH_A_THREAD)
+#pragma omp for
     for (int64_t r = 0; r < rows; r++)
         silu_and_mul_row(out + r * size, x + r * 2 * size, size);
 }
@@ -70,18 +66,30 @@ static void rotate_row(float *restrict out, const float *restrict x, const float
 }
 
 void rotary_embedding(float *out, const float *x, const int64_t *positions, const float *cache, int64_t rows,
-                      int64_t heads, int64_t size, int64_t x_stride, int threads)
+                      int64_t heads, int64_t size, int64_t x_stride)
 {
-#pragma omp parallel for num_threads(threads) if (rows * heads * size > WORTH_A_THREAD)
+#pragma omp for
     for (int64_t r = 0; r < rows; r++)
         rotate_row(out + r * heads * size, x + r * x_stride, cache + positions[r] * 2 * size, heads, size);
 }
 
+void embedding(float *out, const int64_t *ids, const float *table, int64_t count, int64_t rows, int64_t size, int *failed)
+{
+#pragma omp for
+    for (int64_t i = 0; i < count; i++)
+        if (ids[i] >= 0 && ids[i] < rows)
+            memcpy(out + i * size, table + ids[i] * size, sizeof(float) * (size_t)size);
+        else {
+#pragma omp atomic write
+            *failed = 1;
+        }
+}
+
 void store_kv(kv_cache cache, const float *key, const float *value, const int64_t *slots, int64_t tokens,
-              int64_t key_stride, int64_t value_stride, int threads)
+              int64_t key_stride, int64_t value_stride)
 {
     size_t bytes = sizeof(float) * (size_t)cache.size;
-#pragma omp parallel for num_threads(threads) if (tokens * cache.kv_heads * cache.size > WORTH_A_THREAD)
+#pragma omp for
     for (int64_t t = 0; t < tokens; t++) {
         int64_t block = slots[t] / cache.block_size, offset = slots[t] % cache.block_size;
         for (int64_t h = 0; h < cache.kv_heads; h++) {
@@ -234,10 +242,10 @@ static void attend(piece p)
     }
 }
 
-void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch, int threads)
+void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch)
 {
     int64_t head_stride = cache.block_size * 2 * cache.size;
-#pragma omp parallel for num_threads(threads) collapse(2) schedule(static)
+#pragma omp for collapse(2)
     for (int64_t i = 0; i < batch.count; i++)
         for (int64_t h = 0; h < cache.kv_heads; h++) {
             int64_t row = batch.rows[i], heads = h * batch.group * cache.size, len = batch.lens[row];

@@ -1,19 +1,25 @@
-/* Kernels for processors, float32. All tensors are dense in their last dimension; strides count numbers, not bytes. */
+/* Kernels for processors, float32. All tensors are dense in their last dimension; strides count numbers, not bytes.
+
+   A kernel is called by all threads of a team, with the same arguments, and they share the work; where it returns, that
+   of all is done. Outside of a parallel region the team is the thread that calls. */
 #ifndef VLLM_EXT_KERNELS_H
 #define VLLM_EXT_KERNELS_H
 
 #include <stdint.h>
 
 /* out = x / sqrt(mean(x^2) + eps) * weight, by row; with a residual, x is added to it first and it takes x's place. */
-void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, float eps,
-              int threads);
+void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, float eps);
 
 /* out[rows, size] = silu(x[:, :size]) * x[:, size:]. */
-void silu_and_mul(float *out, const float *x, int64_t rows, int64_t size, int threads);
+void silu_and_mul(float *out, const float *x, int64_t rows, int64_t size);
 
 /* Rotates heads of `size` numbers: cache has by position the cosines of both halves, then the signed sines. */
 void rotary_embedding(float *out, const float *x, const int64_t *positions, const float *cache, int64_t rows,
-                      int64_t heads, int64_t size, int64_t x_stride, int threads);
+                      int64_t heads, int64_t size, int64_t x_stride);
+
+/* out[i] = table[ids[i]], of a table [rows, size]. Where an id is outside of it, its row of out stays as it was, and
+   *failed is set to 1. */
+void embedding(float *out, const int64_t *ids, const float *table, int64_t count, int64_t rows, int64_t size, int *failed);
 
 /* A layer's cache: [blocks, kv_heads, block_size, 2 * size], key before value. */
 typedef struct {
@@ -23,7 +29,7 @@ typedef struct {
 
 /* Puts keys and values [tokens, kv_heads, size] where `slots` say: block * block_size + offset. */
 void store_kv(kv_cache cache, const float *key, const float *value, const int64_t *slots, int64_t tokens,
-              int64_t key_stride, int64_t value_stride, int threads);
+              int64_t key_stride, int64_t value_stride);
 
 /* One query token each of `count` requests: number i is token tokens[i] of the batch and row rows[i] of tables and
    lens. `group` query heads share a KV head. A window above 0 hides what is that many tokens back, or more; a cap
@@ -35,7 +41,7 @@ typedef struct {
     float scale, cap;
 } decode_batch;
 
-void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch, int threads);
+void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch);
 
 /* out[m, n] = x[m, k] @ weight.T + bias. The weight lies in panels of LINEAR_PANEL rows, [panels, k, LINEAR_PANEL], filled up with
    zeros, aligned to 64 bytes; bias may be NULL. Only where can_multiply() says so. */
@@ -48,6 +54,6 @@ typedef struct {
 } linear_args;
 
 int can_multiply(void);
-void linear(linear_args a, int threads);
+void linear(linear_args a);
 
 #endif

@@ -1,145 +1,145 @@
 /* vllm_ext._C: the kernels under Python, with addresses and sizes as numbers. vllm_ext._custom_ops checks them. */
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "binding.h"
 
-#include "kernels.h"
-
-/* Arguments by position; -1 stands for an error, which is looked for once at the end. */
-static int64_t number(PyObject *const *args, Py_ssize_t i) { return PyLong_AsLongLong(args[i]); }
-static void *address(PyObject *const *args, Py_ssize_t i) { return (void *)(uintptr_t)PyLong_AsUnsignedLongLong(args[i]); }
-static float real(PyObject *const *args, Py_ssize_t i) { return (float)PyFloat_AsDouble(args[i]); }
-
-static int has_arguments(const char *name, Py_ssize_t given, Py_ssize_t expected)
+static void run_rms_norm(const value *v, int *failed)
 {
-    if (given == expected)
-        return 1;
-    PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, given %zd", name, expected, given);
-    return 0;
+    rms_norm(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].f);
 }
 
-#define FINISH                                                                                                         \
-    if (PyErr_Occurred())                                                                                              \
-        return NULL;
-
-static PyObject *py_rms_norm(PyObject *self, PyObject *const *args, Py_ssize_t count)
+static void run_silu_and_mul(const value *v, int *failed)
 {
-    if (!has_arguments("rms_norm", count, 8))
-        return NULL;
-    float *out = address(args, 0), *x = address(args, 1), *residual = address(args, 2), *weight = address(args, 3);
-    int64_t rows = number(args, 4), size = number(args, 5);
-    float eps = real(args, 6);
-    int threads = (int)number(args, 7);
-    FINISH
-    rms_norm(out, x, residual, weight, rows, size, eps, threads);
-    Py_RETURN_NONE;
+    silu_and_mul(v[0].p, v[1].p, v[2].n, v[3].n);
 }
 
-static PyObject *py_silu_and_mul(PyObject *self, PyObject *const *args, Py_ssize_t count)
+static void run_rotary_embedding(const value *v, int *failed)
 {
-    if (!has_arguments("silu_and_mul", count, 5))
-        return NULL;
-    float *out = address(args, 0), *x = address(args, 1);
-    int64_t rows = number(args, 2), size = number(args, 3);
-    int threads = (int)number(args, 4);
-    FINISH
-    silu_and_mul(out, x, rows, size, threads);
-    Py_RETURN_NONE;
+    rotary_embedding(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n);
 }
 
-static PyObject *py_rotary_embedding(PyObject *self, PyObject *const *args, Py_ssize_t count)
+static void run_store_kv(const value *v, int *failed)
 {
-    if (!has_arguments("rotary_embedding", count, 9))
-        return NULL;
-    float *out = address(args, 0), *x = address(args, 1), *cache = address(args, 3);
-    int64_t *positions = address(args, 2), rows = number(args, 4), heads = number(args, 5), size = number(args, 6);
-    int64_t x_stride = number(args, 7);
-    int threads = (int)number(args, 8);
-    FINISH
-    rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, threads);
-    Py_RETURN_NONE;
+    kv_cache cache = {v[0].p, v[1].n, v[2].n, v[3].n};
+    store_kv(cache, v[4].p, v[5].p, v[6].p, v[7].n, v[8].n, v[9].n);
 }
 
-static PyObject *py_store_kv(PyObject *self, PyObject *const *args, Py_ssize_t count)
+static void run_paged_decode(const value *v, int *failed)
 {
-    if (!has_arguments("store_kv", count, 11))
-        return NULL;
-    kv_cache cache = {address(args, 0), number(args, 1), number(args, 2), number(args, 3)};
-    float *key = address(args, 4), *value = address(args, 5);
-    int64_t *slots = address(args, 6), tokens = number(args, 7);
-    int64_t key_stride = number(args, 8), value_stride = number(args, 9);
-    int threads = (int)number(args, 10);
-    FINISH
-    store_kv(cache, key, value, slots, tokens, key_stride, value_stride, threads);
-    Py_RETURN_NONE;
-}
-
-static PyObject *py_paged_decode(PyObject *self, PyObject *const *args, Py_ssize_t count)
-{
-    if (!has_arguments("paged_decode", count, 19))
-        return NULL;
-    float *out = address(args, 0), *query = address(args, 1);
-    kv_cache cache = {address(args, 2), number(args, 3), number(args, 4), number(args, 5)};
+    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n};
     decode_batch batch = {
-        .tables = address(args, 6),
-        .lens = address(args, 7),
-        .tokens = address(args, 8),
-        .rows = address(args, 9),
-        .count = number(args, 10),
-        .group = number(args, 11),
-        .table_stride = number(args, 12),
-        .query_stride = number(args, 13),
-        .out_stride = number(args, 14),
-        .window = number(args, 15),
-        .scale = real(args, 16),
-        .cap = real(args, 17),
+        .tables = v[6].p,
+        .lens = v[7].p,
+        .tokens = v[8].p,
+        .rows = v[9].p,
+        .count = v[10].n,
+        .group = v[11].n,
+        .table_stride = v[12].n,
+        .query_stride = v[13].n,
+        .out_stride = v[14].n,
+        .window = v[15].n,
+        .scale = v[16].f,
+        .cap = v[17].f,
     };
-    int threads = (int)number(args, 18);
-    FINISH
-    Py_BEGIN_ALLOW_THREADS
-    paged_decode(out, query, cache, batch, threads);
-    Py_END_ALLOW_THREADS
-    Py_RETURN_NONE;
+    paged_decode(v[0].p, v[1].p, cache, batch);
 }
 
-static PyObject *py_linear(PyObject *self, PyObject *const *args, Py_ssize_t count)
+static void run_linear(const value *v, int *failed)
 {
-    if (!has_arguments("linear", count, 9))
+    linear_args a = {v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n};
+    linear(a);
+}
+
+static void run_embedding(const value *v, int *failed)
+{
+    embedding(v[0].p, v[1].p, v[2].p, v[3].n, v[4].n, v[5].n, failed);
+}
+
+static int64_t many(const value *v) { return INT64_MAX; }
+static int64_t numbers_of_rms_norm(const value *v) { return v[4].n * v[5].n; }
+static int64_t numbers_of_silu_and_mul(const value *v) { return v[2].n * v[3].n; }
+static int64_t numbers_of_rotary_embedding(const value *v) { return v[4].n * v[5].n * v[6].n; }
+static int64_t numbers_of_store_kv(const value *v) { return v[7].n * v[1].n * v[3].n; }
+static int64_t numbers_of_embedding(const value *v) { return v[3].n * v[5].n; }
+
+/* Behind these arguments each takes the number of threads. */
+static const kernel kernels[] = {
+    {"rms_norm", "ppppnnf", run_rms_norm, numbers_of_rms_norm},
+    {"silu_and_mul", "ppnn", run_silu_and_mul, numbers_of_silu_and_mul},
+    {"rotary_embedding", "ppppnnnn", run_rotary_embedding, numbers_of_rotary_embedding},
+    {"store_kv", "pnnnpppnnn", run_store_kv, numbers_of_store_kv},
+    {"paged_decode", "pppnnnppppnnnnnnff", run_paged_decode, many},
+    {"linear", "ppppnnnn", run_linear, many},
+    {"embedding", "pppnnn", run_embedding, numbers_of_embedding},
+};
+#define WORTH_A_THREAD 16384
+
+enum { RMS_NORM, SILU_AND_MUL, ROTARY_EMBEDDING, STORE_KV, PAGED_DECODE, LINEAR, EMBEDDING };
+
+static PyObject *invoke(const kernel *k, PyObject *const *args, Py_ssize_t given)
+{
+    Py_ssize_t count = (Py_ssize_t)strlen(k->format);
+    if (given != count + 1)
+        return PyErr_Format(PyExc_TypeError, "%s takes %zd arguments, given %zd", k->name, count + 1, given);
+    call c = {.kernel = k};
+    for (Py_ssize_t i = 0; i < count; i++)
+        switch (k->format[i]) {
+        case 'p':
+            c.values[i].p = (void *)(uintptr_t)PyLong_AsUnsignedLongLong(args[i]);
+            break;
+        case 'n':
+            c.values[i].n = PyLong_AsLongLong(args[i]);
+            break;
+        default:
+            c.values[i].f = (float)PyFloat_AsDouble(args[i]);
+        }
+    int threads = (int)PyLong_AsLong(args[count]), failed = 0;
+    /* Each conversion may have failed; it is enough to look once. */
+    if (PyErr_Occurred() || record(&c) < 0)
         return NULL;
-    linear_args a = {
-        .out = address(args, 0),
-        .x = address(args, 1),
-        .weight = address(args, 2),
-        .bias = address(args, 3),
-        .m = number(args, 4),
-        .n = number(args, 5),
-        .k = number(args, 6),
-        .x_stride = number(args, 7),
-    };
-    int threads = (int)number(args, 8);
-    FINISH
     Py_BEGIN_ALLOW_THREADS
-    linear(a, threads);
+#pragma omp parallel num_threads(threads) if (k->numbers(c.values) > WORTH_A_THREAD)
+    k->run(c.values, &failed);
     Py_END_ALLOW_THREADS
+    if (failed)
+        return index_error(k);
     Py_RETURN_NONE;
 }
 
-static PyObject *py_linear_panel(PyObject *self, PyObject *const *args, Py_ssize_t count)
+#define FUNCTION(name, number)                                                                                         \
+    static PyObject *py_##name(PyObject *self, PyObject *const *args, Py_ssize_t count)                                \
+    {                                                                                                                  \
+        return invoke(kernels + number, args, count);                                                                  \
+    }
+FUNCTION(rms_norm, RMS_NORM)
+FUNCTION(silu_and_mul, SILU_AND_MUL)
+FUNCTION(rotary_embedding, ROTARY_EMBEDDING)
+FUNCTION(store_kv, STORE_KV)
+FUNCTION(paged_decode, PAGED_DECODE)
+FUNCTION(linear, LINEAR)
+FUNCTION(embedding, EMBEDDING)
+
+static PyObject *py_linear_panel(PyObject *self, PyObject *unused)
 {
-    return has_arguments("linear_panel", count, 0) ? PyLong_FromLong(can_multiply() ? LINEAR_PANEL : 0) : NULL;
+    return PyLong_FromLong(can_multiply() ? LINEAR_PANEL : 0);
 }
 
-#define FUNCTION(name, text) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, text}
+#define METHOD(name, text) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, text}
 
 static PyMethodDef methods[] = {
-    FUNCTION(rms_norm, "rms_norm(out, x, residual, weight, rows, size, eps, threads)"),
-    FUNCTION(silu_and_mul, "silu_and_mul(out, x, rows, size, threads)"),
-    FUNCTION(rotary_embedding, "rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, threads)"),
-    FUNCTION(store_kv, "store_kv(cache, kv_heads, block_size, size, key, value, slots, tokens, key_stride, "
-                       "value_stride, threads)"),
-    FUNCTION(paged_decode, "paged_decode(out, query, cache, kv_heads, block_size, size, tables, lens, tokens, rows, count, "
-                           "group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
-    FUNCTION(linear, "linear(out, x, weight, bias, m, n, k, x_stride, threads)"),
-    FUNCTION(linear_panel, "linear_panel(): rows of a weight in one panel; 0 where linear() cannot run"),
+    METHOD(rms_norm, "rms_norm(out, x, residual, weight, rows, size, eps, threads)"),
+    METHOD(silu_and_mul, "silu_and_mul(out, x, rows, size, threads)"),
+    METHOD(rotary_embedding, "rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, threads)"),
+    METHOD(store_kv, "store_kv(cache, kv_heads, block_size, size, key, value, slots, tokens, key_stride, value_stride, "
+                     "threads)"),
+    METHOD(paged_decode, "paged_decode(out, query, cache, kv_heads, block_size, size, tables, lens, tokens, rows, count, "
+                         "group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
+    METHOD(linear, "linear(out, x, weight, bias, m, n, k, x_stride, threads)"),
+    METHOD(embedding, "embedding(out, ids, table, count, rows, size, threads)"),
+    {"linear_panel", py_linear_panel, METH_NOARGS, "rows of a weight in one panel; 0 where linear() cannot run"},
+    {"start_recording", py_start_recording, METH_NOARGS, "record the kernels that this thread calls from now on"},
+    {"stop_recording", py_stop_recording, METH_NOARGS, "the graph of what was recorded"},
+    {"addresses", py_addresses, METH_O, "addresses(graph): those that each call reads or writes, a list per call"},
+    {"move", py_move, METH_VARARGS, "move(graph, begin, end, target): what was in [begin, end) is at target from now on"},
+    {"replay", py_replay, METH_VARARGS, "replay(graph, threads): make the calls again, in order"},
     {NULL, NULL, 0, NULL},
 };
 

@@ -93,6 +93,7 @@ def _model_config(engine: EngineSettings, model: Path, hf_config: HFConfig, plat
         dtype=resolve_dtype(engine.dtype, hf_config, platform),
         max_model_len=resolve_max_model_len(engine, hf_config, platform, max_seq_length(model) if is_pooling else None),
         seed=engine.seed,
+        enforce_eager=engine.enforce_eager,
         original_max_model_len=engine.max_model_len,
         tokenizer_mode=engine.tokenizer_mode,
         quantization=quantization_of(engine.quantization, hf_config),

@@ -46,7 +46,7 @@ def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str)
     changes: list[Change] = []
     with platform_code(platform):
         changes += _run_hook(platform, "apply_config_platform_defaults", vllm_config, origin)
-        if platform.support_static_graph_mode():
+        if platform.support_static_graph_mode() and not model_config.enforce_eager:
             vllm_config.compilation_config.cudagraph_mode = "FULL_AND_PIECEWISE"
         for arch in model_config.architectures:
             platform.verify_model_arch(arch)

@@ -29,6 +29,10 @@ def _rotary_embedding(
     return x.new_empty(x.shape)
 
 
+def _embedding(input_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+    return table.new_empty((input_ids.shape[0], table.shape[1]))
+
+
 def _linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out_features: int) -> torch.Tensor:
     return x.new_empty((x.shape[0], out_features))
 
@@ -42,6 +46,7 @@ _OPS: tuple[tuple[Callable[..., Any], list[str], Callable[..., Any]], ...] = (
     (_custom_ops.silu_and_mul, [], _silu_and_mul),
     (_custom_ops.rotary_embedding, [], _rotary_embedding),
     (_custom_ops.linear, [], _linear),
+    (_custom_ops.embedding, [], _embedding),
     (_custom_ops.reshape_and_cache, ["kv_cache"], _nothing),
     (_custom_ops.paged_attention_decode, ["output"], _nothing),
 )

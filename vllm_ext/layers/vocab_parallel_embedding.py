@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import PluggableLayer
 from vllm_ext.distributed.parallel_state import get_tp_group
 from vllm_ext.layers.linear import ColumnParallelLinear, copy_checked, new_parameter
@@ -36,6 +37,8 @@ class VocabParallelEmbedding(PluggableLayer):
         self.weight = new_parameter((self.rows, embedding_dim), self.weight_loader)
         self.weight.data[len(self.part) :] = 0
         self._all_reduce = tp_group.communicator.all_reduce
+        has_kernel = _custom_ops.are_usable(self.weight.dtype) and self.weight.is_cpu
+        self._rows_of = _custom_ops.embedding if has_kernel else F.embedding
 
     def weight_loader(self, param: nn.Parameter, loaded_weight: torch.Tensor, shard_id: Any = None) -> None:
         """Copy this rank's rows of a table ``[vocabulary, hidden]`` into ``param``."""
@@ -56,7 +59,7 @@ class VocabParallelEmbedding(PluggableLayer):
         Returns: ``[tokens, hidden]`` in the model's dtype.
         """
         if self.tp_size == 1:
-            return self._all_reduce(F.embedding(input_ids, self.weight))
+            return self._all_reduce(self._rows_of(input_ids, self.weight))
         local = input_ids - self.tp_rank * self.rows
         foreign = (local < 0) | (local >= self.rows)
         embedded = F.embedding(local.masked_fill(foreign, 0), self.weight)

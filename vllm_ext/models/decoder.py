@@ -67,14 +67,17 @@ class DecoderAttention(nn.Module):
             config.num_heads * self.head_size, hidden, config.o_bias, self.qkv_proj.query_columns
         )
 
-    def forward(self, positions: torch.Tensor, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, positions: torch.Tensor, hidden_states: torch.Tensor, rows: torch.Tensor | None = None
+    ) -> torch.Tensor:
         qk, value = self.qkv_proj(hidden_states).split([self.q_size + self.kv_size, self.kv_size], dim=-1)
         if self.has_norms:
             qk = self._normalise(qk)
         # Query and key heads lie side by side and are rotated alike: one call for both.
         qk, _ = self.rotary_emb(positions, qk)
         query, key = qk.split([self.q_size, self.kv_size], dim=-1)
-        return self.o_proj(self.attn(query, key, value))
+        attended = self.attn(query, key, value)
+        return self.o_proj(attended if rows is None else attended.index_select(0, rows))
 
     def _normalise(self, qk: torch.Tensor) -> torch.Tensor:
         """Each head by itself."""
@@ -85,7 +88,10 @@ class DecoderAttention(nn.Module):
 
 
 class DecoderLayer(nn.Module):
-    """Attention and feed-forward, each behind a norm; the residual is added within the norms."""
+    """Attention and feed-forward, each behind a norm; the residual is added within the norms.
+
+    With ``rows`` only these tokens get an output: the others have done their part with their keys and values.
+    """
 
     def __init__(self, config: DecoderConfig, rotary_emb: RotaryEmbedding, window: int | None, prefix: str) -> None:
         super().__init__()
@@ -95,13 +101,19 @@ class DecoderLayer(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, positions: torch.Tensor, hidden_states: torch.Tensor, residual: torch.Tensor | None
+        self,
+        positions: torch.Tensor,
+        hidden_states: torch.Tensor,
+        residual: torch.Tensor | None,
+        rows: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if residual is None:
             residual, hidden_states = hidden_states, self.input_layernorm(hidden_states)
         else:
             hidden_states, residual = self.input_layernorm(hidden_states, residual)
-        hidden_states = self.self_attn(positions, hidden_states)
+        hidden_states = self.self_attn(positions, hidden_states, rows)
+        if rows is not None:
+            residual = residual.index_select(0, rows)
         hidden_states, residual = self.post_attention_layernorm(hidden_states, residual)
         return self.mlp(hidden_states), residual
 
@@ -117,10 +129,13 @@ class DecoderModel(nn.Module):
         )
         self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, logits_indices: torch.Tensor | None = None
+    ) -> torch.Tensor:
         hidden_states, residual = self.embed_tokens(input_ids), None
-        for layer in self.layers:
+        for layer in self.layers[:-1]:
             hidden_states, residual = layer(positions, hidden_states, residual)
+        hidden_states, residual = self.layers[-1](positions, hidden_states, residual, logits_indices)
         hidden_states, _ = self.norm(hidden_states, residual)
         return hidden_states
 
@@ -132,6 +147,7 @@ class DecoderForCausalLM(ConfiguredModel, nn.Module):
         "qkv_proj": ["q_proj", "k_proj", "v_proj"],
         "gate_up_proj": ["gate_proj", "up_proj"],
     }
+    supports_logits_indices: ClassVar[bool] = True
 
     def __init__(self, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__()
@@ -148,8 +164,10 @@ class DecoderForCausalLM(ConfiguredModel, nn.Module):
     def embed_input_ids(self, input_ids: torch.Tensor) -> torch.Tensor:
         return self.model.embed_tokens(input_ids)
 
-    def forward(self, input_ids: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        return self.model(input_ids, positions)
+    def forward(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, logits_indices: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return self.model(input_ids, positions, logits_indices)
 
     def compute_logits(self, hidden_states: torch.Tensor) -> torch.Tensor:
         return self.logits_processor(self.lm_head, hidden_states)

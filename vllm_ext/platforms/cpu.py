@@ -59,6 +59,17 @@ class CpuPlatform(Platform):
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         if vllm_config.parallel_config.worker_cls == "auto":
             vllm_config.parallel_config.worker_cls = "vllm_ext.worker.worker.Worker"
+        # What ranks exchange, and what a plugin's quantization does, cannot be recorded.
+        if vllm_config.parallel_config.world_size > 1 or vllm_config.model_config.quantization is not None:
+            vllm_config.compilation_config.cudagraph_mode = "NONE"
+
+    @classmethod
+    def support_static_graph_mode(cls) -> bool:
+        return True
+
+    @classmethod
+    def get_static_graph_wrapper_cls(cls) -> str:
+        return "vllm_ext.worker.kernel_graph.KernelGraphWrapper"
 
     @classmethod
     def support_hybrid_kv_cache(cls) -> bool:

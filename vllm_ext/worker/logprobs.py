@@ -68,6 +68,11 @@ class PromptLogprobs:
         self._compute_logits = compute_logits
         self._prompts: dict[str, _Prompt] = {}
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether hidden states are expected."""
+        return bool(self._prompts)
+
     def add(self, new: NewRequestData, num_logprobs: int) -> None:
         """Expect the hidden states of this request's prompt.
 

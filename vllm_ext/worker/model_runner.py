@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,20 @@ import numpy as np
 import torch
 from torch import nn
 
-from vllm_ext.contracts.attention import AttentionMetadata, AttentionMetadataBuilder, CommonAttentionMetadata
+from vllm_ext.contracts.attention import (
+    AttentionCGSupport,
+    AttentionMetadata,
+    AttentionMetadataBuilder,
+    CommonAttentionMetadata,
+)
 from vllm_ext.contracts.forward_context import additional_forward_context, set_forward_context
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
+from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
+from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
 from vllm_ext.errors import EngineError
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
@@ -27,6 +34,7 @@ from vllm_ext.worker.plugin_logits_processors import LogitsProcessors, build_log
 from vllm_ext.worker.pooling_runner import PoolingRunner
 from vllm_ext.worker.sampler import Sampler, SamplerOutput
 from vllm_ext.worker.sampling_metadata import Choice, SamplingMetadata
+from vllm_ext.worker.step_buffers import StepBuffers
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
@@ -34,6 +42,8 @@ if TYPE_CHECKING:
     from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor
 
 _WARM_UP_TOKENS = 16
+_FULL_DECODE_MODES = ("FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+"""Graph modes in which a decode step is one graph."""
 
 
 class ModelRunner:
@@ -67,6 +77,9 @@ class ModelRunner:
         self._groups: list[tuple[int, tuple[str, ...], AttentionMetadataBuilder]] = []
         self._encoders: list[tuple[tuple[str, ...], AttentionMetadataBuilder]] = []
         self._num_blocks = 0
+        self._selects_rows: bool = getattr(model, "supports_logits_indices", False)
+        self._runnable: Callable[..., torch.Tensor] = model
+        self._buffers: StepBuffers
         self._processors = build_logits_processors(
             vllm_config, device, platform.is_pin_memory_available(), logits_processors
         )
@@ -91,8 +104,28 @@ class ModelRunner:
         self._encoders = self._make_builders(
             {name: self.layers[name].get_builder_spec(self.vllm_config) for name in encoders}
         )
+        self._runnable = self._wrap_model()
         self.batch.sampling.clear()
         self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
+
+    def _wrap_model(self) -> Callable[..., torch.Tensor]:
+        """The model, behind the platform's static graphs where decode steps may be replayed."""
+        mode = self.vllm_config.compilation_config.cudagraph_mode
+        qualname = self.platform.get_static_graph_wrapper_cls() if mode in _FULL_DECODE_MODES else None
+        if qualname is None or self.pooling is not None:
+            return self.model
+        support = [
+            builder.get_cudagraph_support(self.vllm_config, builder.kv_cache_spec) for *_, builder in self._groups
+        ]
+        if min(support, default=AttentionCGSupport.NEVER) is AttentionCGSupport.NEVER:
+            return self.model
+        wrapper_cls = resolve_class(
+            qualname,
+            AbstractStaticGraphWrapper,  # type: ignore[type-abstract]
+            slot="static graph wrapper",
+            source=f"{type(self.platform).__qualname__}.get_static_graph_wrapper_cls()",
+        )
+        return wrapper_cls(self.model, self.vllm_config, "FULL")
 
     def _make_builders(
         self, specs: Mapping[str, KVCacheSpec]
@@ -118,14 +151,22 @@ class ModelRunner:
             return EMPTY_MODEL_RUNNER_OUTPUT
         step = self.batch.make_step(scheduler_output.num_scheduled_tokens)
         with self.platform.inference_mode():
-            inputs = {} if self.pooling is None else self.pooling.model_inputs(step)
+            indices = self._logits_indices(step)
+            inputs = self._model_inputs(step, indices)
             hidden_states = self._forward(
-                self._to_device(step.input_ids), self._to_device(step.positions), *self._build_metadata(step), inputs
+                self._buffers.put("input_ids", step.input_ids),
+                self._buffers.put("positions", step.positions),
+                *self._build_metadata(step),
+                inputs,
+                BatchDescriptor(len(step.req_ids)) if step.is_decode else None,
             )
             if self.pooling is not None:
                 return self.pooling.pool(step, hidden_states)
             prompt_logprobs = self._prompt_logprobs.collect(step.req_ids, step.query_start_loc, hidden_states)
-            self._pending = step, self._compute_logits(step, hidden_states), prompt_logprobs
+            if indices is not None and "logits_indices" not in inputs:
+                hidden_states = hidden_states.index_select(0, indices)
+            logits = self.model.compute_logits(hidden_states) if len(step.sampling_reqs) else None
+            self._pending = step, logits, prompt_logprobs
         return None
 
     def sample_tokens(self) -> ModelRunnerOutput:
@@ -200,16 +241,32 @@ class ModelRunner:
 
     def _new_batch(self, block_sizes: list[int]) -> None:
         self._block_sizes = block_sizes
+        self._buffers = self._make_buffers()
         self.batch = self._make_batch(self._processors)
         # A model that pools has none, and its requests ask for none.
         self._prompt_logprobs = PromptLogprobs(getattr(self.model, "compute_logits", _no_logits))
 
-    def _make_batch(self, processors: LogitsProcessors) -> InputBatch:
+    def _make_buffers(self) -> StepBuffers:
+        buffers = StepBuffers(self.vllm_config.scheduler_config.max_num_seqs + 1, self.device)
+        for name in ("input_ids", "positions"):
+            buffers.add(name, torch.int64)
+        for name in ("query_start_loc", "seq_lens"):
+            buffers.add(name, torch.int32)
+        for group, width in enumerate(self._table_widths()):
+            buffers.add(f"block_table {group}", torch.int32, width)
+            buffers.add(f"slot_mapping {group}", torch.int64)
+        return buffers
+
+    def _table_widths(self) -> list[int]:
+        """Blocks that a request may have, by KV cache group."""
         max_model_len = self.vllm_config.model_config.max_model_len
+        return [-(-max_model_len // block_size) for block_size in self._block_sizes]
+
+    def _make_batch(self, processors: LogitsProcessors) -> InputBatch:
         return InputBatch(
             self.vllm_config.scheduler_config.max_num_seqs,
-            max_model_len,
-            [-(-max_model_len // block_size) for block_size in self._block_sizes],
+            self.vllm_config.model_config.max_model_len,
+            self._table_widths(),
             processors,
             self.device,
         )
@@ -221,21 +278,33 @@ class ModelRunner:
         metadata: dict[str, AttentionMetadata] | None,
         slot_mapping: dict[str, torch.Tensor] | None = None,
         inputs: Mapping[str, torch.Tensor] = MappingProxyType({}),
+        descriptor: BatchDescriptor | None = None,
     ) -> torch.Tensor:
         num_tokens = input_ids.shape[0]
-        additional = additional_forward_context(self.platform, metadata, self.vllm_config, num_tokens)
-        with set_forward_context(metadata, num_tokens, additional, slot_mapping):
-            return self.model(input_ids, positions, **inputs)
+        if self._runnable is self.model:
+            descriptor = None
+        additional = additional_forward_context(self.platform, metadata, self.vllm_config, num_tokens, descriptor)
+        with set_forward_context(metadata, num_tokens, additional, slot_mapping, descriptor):
+            return self._runnable(input_ids, positions, **inputs)
 
-    def _compute_logits(self, step: StepInputs, hidden_states: torch.Tensor) -> torch.Tensor | None:
-        """Logits of the requests that get a token: of the last token of each."""
-        num_rows = len(step.sampling_reqs)
-        if num_rows == 0:
+    def _logits_indices(self, step: StepInputs) -> torch.Tensor | None:
+        """int64 ``[rows]``: the last token of each request that gets a new one; ``None`` where these are all tokens.
+
+        Where no request gets one it is some token: empty batches are not for every op and collective.
+        """
+        if len(step.sampling_reqs) == len(step.input_ids):
             return None
-        if num_rows < hidden_states.shape[0]:
-            last = step.query_start_loc[1:][step.sampling_reqs] - 1
-            hidden_states = hidden_states.index_select(0, self._to_device(last))
-        return self.model.compute_logits(hidden_states)
+        reqs = step.sampling_reqs if len(step.sampling_reqs) else [0]
+        return self._to_device(step.query_start_loc[1:][reqs] - 1)
+
+    def _model_inputs(self, step: StepInputs, indices: torch.Tensor | None) -> Mapping[str, torch.Tensor]:
+        """What the model is given besides tokens and positions."""
+        if self.pooling is not None:
+            return self.pooling.model_inputs(step)
+        # A decode step may be a static graph, whose inputs are always the same.
+        if indices is None or step.is_decode or not self._selects_rows or self._prompt_logprobs.is_waiting:
+            return {}
+        return {"logits_indices": indices}
 
     def _sample(self, slots: IntArray, logits: torch.Tensor) -> SamplerOutput:
         metadata = self.batch.sampling.metadata(slots)
@@ -259,9 +328,9 @@ class ModelRunner:
         starts, lens = (torch.from_numpy(a.astype(np.int32)) for a in (step.query_start_loc, step.seq_lens))
         common = partial(
             CommonAttentionMetadata,
-            query_start_loc=starts.to(self.device),
+            query_start_loc=self._buffers.put("query_start_loc", step.query_start_loc),
             query_start_loc_cpu=starts,
-            seq_lens=lens.to(self.device),
+            seq_lens=self._buffers.put("seq_lens", step.seq_lens),
             seq_lens_cpu=lens,
             num_reqs=len(step.req_ids),
             num_actual_tokens=len(step.input_ids),
@@ -273,8 +342,8 @@ class ModelRunner:
         for group, layer_names, builder in self._groups:
             table, slot_mapping = self.batch.block_table(group, step, self._block_sizes[group])
             of_group = common(
-                block_table_tensor=torch.from_numpy(table).to(self.device),
-                slot_mapping=self._to_device(slot_mapping),
+                block_table_tensor=self._buffers.put(f"block_table {group}", table),
+                slot_mapping=self._buffers.put(f"slot_mapping {group}", slot_mapping),
             )
             metadata.update(dict.fromkeys(layer_names, builder.build(0, of_group)))
             slots.update(dict.fromkeys(layer_names, of_group.slot_mapping))

@@ -11,7 +11,14 @@ import torch
 from vllm_ext import _custom_ops
 from vllm_ext.attention.backends.sdpa import SDPABackend, SDPAImpl
 from vllm_ext.attention.backends.sdpa_metadata import Prefill, SDPAMetadata, SDPAMetadataBuilder
-from vllm_ext.contracts.attention import AttentionImpl, AttentionMetadata, CommonAttentionMetadata
+from vllm_ext.contracts.attention import (
+    AttentionCGSupport,
+    AttentionImpl,
+    AttentionMetadata,
+    CommonAttentionMetadata,
+)
+from vllm_ext.contracts.kv_cache import KVCacheSpec
+from vllm_ext.contracts.vllm_config import VllmConfig
 
 
 @dataclass(slots=True)
@@ -29,6 +36,14 @@ class CPUAttentionMetadata(AttentionMetadata):
 class CPUAttentionMetadataBuilder(SDPAMetadataBuilder):
     """Splits a step into requests that decode and prompts; only the latter need a gather."""
 
+    _cudagraph_support = AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
+
+    def __init__(
+        self, kv_cache_spec: KVCacheSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
+    ) -> None:
+        super().__init__(kv_cache_spec, layer_names, vllm_config, device)
+        self._all_reqs = torch.arange(vllm_config.scheduler_config.max_num_seqs)
+
     def build(  # type: ignore[override]
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False
     ) -> CPUAttentionMetadata | SDPAMetadata:
@@ -38,7 +53,7 @@ class CPUAttentionMetadataBuilder(SDPAMetadataBuilder):
         lens = common.seq_lens_cpu
         starts = common.query_start_loc_cpu.long()
         if common.max_query_len == 1:
-            tokens = rows = torch.arange(common.num_reqs)
+            tokens = rows = self._all_reqs[: common.num_reqs]
             prefills = []
         else:
             counts = starts.diff()
