@@ -34,6 +34,14 @@ class TestRowByRow:
 
         torch.testing.assert_close(normed.double(), F.rms_norm(x.double(), (size,), weight.double(), 1e-3), **CLOSE)
 
+    def test_rms_norm_of_heads_that_lie_within_wider_rows(self, rows, size):
+        wide, weight = randn(rows, 5 * size), randn(size, seed=1)
+        x = wide.unflatten(1, (5, size))[:, 1:4]
+
+        normed = _custom_ops.rms_norm(x, weight, 1e-3, None)
+
+        torch.testing.assert_close(normed.double(), F.rms_norm(x.double(), (size,), weight.double(), 1e-3), **CLOSE)
+
     def test_rms_norm_adds_to_the_residual_first(self, rows, size):
         x, residual, weight = randn(rows, size), randn(rows, size, seed=2), randn(size, seed=1)
         total = x + residual
@@ -170,7 +178,7 @@ def test_another_dtype_is_refused(dtype):
 
 
 def test_wrong_arguments_are_an_error():
-    with pytest.raises(TypeError, match="rms_norm takes 8 arguments, given 2"):
+    with pytest.raises(TypeError, match="rms_norm takes 10 arguments, given 2"):
         _custom_ops._C.rms_norm(1, 2)
     with pytest.raises(TypeError):
         _custom_ops._C.silu_and_mul("x", 1, 1, 1, 1)

@@ -44,12 +44,19 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: to
     """``x / sqrt(mean(x**2) + epsilon) * weight`` over the last dimension, as a new tensor.
 
     Args:
-        x: float32 ``[..., size]``, contiguous. weight: ``[size]``.
-        residual: like ``x``; ``x`` is added to it in place, and the sum normalised.
+        x: float32 ``[rows, size]`` or ``[rows, heads, size]``, dense but for the distance of rows.
+        weight: ``[size]``.
+        residual: like ``x``, and contiguous; ``x`` is added to it in place, and the sum normalised.
     """
     _check(x, weight, x if residual is None else residual)
-    out = torch.empty_like(x)
     size = x.shape[-1]
+    group = x.shape[1] if x.dim() == 3 else 1
+    if not 2 <= x.dim() <= 3 or x.stride()[1:] != (size, 1)[3 - x.dim() :]:
+        raise TypeError(
+            f"rms_norm takes [rows, size] or [rows, heads, size] with dense rows, given {list(x.shape)} with strides "
+            f"{x.stride()}"
+        )
+    out = x.new_empty(x.shape)
     address = 0 if residual is None else residual.data_ptr()
     _C.rms_norm(
         out.data_ptr(),
@@ -58,6 +65,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: to
         weight.data_ptr(),
         x.numel() // size,
         size,
+        group,
+        x.stride(0),
         epsilon,
         torch.get_num_threads(),
     )

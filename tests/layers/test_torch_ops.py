@@ -22,6 +22,7 @@ def cache() -> torch.Tensor:
 
 CASES = {
     "rms_norm": lambda: (torch.randn(3, 8), torch.randn(8), 1e-5, None),
+    "rms_norm, heads": lambda: (torch.randn(3, 32)[:, 8:24].unflatten(1, (2, 8)), torch.randn(8), 1e-5, None),
     "rms_norm, residual": lambda: (torch.randn(3, 8), torch.randn(8), 1e-5, torch.randn(3, 8)),
     "silu_and_mul": lambda: (torch.randn(3, 8),),
     "rotary_embedding": lambda: (torch.tensor([1, 0]), torch.randn(2, 16), torch.randn(5, 16), 8),

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from support.device import DrivenWorker, driven_worker, make_dispatcher
+from support.families import NATIVE, write_model
 
 from vllm_ext import _custom_ops
 from vllm_ext.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
@@ -67,6 +68,19 @@ def test_replayed_steps_have_the_logits_of_computed_ones_bit_by_bit(random_llama
 
     assert num_recorded > 1
     assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+
+
+@needs_kernels
+@pytest.mark.parametrize("family", [name for name in NATIVE if "gelu" not in name])
+def test_native_families_are_replayed(tmp_path, family):
+    """But for those whose activation has no kernel."""
+    model = write_model(tmp_path / "model", NATIVE[family])
+    with driven_worker(model) as driver:
+        driver.add("a", [1, 2, 3])
+        driver.step({"a": 3})
+        driver.step({"a": 1})
+
+        assert (wrapper_of(driver).why_not, len(wrapper_of(driver)._graphs)) == (None, 1)
 
 
 @needs_kernels

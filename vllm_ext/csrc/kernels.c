@@ -29,11 +29,13 @@ static void rms_norm_row(float *restrict out, const float *restrict x, float *re
         out[i] = row[i] * factor * weight[i];
 }
 
-void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, float eps)
+void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, int64_t group,
+              int64_t x_stride, float eps)
 {
 #pragma omp for
     for (int64_t r = 0; r < rows; r++)
-        rms_norm_row(out + r * size, x + r * size, residual ? residual + r * size : NULL, weight, size, eps);
+        rms_norm_row(out + r * size, x + r / group * x_stride + r % group * size, residual ? residual + r * size : NULL,
+                     weight, size, eps);
 }
 
 EACH_PROCESSOR

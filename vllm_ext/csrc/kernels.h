@@ -7,8 +7,10 @@
 
 #include <stdint.h>
 
-/* out = x / sqrt(mean(x^2) + eps) * weight, by row; with a residual, x is added to it first and it takes x's place. */
-void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, float eps);
+/* out = x / sqrt(mean(x^2) + eps) * weight, by row; with a residual, x is added to it first and it takes x's place. Rows
+   of x lie side by side in groups, whose distance is x_stride. */
+void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, int64_t group,
+              int64_t x_stride, float eps);
 
 /* out[rows, size] = silu(x[:, :size]) * x[:, size:]. */
 void silu_and_mul(float *out, const float *x, int64_t rows, int64_t size);

@@ -3,7 +3,7 @@
 
 static void run_rms_norm(const value *v, int *failed)
 {
-    rms_norm(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].f);
+    rms_norm(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, v[8].f);
 }
 
 static void run_silu_and_mul(const value *v, int *failed)
@@ -62,7 +62,7 @@ static int64_t numbers_of_embedding(const value *v) { return v[3].n * v[5].n; }
 
 /* Behind these arguments each takes the number of threads. */
 static const kernel kernels[] = {
-    {"rms_norm", "ppppnnf", run_rms_norm, numbers_of_rms_norm},
+    {"rms_norm", "ppppnnnnf", run_rms_norm, numbers_of_rms_norm},
     {"silu_and_mul", "ppnn", run_silu_and_mul, numbers_of_silu_and_mul},
     {"rotary_embedding", "ppppnnnn", run_rotary_embedding, numbers_of_rotary_embedding},
     {"store_kv", "pnnnpppnnn", run_store_kv, numbers_of_store_kv},
@@ -125,7 +125,7 @@ static PyObject *py_linear_panel(PyObject *self, PyObject *unused)
 #define METHOD(name, text) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, text}
 
 static PyMethodDef methods[] = {
-    METHOD(rms_norm, "rms_norm(out, x, residual, weight, rows, size, eps, threads)"),
+    METHOD(rms_norm, "rms_norm(out, x, residual, weight, rows, size, group, x_stride, eps, threads)"),
     METHOD(silu_and_mul, "silu_and_mul(out, x, rows, size, threads)"),
     METHOD(rotary_embedding, "rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, threads)"),
     METHOD(store_kv, "store_kv(cache, kv_heads, block_size, size, key, value, slots, tokens, key_stride, value_stride, "

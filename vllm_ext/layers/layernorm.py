@@ -44,7 +44,10 @@ class RMSNorm(CpuKernelOp):
         """One pass over ``x`` in a compiled kernel; as :meth:`forward_native`."""
         if x.dtype is not torch.float32 or not (residual is None or residual.is_contiguous()):
             return self.forward_native(x, residual)
-        normalised = _custom_ops.rms_norm(x.contiguous(), self.weight, self.variance_epsilon, residual)
+        shape = x.shape
+        if x.dim() not in (2, 3) or x.stride()[1:] != (self.hidden_size, 1)[3 - x.dim() :]:
+            x = x.reshape(-1, self.hidden_size)
+        normalised = _custom_ops.rms_norm(x, self.weight, self.variance_epsilon, residual).view(shape)
         return normalised if residual is None else (normalised, residual)
 
     def _normalise(self, x: torch.Tensor) -> torch.Tensor:

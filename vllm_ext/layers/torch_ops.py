@@ -16,7 +16,7 @@ from vllm_ext.contracts.torch_op import direct_register_custom_op
 
 
 def _rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None) -> torch.Tensor:
-    return torch.empty_like(x)
+    return x.new_empty(x.shape)
 
 
 def _silu_and_mul(x: torch.Tensor) -> torch.Tensor:

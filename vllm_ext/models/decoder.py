@@ -70,21 +70,22 @@ class DecoderAttention(nn.Module):
     def forward(
         self, positions: torch.Tensor, hidden_states: torch.Tensor, rows: torch.Tensor | None = None
     ) -> torch.Tensor:
-        qk, value = self.qkv_proj(hidden_states).split([self.q_size + self.kv_size, self.kv_size], dim=-1)
+        qkv = self.qkv_proj(hidden_states)
         if self.has_norms:
-            qk = self._normalise(qk)
-        # Query and key heads lie side by side and are rotated alike: one call for both.
-        qk, _ = self.rotary_emb(positions, qk)
-        query, key = qk.split([self.q_size, self.kv_size], dim=-1)
+            query, key, value = qkv.split([self.q_size, self.kv_size, self.kv_size], dim=-1)
+            query, key = self._normalise(self.q_norm, query), self._normalise(self.k_norm, key)
+            query, key = self.rotary_emb(positions, query, key)
+        else:
+            # Query and key heads lie side by side and are rotated alike: one call for both.
+            qk, value = qkv.split([self.q_size + self.kv_size, self.kv_size], dim=-1)
+            qk, _ = self.rotary_emb(positions, qk)
+            query, key = qk.split([self.q_size, self.kv_size], dim=-1)
         attended = self.attn(query, key, value)
         return self.o_proj(attended if rows is None else attended.index_select(0, rows))
 
-    def _normalise(self, qk: torch.Tensor) -> torch.Tensor:
+    def _normalise(self, norm: RMSNorm, x: torch.Tensor) -> torch.Tensor:
         """Each head by itself."""
-        query, key = qk.unflatten(-1, (-1, self.head_size)).split(
-            [self.q_size // self.head_size, self.kv_size // self.head_size], dim=1
-        )
-        return torch.cat((self.q_norm(query), self.k_norm(key)), dim=1).flatten(1)
+        return norm(x.unflatten(-1, (-1, self.head_size))).flatten(1)
 
 
 class DecoderLayer(nn.Module):
