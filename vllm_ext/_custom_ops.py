@@ -256,6 +256,50 @@ def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out
     return out
 
 
+def draw_tokens(
+    logits: torch.Tensor,
+    rows: torch.Tensor,
+    temperature: torch.Tensor,
+    top_k: torch.Tensor,
+    top_p: torch.Tensor,
+    uniform: torch.Tensor,
+) -> torch.Tensor:
+    """A token for each draw, as a new tensor: int64 ``[draws]``. What is drawn, and where, is said by
+    :func:`vllm_ext.worker.sampling_ops.draw_tokens`, which has the same in torch.
+
+    Args:
+        logits: float32 ``[rows, vocabulary]``, dense in the last dimension; only read.
+        rows: int64 ``[draws]``: the rows that are drawn from. This and what follows is contiguous.
+        temperature, top_p: float32 ``[draws]``.
+        top_k: int64 ``[draws]``.
+        uniform: float64 ``[draws]``.
+    """
+    _check(logits, temperature, top_p, indices=rows)
+    _check(indices=top_k)
+    if uniform.dtype is not torch.float64 or logits.dim() != 2 or logits.stride(1) != 1:
+        raise TypeError(
+            "draw_tokens takes logits [rows, vocabulary], dense in the last dimension, and random numbers as float64, "
+            f"given {list(logits.shape)} with strides {logits.stride()}, and {uniform.dtype}"
+        )
+    out = torch.empty_like(rows)
+    # In double: see scaled() in sampling.c.
+    scales = temperature.double().reciprocal_()
+    _C.draw_tokens(
+        out.data_ptr(),
+        logits.data_ptr(),
+        rows.data_ptr(),
+        scales.data_ptr(),
+        top_k.data_ptr(),
+        top_p.data_ptr(),
+        uniform.data_ptr(),
+        rows.shape[0],
+        logits.shape[1],
+        logits.stride(0),
+        torch.get_num_threads(),
+    )
+    return out
+
+
 class KernelGraph:
     """Calls of kernels in their order, with the addresses that they were made with; see :func:`record_kernels`."""
 

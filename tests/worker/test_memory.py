@@ -134,9 +134,11 @@ def test_the_measured_run_is_the_largest_step(random_llama):
 
 
 def test_tokens_are_drawn_in_the_measured_run_and_requests_draw_the_same_as_without_it(random_llama, monkeypatch):
-    rows = []
-    apply_top_p = sampling_ops.apply_top_p
-    monkeypatch.setattr(sampling_ops, "apply_top_p", lambda x, p: rows.append(len(x)) or apply_top_p(x, p))
+    drawing = []
+    draw_tokens = sampling_ops.draw_tokens
+    monkeypatch.setattr(
+        sampling_ops, "draw_tokens", lambda x, choice, u: drawing.append(choice) or draw_tokens(x, choice, u)
+    )
 
     def tokens(*, measured: bool) -> list[int]:
         with driven_worker(random_llama, engine__max_num_seqs=5) as driver:
@@ -147,7 +149,7 @@ def test_tokens_are_drawn_in_the_measured_run_and_requests_draw_the_same_as_with
             return [*driver.step({"a": 3})["a"], *driver.step({"a": 1})["a"]]
 
     assert tokens(measured=True) == tokens(measured=False)
-    assert rows == [5]
+    assert [len(choice.rows) for choice in drawing if (choice.top_p < 1).all()] == [5]
 
 
 def test_the_largest_step_is_no_larger_than_all_requests_together(random_llama):

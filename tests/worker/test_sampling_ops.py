@@ -18,6 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from vllm_ext import _custom_ops
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.worker import sampling_ops as ops
 from vllm_ext.worker.sampler import Sampler
@@ -196,11 +197,14 @@ def chi_square(counts: torch.Tensor, probs: torch.Tensor) -> float:
     return float(statistic + ((rest_counts - rest_expected) ** 2 / rest_expected if rest_expected >= 5 else 0))
 
 
+@pytest.mark.parametrize("kernels", [True, False], ids=["with kernels", "without"])
 @pytest.mark.parametrize("seeded", [False, True], ids=["unseeded", "seeded"])
 @pytest.mark.parametrize(
     "values", [{}, {"top_k": 20}, {"top_p": 0.8}, {"min_p": 0.05, "temperature": 0.7}], ids=lambda v: "+".join(v)
 )
-def test_drawn_tokens_pass_a_chi_square_test(values, seeded):
+def test_drawn_tokens_pass_a_chi_square_test(values, seeded, kernels, monkeypatch):
+    if not kernels:
+        monkeypatch.setattr(_custom_ops, "why_missing", lambda: "not wanted")
     vocab, draws = 60, 20_000
     logits = random_logits(1, vocab, 3, spread=1.5)
     scores = logits / values.get("temperature", 1.0)

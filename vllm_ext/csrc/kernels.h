@@ -58,4 +58,18 @@ typedef struct {
 int can_multiply(void);
 void linear(linear_args a);
 
+/* `count` draws: number i is from row rows[i] of logits, of `size` tokens each. `scales` are reciprocals of the
+   temperatures; top_k outside [1, size) and top_p of 1 leave all tokens. */
+typedef struct {
+    const float *logits, *top_p;
+    const double *scales, *uniform;
+    const int64_t *rows, *top_k;
+    int64_t count, size, stride;
+} draw_batch;
+
+/* out[i]: the token at which the running sum of the probabilities, in the order of the vocabulary, passes uniform[i];
+   the likeliest one where NaN or infinity leave no probabilities. Returns 0, and writes nothing, where memory is short.
+   No part of a graph, it makes a team of `threads` itself. */
+int draw_tokens(int64_t *out, draw_batch batch, int threads);
+
 #endif

@@ -122,6 +122,33 @@ static PyObject *py_linear_panel(PyObject *self, PyObject *unused)
     return PyLong_FromLong(can_multiply() ? LINEAR_PANEL : 0);
 }
 
+static PyObject *py_draw_tokens(PyObject *self, PyObject *args)
+{
+    unsigned long long out, logits, rows, scales, top_k, top_p, uniform;
+    long long count, size, stride;
+    int threads, done;
+    if (!PyArg_ParseTuple(args, "KKKKKKKLLLi", &out, &logits, &rows, &scales, &top_k, &top_p, &uniform, &count, &size,
+                          &stride, &threads))
+        return NULL;
+    draw_batch batch = {
+        .logits = (void *)(uintptr_t)logits,
+        .rows = (void *)(uintptr_t)rows,
+        .scales = (void *)(uintptr_t)scales,
+        .top_k = (void *)(uintptr_t)top_k,
+        .top_p = (void *)(uintptr_t)top_p,
+        .uniform = (void *)(uintptr_t)uniform,
+        .count = count,
+        .size = size,
+        .stride = stride,
+    };
+    Py_BEGIN_ALLOW_THREADS
+    done = draw_tokens((void *)(uintptr_t)out, batch, threads);
+    Py_END_ALLOW_THREADS
+    if (!done)
+        return PyErr_NoMemory();
+    Py_RETURN_NONE;
+}
+
 #define METHOD(name, text) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, text}
 
 static PyMethodDef methods[] = {
@@ -135,6 +162,8 @@ static PyMethodDef methods[] = {
     METHOD(linear, "linear(out, x, weight, bias, m, n, k, x_stride, threads)"),
     METHOD(embedding, "embedding(out, ids, table, count, rows, size, threads)"),
     {"linear_panel", py_linear_panel, METH_NOARGS, "rows of a weight in one panel; 0 where linear() cannot run"},
+    {"draw_tokens", py_draw_tokens, METH_VARARGS,
+     "draw_tokens(out, logits, rows, scales, top_k, top_p, uniform, count, size, stride, threads)"},
     {"start_recording", py_start_recording, METH_NOARGS, "record the kernels that this thread calls from now on"},
     {"stop_recording", py_stop_recording, METH_NOARGS, "the graph of what was recorded"},
     {"addresses", py_addresses, METH_O, "addresses(graph): those that each call reads or writes, a list per call"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -49,9 +50,7 @@ class Sampler(PluggableLayer):
         scored = list(metadata.num_logprobs)
         raw = logits[scored] if scored else None
         logits = self.process_logits(logits.float(), metadata)
-        token_ids = ops.most_likely(logits)
-        if metadata.choice is not None:
-            self._choose(logits, metadata, metadata.choice, token_ids)
+        token_ids = self._choose(logits, metadata)
         if raw is None:
             return SamplerOutput(token_ids, {})
         return SamplerOutput(token_ids, _logprobs(raw, token_ids[scored], metadata.num_logprobs))
@@ -71,26 +70,25 @@ class Sampler(PluggableLayer):
             _penalize(logits, metadata.penalties)
         return logits
 
-    def _choose(
-        self, logits: torch.Tensor, metadata: SamplingMetadata, choice: Choice, token_ids: torch.Tensor
-    ) -> None:
-        """Replace the likeliest token of the rows that draw one."""
-        rows = torch.from_numpy(choice.rows).to(logits.device)
-        temperature = torch.from_numpy(choice.temperature).to(logits.device).unsqueeze(1)
+    def _choose(self, logits: torch.Tensor, metadata: SamplingMetadata) -> torch.Tensor:
+        """A token per row: int64 ``[rows]``."""
+        choice = metadata.choice
+        if choice is None:
+            return ops.most_likely(logits)
+        is_mixed = len(choice.rows) < metadata.num_rows
+        token_ids = ops.most_likely(logits) if is_mixed else None
         if metadata.argmax_invariant:
-            # They know the rows of the whole batch.
-            logits.index_copy_(0, rows, logits.index_select(0, rows).div_(temperature))
+            # They know the rows of the whole batch, and come after the temperature.
+            rows, temperature = (torch.from_numpy(a).to(logits.device) for a in (choice.rows, choice.temperature))
+            logits.index_copy_(0, rows, logits.index_select(0, rows).div_(temperature.unsqueeze(1)))
             for processor in metadata.argmax_invariant:
                 logits = processor.apply(logits)
-            logits = logits.index_select(0, rows)
-        elif len(choice.rows) == metadata.num_rows:
-            logits = logits.div_(temperature)
-        else:
-            logits = logits.index_select(0, rows).div_(temperature)
-        _keep_top(logits, choice)
-        drawn = ops.draw(logits, torch.from_numpy(self._uniform(choice)).to(logits.device))
-        # NaN and infinite logits are no probabilities: then the most likely token, which does exist.
-        token_ids[rows] = torch.where(drawn < logits.shape[1], drawn, token_ids[rows])
+            choice = replace(choice, temperature=np.ones_like(choice.temperature))
+        drawn = ops.draw_tokens(logits, choice, self._uniform(choice))
+        if token_ids is None:
+            return drawn
+        token_ids[torch.from_numpy(choice.rows).to(logits.device)] = drawn
+        return token_ids
 
     def _uniform(self, choice: Choice) -> np.ndarray:
         """A number from [0, 1) per row: float64."""
@@ -108,20 +106,6 @@ def _penalize(logits: torch.Tensor, penalties: Penalties) -> None:
         ops.apply_penalties(logits, *values)
     else:
         logits.index_copy_(0, penalties.rows, ops.apply_penalties(logits.index_select(0, penalties.rows), *values))
-
-
-def _keep_top(logits: torch.Tensor, choice: Choice) -> None:
-    """Apply top-k, then top-p, to the rows that have them, in place."""
-    for is_on, values, apply in (
-        (choice.top_k > 0, choice.top_k, ops.apply_top_k),
-        (choice.top_p < 1, choice.top_p, ops.apply_top_p),
-    ):
-        if is_on.all():
-            apply(logits, torch.from_numpy(values).to(logits.device).unsqueeze(1))
-        elif is_on.any():
-            rows = torch.from_numpy(np.flatnonzero(is_on)).to(logits.device)
-            limits = torch.from_numpy(values[is_on]).to(logits.device).unsqueeze(1)
-            logits.index_copy_(0, rows, apply(logits.index_select(0, rows), limits))
 
 
 def _logprobs(raw: torch.Tensor, token_ids: torch.Tensor, num_logprobs: dict[int, int]) -> dict[int, LogprobsLists]:

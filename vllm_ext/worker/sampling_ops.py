@@ -1,10 +1,17 @@
-"""The arithmetic of sampling on rows of logits: penalties, top-k, top-p, and the draw itself."""
+"""The arithmetic of sampling on rows of logits: penalties, top-k, top-p, and the draw itself.
+
+The last three are one compiled kernel on processors. In torch they are here for every other device, and as what the
+kernel has to equal.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from vllm_ext import _custom_ops
+from vllm_ext.worker.sampling_metadata import Choice
 
 _NEVER = float("-inf")
 _FIRST_WIDTH = 256
@@ -63,7 +70,8 @@ def apply_top_p(logits: torch.Tensor, top_p: torch.Tensor) -> torch.Tensor:
     if width < logits.shape[1] and bool((sums[:, -1:] < top_p).any()):
         best, token_ids = probs.sort(dim=-1, descending=True)
         sums = best.cumsum(dim=-1)
-    keep = sums - best < top_p
+    # Not by "<": where NaN leaves no probabilities, everything stays.
+    keep = ~(sums - best >= top_p)
     keep[:, 0] = True
     impossible = torch.ones_like(logits, dtype=torch.bool).scatter_(1, token_ids, ~keep)
     return logits.masked_fill_(impossible, _NEVER)
@@ -77,8 +85,53 @@ def most_likely(logits: torch.Tensor) -> torch.Tensor:
     return logits.argmax(dim=-1)
 
 
+def draw_tokens(logits: torch.Tensor, choice: Choice, uniform: npt.NDArray[np.float64]) -> torch.Tensor:
+    """A token for each of ``choice.rows``, drawn after temperature, top-k and top-p; the likeliest one where NaN or
+    infinity leave no probabilities.
+
+    Args:
+        logits: float32 ``[rows, vocabulary]``; may be changed in place.
+        uniform: float64 ``[drawing rows]``, in [0, 1): see :func:`draw`.
+
+    Returns: int64 ``[drawing rows]``.
+    """
+    if logits.is_cpu and logits.stride(1) == 1 and _custom_ops.are_usable(logits.dtype):
+        arrays = (choice.rows, choice.temperature, choice.top_k, choice.top_p, uniform)
+        return _custom_ops.draw_tokens(logits, *map(torch.from_numpy, arrays))
+    return draw_tokens_native(logits, choice, uniform)
+
+
+def draw_tokens_native(logits: torch.Tensor, choice: Choice, uniform: npt.NDArray[np.float64]) -> torch.Tensor:
+    """:func:`draw_tokens` in plain torch."""
+    rows, temperature, numbers = (
+        torch.from_numpy(array).to(logits.device) for array in (choice.rows, choice.temperature, uniform)
+    )
+    if len(choice.rows) < logits.shape[0]:
+        logits = logits.index_select(0, rows)
+    likeliest = most_likely(logits)
+    logits.div_(temperature.unsqueeze(1))
+    _keep_top(logits, choice)
+    drawn = draw(logits, numbers)
+    return torch.where(drawn < logits.shape[1], drawn, likeliest)
+
+
+def _keep_top(logits: torch.Tensor, choice: Choice) -> None:
+    """Apply top-k, then top-p, to the rows that have them, in place."""
+    for is_on, values, apply in (
+        (choice.top_k > 0, choice.top_k, apply_top_k),
+        (choice.top_p < 1, choice.top_p, apply_top_p),
+    ):
+        if is_on.all():
+            apply(logits, torch.from_numpy(values).to(logits.device).unsqueeze(1))
+        elif is_on.any():
+            rows = torch.from_numpy(np.flatnonzero(is_on)).to(logits.device)
+            limits = torch.from_numpy(values[is_on]).to(logits.device).unsqueeze(1)
+            logits.index_copy_(0, rows, apply(logits.index_select(0, rows), limits))
+
+
 def draw(logits: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
-    """The token at which the running sum of the probabilities passes ``uniform``, for each row.
+    """The token at which the running sum of the probabilities passes ``uniform``, for each row; ``vocabulary`` where
+    they are NaN.
 
     The sum runs in the order of the vocabulary: logits that differ by a rounding then move its steps by no more than
     a rounding, so that a request draws the same token in batches of any size.
