@@ -117,15 +117,31 @@ def test_ties_with_the_last_of_the_top_k_stay_as_in_torch(seed, vocab, spread, t
 
 @needs_kernels
 @PROPERTY
-@given(seeds, temperatures, st.integers(1, 100))
-def test_logits_that_the_temperature_makes_equal_are_ties_as_in_torch(seed, temperature, top_k):
+@given(seeds, st.floats(0.25, 3.0, width=32))
+def test_logits_that_the_temperature_makes_equal_are_ties_as_in_torch(seed, temperature):
+    """They follow each other in float32, and are many more than what they become."""
     steps = torch.randperm(100, generator=torch.Generator().manual_seed(seed))
-    logits = (5.0 + steps.double() * 2.0**-21).float()
-    kept = kept_in_torch(logits, temperature, top_k, 1.0)
+    logits = (7.5 + steps.double() * 2.0**-21).float()
 
-    tokens = drawn(ops.draw_tokens, logits, temperature=temperature, top_k=top_k)
+    for top_k in (1, 2, 5, 20, 21, 22, 23, 50):
+        kept = kept_in_torch(logits, temperature, top_k, 1.0)
+        tokens = drawn(ops.draw_tokens, logits, temperature=temperature, top_k=top_k)
 
-    assert set(tokens) == set((kept > NEVER).nonzero().flatten().tolist())
+        assert set(tokens) == set((kept > NEVER).nonzero().flatten().tolist())
+
+
+@needs_kernels
+@pytest.mark.parametrize("top_k", range(1, 12))
+def test_the_top_k_may_stand_side_by_side_or_far_apart(top_k):
+    side_by_side = torch.zeros(512) + torch.linspace(0.9, 0.0, 512)
+    side_by_side[100:108] += 2.0
+    far_apart = torch.zeros(512) + torch.linspace(0.9, 0.0, 512)
+    far_apart[20::64] += 2.0
+
+    for logits in (side_by_side, far_apart):
+        tokens = drawn(ops.draw_tokens, logits, top_k=top_k)
+
+        assert set(tokens) == set(logits.topk(top_k).indices.tolist())
 
 
 @needs_kernels
@@ -156,14 +172,14 @@ def test_of_equally_likely_tokens_top_p_keeps_the_first(top_p):
 @pytest.mark.parametrize(
     ("special", "expected"),
     [
-        ({70: "nan"}, 70),
-        ({90: "-nan", 70: "nan"}, 70),
-        ({80: "inf", 90: "inf"}, 80),
-        ({80: "inf", 90: "nan"}, 90),
-        ({80: "3e38", 90: "3.1e38"}, 90),
-        (dict.fromkeys(range(100), "-inf"), 0),
+        pytest.param({70: "nan"}, 70, id="NaN"),
+        pytest.param({70: "-nan"}, 70, id="NaN with a sign"),
+        pytest.param({90: "nan", 70: "-nan"}, 70, id="NaN of both signs"),
+        pytest.param({80: "inf", 90: "inf"}, 80, id="infinity"),
+        pytest.param({80: "inf", 90: "nan"}, 90, id="infinity and NaN"),
+        pytest.param({80: "3e38", 90: "3.1e38"}, 90, id="infinite after the temperature"),
+        pytest.param(dict.fromkeys(range(100), "-inf"), 0, id="none possible"),
     ],
-    ids=["NaN", "NaN of both signs", "infinity", "infinity and NaN", "infinite after the temperature", "none possible"],
 )
 def test_without_probabilities_the_likeliest_token_is_taken(draw, values, special, expected):
     logits = different_logits(100, 3.0, 0)
