@@ -20,7 +20,8 @@ from vllm_ext.errors import InvalidRequest
 
 class RequestsInFlight:
     """Everything about requests that may happen between two steps. A request is in one of two lists, each in the order
-    of ``queue_key``: it waits and owns no block, or it runs and owns the blocks of its computed tokens.
+    of ``queue_key``: it waits and owns no block, or it runs and owns the blocks of its computed tokens, where every
+    layer has a sliding window those that a token to come sees.
     """
 
     def __init__(
