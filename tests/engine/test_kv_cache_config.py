@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from support.fake_engine import BYTES_PER_BLOCK_TOKEN, make_vllm_config
 
-from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheLayout
-from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
+from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, KVCacheLayout, KVCacheSpec
+from vllm_ext.engine.kv_cache_config import (
+    common_layout,
+    common_spec,
+    common_window,
+    make_kv_cache_config,
+    request_capacity,
+)
 from vllm_ext.errors import EngineError
 
 SPEC = FullAttentionSpec(4, num_kv_heads=2, head_size=8, dtype=torch.float32)
@@ -99,3 +107,43 @@ def test_layers_with_and_without_a_window_come_in_one_group_where_the_platform_t
     assert groups() == [(("a",), windowed), (("b",), plain), (("c",), other)]
     config.scheduler_config.disable_hybrid_kv_cache_manager = True
     assert groups() == [(("a", "b"), plain), (("c",), other)]
+
+
+def test_a_window_that_all_layers_have_stays_where_the_platform_takes_one_group():
+    config = make_vllm_config()
+    config.scheduler_config.disable_hybrid_kv_cache_manager = True
+
+    def windows(*of_layers):
+        spec = {str(i): replace(SPEC, sliding_window=window) for i, window in enumerate(of_layers)}
+        groups = make_kv_cache_config(config, spec, LBNHC, 1 << 20).kv_cache_groups
+        return [group.kv_cache_spec.sliding_window for group in groups]
+
+    assert windows(7, 7) == [7]
+    assert windows(7, 9) == windows(7, None) == [None]
+
+
+def config_of(num_blocks: int, *windows: int | None) -> KVCacheConfig:
+    groups = [KVCacheGroupSpec((str(i),), replace(SPEC, sliding_window=window)) for i, window in enumerate(windows)]
+    return KVCacheConfig(num_blocks, tuple(groups))
+
+
+def test_what_is_read_is_the_largest_window_or_all_where_a_layer_reads_all():
+    unknown = KVCacheConfig(4, (*config_of(4, 3).kv_cache_groups, KVCacheGroupSpec(("x",), KVCacheSpec(4))))
+
+    assert common_window(config_of(4, 3, 9, 5)) == 9
+    assert common_window(config_of(4, 3, None)) is common_window(config_of(4)) is common_window(unknown) is None
+
+
+@pytest.mark.parametrize("block_size", [1, 4, 5])
+@pytest.mark.parametrize("num_blocks", [1, 2, 5])
+def test_a_request_has_no_limit_where_each_token_and_what_it_sees_fit_into_the_cache(num_blocks, block_size):
+    def fits(position: int, window: int) -> bool:
+        first_seen = max(0, position + 1 - window)
+        return position // block_size - first_seen // block_size + 1 <= num_blocks
+
+    capacity = num_blocks * block_size
+    for window in range(1, capacity + 3):
+        always = all(fits(position, window) for position in range(3 * capacity + 3))
+        expected = None if always else capacity
+        assert request_capacity(config_of(num_blocks, window), block_size) == expected, window
+    assert request_capacity(config_of(num_blocks, None), block_size) == capacity

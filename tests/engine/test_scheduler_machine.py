@@ -2,6 +2,7 @@
 
 After each event the books have to agree, and in the end every request has ended exactly once, with its own tokens. The
 fake worker checks on its side that whatever a request reads from the cache is what its tokens should have left there.
+Layers see everything, or what their sliding windows show them; then blocks change hands while their requests run.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from support.fake_engine import FakeDispatcher, FakeWorker, continuation, make_vllm_config
+from support.fake_engine import FakeDispatcher, FakeWorker, Step, continuation, make_vllm_config
 
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.core import EngineCore
@@ -25,6 +26,7 @@ from vllm_ext.engine.request import Request, RequestStatus
 from vllm_ext.errors import EngineError, InvalidRequest
 
 MAX_MODEL_LEN = 40
+BLOCK = 4
 # Few different beginnings, so that many prompts share one.
 PROMPTS = st.builds(
     lambda start, length, rest: [start] * length + rest,
@@ -32,6 +34,17 @@ PROMPTS = st.builds(
     st.integers(1, 24),
     st.lists(st.integers(1, 3), max_size=8),
 )
+# Of two layers: all see everything, all have a window, or one of each kind.
+WINDOWS = st.none() | st.tuples(st.integers(1, 14), st.integers(1, 14)) | st.tuples(st.integers(1, 14), st.none())
+
+
+def longest_sequence(num_blocks: int, window: int | None) -> int:
+    """Tokens that can be computed of one request alone: as long as what the next one sees, and itself, have blocks."""
+    for position in range(MAX_MODEL_LEN):
+        first_seen = 0 if window is None else max(0, position + 1 - window)
+        if position // BLOCK - first_seen // BLOCK + 1 > num_blocks:
+            return position
+    return MAX_MODEL_LEN
 
 
 class Interrupt(BaseException):
@@ -47,19 +60,26 @@ class SchedulerMachine(RuleBasedStateMachine):
         max_num_batched_tokens=st.integers(1, 40),
         enable_prefix_caching=st.booleans(),
         policy=st.sampled_from(["fcfs", "priority"]),
+        windows=WINDOWS,
     )
-    def start(self, policy: str, **options: object) -> None:
-        dispatcher = FakeDispatcher(make_vllm_config(max_model_len=MAX_MODEL_LEN, policy=policy, **options))
+    def start(self, policy: str, windows: tuple[int | None, ...] | None, **options: object) -> None:
+        sizes = {"max_model_len": MAX_MODEL_LEN, "block_size": BLOCK}
+        layers = {} if windows is None else {"sliding_windows": windows}
+        dispatcher = FakeDispatcher(make_vllm_config(policy=policy, **sizes, **layers, **options))
         self.core = EngineCore(dispatcher)
         assert isinstance(dispatcher.worker, FakeWorker)
         self.worker = dispatcher.worker
         self.scheduler = self.core.scheduler
         self.policy = policy
-        self.capacity = self.scheduler.kv_cache_manager.capacity
+        self.manager = self.scheduler.kv_cache_manager
+        self.window = None if windows is None or None in windows else max(windows)
+        self.capacity = longest_sequence(self.core.kv_cache_config.num_blocks, self.window)
         self.requests: dict[str, Request] = {}
         self.tokens: dict[str, list[int]] = {}
         self.ended: dict[str, str] = {}
         self.num_admissions = 0
+        self.num_given_back = 0
+        self.num_hits_behind_a_window = 0
 
     # What can happen ------------------------------------------------------------------------------------------------
 
@@ -143,10 +163,23 @@ class SchedulerMachine(RuleBasedStateMachine):
         elif self.scheduler.requests or self.scheduler.waiting:
             assert step.num_scheduled_tokens, "nothing runs although something waits"
         self.num_admissions += len(step.new)
+        self.look_at_blocks(step)
         if self.scheduler.num_preemptions > num_preemptions:
             assert not step.new, "a request was admitted in a step in which others gave their blocks up"
         for name in step.new:
             assert all(self.requests[name].queue_key < waiting.queue_key for waiting in self.scheduler.waiting)
+
+    def look_at_blocks(self, step: Step) -> None:
+        """A request has no more blocks than its window and a step need, and less of them only with a window."""
+        at_once = (self.window or 0) - 1 + self.scheduler.max_num_batched_tokens
+        for request in self.scheduler.running:
+            given_back = self.manager.num_given_back_by(request)
+            if self.window is None:
+                assert given_back == 0
+            else:
+                assert self.manager.num_blocks_of(request) <= -(-at_once // BLOCK) + 1
+            self.num_given_back = max(self.num_given_back, given_back)
+            self.num_hits_behind_a_window += request.request_id in step.new and given_back > 0
 
     def end(self, name: str, reason: str) -> None:
         assert name not in self.ended, "a request ended twice"
@@ -199,12 +232,16 @@ def test_many_more_random_lives():
 
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 @pytest.mark.parametrize("enable_prefix_caching", [True, False])
-def test_a_life_of_the_machine_has_what_it_is_about(policy, enable_prefix_caching):
-    """The events that the machine can bring about do happen: preemption for blocks, hits, chunks."""
+@pytest.mark.parametrize("windows", [None, (11, 12), (5, None)], ids=["sees all", "windows", "one window"])
+def test_a_life_of_the_machine_has_what_it_is_about(policy, enable_prefix_caching, windows):
+    """The events that the machine can bring about do happen: preemption for blocks, hits, chunks, and with a window
+    blocks that are given back, and hits of which a beginning is left out.
+    """
     machine = SchedulerMachine()
     machine.start(
         policy=policy,
-        num_blocks=9,
+        windows=windows,
+        num_blocks=9 if windows != (11, 12) else 7,
         max_num_seqs=4,
         max_num_batched_tokens=7,
         enable_prefix_caching=enable_prefix_caching,
@@ -225,3 +262,8 @@ def test_a_life_of_the_machine_has_what_it_is_about(policy, enable_prefix_cachin
     assert any(step.num_scheduled_tokens.get("0", 0) == 7 for step in machine.worker.steps), "prompt 0 came in chunks"
     assert sorted(machine.ended.values()) == ["abort"] + ["length"] * 11
     assert all(request.status is not RequestStatus.PREEMPTED for request in machine.requests.values())
+    all_have_one = windows == (11, 12)
+    assert (machine.num_given_back > 0) == all_have_one
+    assert (machine.num_hits_behind_a_window > 0) == (all_have_one and enable_prefix_caching)
+    # 20 tokens behind 9 to 13 are more than the 7 blocks hold.
+    assert not all_have_one or machine.capacity == MAX_MODEL_LEN > 7 * BLOCK

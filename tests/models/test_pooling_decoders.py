@@ -54,6 +54,20 @@ def test_the_settings_choose_how_states_are_pooled(llama, pooling_type):
     check(outputs, llama, pooling_type)
 
 
+def test_prompts_longer_than_the_cache_are_pooled_where_all_layers_have_a_window(tmp_path):
+    directory = write_model(tmp_path / "model", NATIVE["mistral, window"])
+    # Keys and values of 2 heads of 16 numbers in float32, in 3 layers: 6 blocks of 4 tokens.
+    memory = 6 * 4 * 2 * 2 * 16 * 4 * 3
+    settings = {"pooling_type": "MEAN", "block_size": 4, "kv_cache_memory": memory}
+
+    with LLM(directory, platform="cpu", dtype="float32", runner="pooling", **settings) as llm:
+        outputs = llm.embed(PROMPTS)
+        num_blocks = llm.llm_engine.engine_core.kv_cache_config.num_blocks
+
+    assert max(map(len, PROMPTS)) > num_blocks * 4 == 24
+    check(outputs, directory, "MEAN")
+
+
 @pytest.mark.parametrize("pooling_type", list(POOL))
 @pytest.mark.parametrize("platform", ["cpu", "dummy"])
 def test_prompts_that_come_in_chunks_give_the_same(plugins, llama, pooling_type, platform):

@@ -39,6 +39,8 @@ class Setup:
     soft_cap: float | None = None
     slopes: list[float] | None = None
     sinks: list[float] | None = None
+    unseen: float | None = None
+    """What others have left in blocks that lie wholly before all windows of a request; ``None``: its own tokens."""
     backend: type[AttentionBackend] = SDPABackend
     keys: list[torch.Tensor] = field(init=False)
     values: list[torch.Tensor] = field(init=False)
@@ -59,7 +61,7 @@ class Setup:
         widths = [-(-length // self.block_size) for length in lens]
         self.num_blocks = sum(widths) + 3
         unused = random.Random(self.seed).sample(range(self.num_blocks), self.num_blocks)
-        self.block_table = torch.zeros(len(lens), max(widths), dtype=torch.int32)
+        self.block_table = torch.full((len(lens), max(widths)), unused.pop(), dtype=torch.int32)
         for row, width in enumerate(widths):
             self.block_table[row, :width] = torch.tensor([unused.pop() for _ in range(width)])
 
@@ -73,6 +75,9 @@ class Setup:
         for request, (before, _) in enumerate(self.requests):
             for position, slot in enumerate(self.slots(request, 0, before)):
                 cache[slot // self.block_size, :, slot % self.block_size] = self.content(request, position)
+            if self.unseen is not None and self.window is not None:
+                num_unseen = max(0, before + 1 - self.window) // self.block_size
+                cache[self.block_table[request, :num_unseen]] = self.unseen
         new = [slice(before, before + count) for before, count in self.requests]
         query = torch.cat(self.queries)
         key = torch.cat([keys[rows] for keys, rows in zip(self.keys, new, strict=True)])

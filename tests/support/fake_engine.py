@@ -3,7 +3,8 @@
 Its next token is a pure function of the tokens so far. It keeps the books of its KV cache: a token may only be
 computed into a block that nobody else had before this step, and every token of the request so far has to be where its
 blocks say, with all that came before it, whoever wrote it. As in a layer, all of a step is stored before anything
-is read.
+is read. With a sliding window in the model's configuration that goes for the tokens that those of the step see, and
+for the blocks that hold them.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -110,6 +111,8 @@ class FakeWorker(WorkerBase):
         self.available_memory = 1 << 30
         self.before_step: Callable[[], None] = lambda: None
         self._cache: dict[tuple[int, int], int] = {}
+        self._windows = self.model_config.hf_config.get("sliding_windows", (None, None))
+        """By layer."""
 
     def init_device(self) -> None:
         self.calls.append("init_device")
@@ -120,7 +123,7 @@ class FakeWorker(WorkerBase):
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         self.calls.append("get_kv_cache_spec")
         spec = FullAttentionSpec(self.cache_config.block_size, num_kv_heads=2, head_size=8, dtype=torch.float32)
-        return {"layers.0": spec, "layers.1": spec}
+        return {f"layers.{i}": replace(spec, sliding_window=window) for i, window in enumerate(self._windows)}
 
     def determine_available_memory(self) -> int:
         self.calls.append("determine_available_memory")
@@ -151,7 +154,7 @@ class FakeWorker(WorkerBase):
         req_ids = list(scheduled)
         for req_id, num_tokens in scheduled.items():
             self._store(req_id, num_tokens)
-        sampled = [self._attend(req_id) for req_id in scheduled]
+        sampled = [self._attend(req_id, num_tokens) for req_id, num_tokens in scheduled.items()]
         return ModelRunnerOutput(req_ids, {req_id: i for i, req_id in enumerate(req_ids)}, sampled)
 
     def shutdown(self) -> None:
@@ -165,23 +168,38 @@ class FakeWorker(WorkerBase):
             self.requests.pop(req_id, None)
         for data in output.scheduled_new_reqs:
             assert data.req_id not in self.requests
-            (block_ids,) = data.block_ids
+            block_ids = self._of_all_groups(data.block_ids)
             self.requests[data.req_id] = _Known(data.prompt_token_ids, list(block_ids), data.num_computed_tokens)
         cached = output.scheduled_cached_reqs
         for req_id, block_ids, num_computed in zip(
             cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
         ):
             known = self.requests[req_id]
-            known.block_ids += block_ids[0] if block_ids is not None else []
+            known.block_ids += self._of_all_groups(block_ids) if block_ids is not None else []
             assert known.num_computed_tokens == num_computed
         assert {*new, *cached.req_ids} == set(output.num_scheduled_tokens)
 
+    def _of_all_groups(self, block_ids: tuple[list[int], ...]) -> list[int]:
+        assert len(block_ids) == len(self.kv_cache_config.kv_cache_groups)
+        assert all(ids == block_ids[0] for ids in block_ids), "groups have different blocks"
+        return block_ids[0]
+
+    def first_seen(self, known: _Known) -> int:
+        """The first position that the next token to compute sees."""
+        if None in self._windows:
+            return 0
+        return max(0, known.num_computed_tokens + 1 - max(self._windows))
+
+    def _seen_blocks(self, known: _Known) -> list[int]:
+        return known.block_ids[self.first_seen(known) // self.cache_config.block_size :]
+
     def _check_blocks(self) -> None:
         for known in self.requests.values():
-            assert len(known.block_ids) == len(set(known.block_ids)), "a request has a block twice"
+            seen = self._seen_blocks(known)
+            assert len(seen) == len(set(seen)), "a request has a block twice"
             assert all(0 <= block < self.kv_cache_config.num_blocks for block in known.block_ids)
         old = [known for req_id, known in self.requests.items() if req_id not in self.steps[-1].new]
-        self._num_old_owners = Counter(block for known in old for block in known.block_ids)
+        self._num_old_owners = Counter(block for known in old for block in self._seen_blocks(known))
         self._written: set[tuple[int, int]] = set()
 
     def _store(self, req_id: str, num_tokens: int) -> None:
@@ -197,13 +215,14 @@ class FakeWorker(WorkerBase):
             assert slot not in self._written, "two tokens of a step are written into one place"
             self._written.add(slot)
             self._cache[slot] = contents[position]
-        known.num_computed_tokens = end
 
-    def _attend(self, req_id: str) -> list[int]:
+    def _attend(self, req_id: str, num_tokens: int) -> list[int]:
         known = self.requests[req_id]
-        end = known.num_computed_tokens
-        for position, content in enumerate(known.contents_up_to(end)[:end]):
-            assert self._cache[self._slot(known, position)] == content, "the cache holds something else"
+        first, end = self.first_seen(known), known.num_computed_tokens + num_tokens
+        contents = known.contents_up_to(end)
+        for position in range(first, end):
+            assert self._cache[self._slot(known, position)] == contents[position], "the cache holds something else"
+        known.num_computed_tokens = end
         if end < len(known.token_ids):
             return []
         known.token_ids.append(self.next_token(known.token_ids))

@@ -64,7 +64,9 @@ class CommonAttentionMetadata:
     max_seq_len: int
     block_table_tensor: torch.Tensor
     """int32 ``[reqs, blocks]``: cache blocks by request in sequence order; entries beyond ``seq_lens`` are undefined
-    but valid block numbers. For layers without a KV cache, ``[reqs, 1]`` of zeros."""
+    but valid block numbers. So are those of blocks that lie wholly before the sliding window of the request's first
+    query token: other requests may have them, and what they hold must not matter, be it NaN. For layers without a KV
+    cache, ``[reqs, 1]`` of zeros."""
     slot_mapping: torch.Tensor
     """int64 ``[num_actual_tokens]``: where each token's key and value go, ``block * block_size + offset``; zeros for
     layers without a KV cache."""

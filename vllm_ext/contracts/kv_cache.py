@@ -51,8 +51,9 @@ class KVCacheSpec:
 class FullAttentionSpec(KVCacheSpec):
     """Keys and values of all previous tokens.
 
-    ``sliding_window``: only so many of them, the newest, are read; the others stay where they are, so that layers of
-    all kinds have the same blocks.
+    ``sliding_window``: only so many of them, the newest, are read. A request gives a block back once no layer reads
+    anything of it any more; where another layer of the model reads all tokens it keeps them all, because the layers of
+    a model have the same blocks.
     """
 
     num_kv_heads: int

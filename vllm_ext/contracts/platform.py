@@ -163,8 +163,8 @@ class Platform(PlatformDevice):
 
     @classmethod
     def support_hybrid_kv_cache(cls) -> bool:
-        """Whether its worker takes layers with and without a sliding window in several KV cache groups; otherwise
-        they come in one group, whose spec has no window.
+        """Whether its worker takes layers with different sliding windows, or with and without one, in several KV cache
+        groups; otherwise they come in one group, whose spec has no window.
         """
         return False
 

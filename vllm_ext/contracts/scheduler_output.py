@@ -18,7 +18,8 @@ class NewRequestData:
     sampling_params: SamplingParams | None
     """``None`` for a pooling model."""
     block_ids: tuple[list[int], ...]
-    """KV cache blocks by KV cache group, in sequence order."""
+    """KV cache blocks by KV cache group, in sequence order. Where every layer has a sliding window, a block that none
+    will read of has its place all the same, with any number; other requests may have that block, now or later."""
     num_computed_tokens: int
     """How many of ``prompt_token_ids`` need not be computed: the first of ``block_ids`` hold them, and may be shared
     with other requests, also with one whose tokens this very step computes. Always less than there are tokens."""

@@ -180,7 +180,7 @@ class SchedulerConfig:
     max_num_batched_tokens: int = 2048
     policy: SchedulingPolicy = "fcfs"
     disable_hybrid_kv_cache_manager: bool = False
-    """Whether layers with and without a sliding window come in one KV cache group."""
+    """Whether layers with different sliding windows, or with and without one, come in one KV cache group."""
     scheduler_cls: str | type = "auto"
     """Class path of the scheduler, or the class itself; ``auto`` is the engine's own."""
 

@@ -43,6 +43,9 @@ class BlockPool:
         self._evictable: OrderedDict[int, KVCacheBlock] = OrderedDict()
         """Free blocks with content, by their numbers, the least recently used one first."""
         self._block_of: dict[BlockHash, KVCacheBlock] = {}
+        self.null_block = KVCacheBlock(0)
+        """Stands for a block that nobody reads, and has the number of one. It is none of :attr:`blocks`, nobody counts
+        as its user, and it is never free."""
 
     @property
     def num_blocks(self) -> int:
@@ -90,6 +93,21 @@ class BlockPool:
             found.append(block)
         return found
 
+    def find_window(self, block_hashes: Sequence[BlockHash], num_blocks: int) -> list[KVCacheBlock]:
+        """The longest beginning of ``block_hashes`` of which the last ``num_blocks`` blocks hold the content, or all
+        where it is shorter; nothing is taken. Places before these have :attr:`null_block`.
+        """
+        found: list[KVCacheBlock] = []
+        num_before = len(block_hashes)
+        while num_before and len(found) < num_blocks:
+            num_before -= 1
+            block = self._block_of.get(block_hashes[num_before])
+            if block is None:
+                found.clear()
+            else:
+                found.append(block)
+        return [self.null_block] * num_before + found[::-1]
+
     def num_free_among(self, blocks: Sequence[KVCacheBlock]) -> int:
         """How many of ``blocks`` have no user."""
         return sum(block.ref_cnt == 0 for block in blocks)
@@ -135,7 +153,7 @@ class BlockPool:
         empty = {block.block_id for block in self._empty}
         evictable = {block.block_id for block in self._evictable.values()}
         in_use = {block.block_id for block in self.blocks if block.ref_cnt > 0}
-        negative = [block for block in self.blocks if block.ref_cnt < 0]
+        negative = [block for block in (*self.blocks, self.null_block) if block.ref_cnt < 0]
         free = empty | evictable
         num_entries, num_places = len(self._empty) + len(self._evictable), len(empty) + len(evictable) + len(in_use)
         if num_entries != len(free) or free & in_use or negative or num_places != self.num_blocks:

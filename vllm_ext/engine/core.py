@@ -13,7 +13,7 @@ from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_messages import Capabilities
-from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config
+from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config, request_capacity
 from vllm_ext.engine.metrics.step_stats import StepRecorder, StepStats
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
 from vllm_ext.errors import EngineError, VllmExtError, innermost_cause, listing, message_of
@@ -181,7 +181,7 @@ class EngineCore:
             self._compute_prompts_whole()
         kv_cache_config = make_kv_cache_config(self.vllm_config, spec, layout, available_bytes)
         cache_config.num_gpu_blocks = kv_cache_config.num_blocks
-        self._fit_max_model_len(kv_cache_config.num_blocks * cache_config.block_size)
+        self._fit_max_model_len(request_capacity(kv_cache_config, cache_config.block_size))
         executor.initialize_from_config(kv_cache_config)
         self._tasks = executor.get_supported_tasks()
         self._check_tasks()
@@ -201,10 +201,10 @@ class EngineCore:
                 f"this model, and this engine is for {listing(wanted)}"
             )
 
-    def _fit_max_model_len(self, capacity: int) -> None:
+    def _fit_max_model_len(self, capacity: int | None) -> None:
         """Where the cache holds fewer tokens than a request may have: lower the limit, unless it is the user's."""
         model_config = self.vllm_config.model_config
-        if capacity >= model_config.max_model_len:
+        if capacity is None or capacity >= model_config.max_model_len:
             return
         if model_config.original_max_model_len is not None:
             logger.warning(

@@ -54,8 +54,32 @@ def common_layout(layouts: Sequence[Sequence[KVCacheLayout] | None]) -> KVCacheL
     raise EngineError(f"no KV cache layout can be read by all attention layers of all workers; supported: {lists}")
 
 
+def common_window(kv_cache_config: KVCacheConfig) -> int | None:
+    """How many of a request's newest tokens are ever read, where every layer has a sliding window: the largest of
+    these, in tokens. ``None`` where a layer reads all tokens, or there is no layer.
+    """
+    windows: list[int] = []
+    for group in kv_cache_config.kv_cache_groups:
+        window = getattr(group.kv_cache_spec, "sliding_window", None)
+        if window is None:
+            return None
+        windows.append(window)
+    return max(windows, default=None)
+
+
+def request_capacity(kv_cache_config: KVCacheConfig, block_size: int) -> int | None:
+    """Computed tokens that one request can have, alone in the cache. ``None`` where there is no limit: the cache holds
+    the windows of all layers, wherever a block begins, so that old blocks can be given back for new ones.
+    """
+    window, capacity = common_window(kv_cache_config), kv_cache_config.num_blocks * block_size
+    return None if window is not None and capacity >= window + block_size - 1 else capacity
+
+
 def num_blocks_usable(vllm_config: VllmConfig) -> int:
-    """Blocks that the largest number of requests of the largest length would use."""
+    """Blocks that the largest number of requests of the largest length would use.
+
+    A sliding window does not make it less: what is behind it is of use to prompts that begin alike.
+    """
     per_request = -(-vllm_config.model_config.max_model_len // vllm_config.cache_config.block_size)
     return vllm_config.scheduler_config.max_num_seqs * per_request
 
@@ -89,8 +113,9 @@ def make_kv_cache_config(
 def _groups(spec: dict[str, KVCacheSpec], *, hybrid: bool) -> tuple[KVCacheGroupSpec, ...]:
     """Layers that store the same thing, together; unless ``hybrid``, also those that differ in what they read of it."""
     layers: dict[KVCacheSpec, list[str]] = {}
+    differ = len({s.sliding_window for s in spec.values() if isinstance(s, FullAttentionSpec)}) > 1
     for layer, layer_spec in spec.items():
-        if not hybrid and isinstance(layer_spec, FullAttentionSpec):
+        if differ and not hybrid and isinstance(layer_spec, FullAttentionSpec):
             layer_spec = replace(layer_spec, sliding_window=None)
         layers.setdefault(layer_spec, []).append(layer)
     return tuple(KVCacheGroupSpec(tuple(names), layer_spec) for layer_spec, names in layers.items())

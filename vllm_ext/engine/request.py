@@ -134,7 +134,7 @@ class Request:
         self.num_computed_tokens = 0
         """Tokens whose keys and values are in the cache, counting those of the step that is running."""
         self.num_slots = 0
-        """Tokens that its cache blocks have room for."""
+        """Tokens that its cache blocks have room for, or had before they were given back behind a sliding window."""
         self.num_cached_tokens = 0
         """Tokens that were in the prefix cache when the request was first admitted."""
         self.block_hashes: list[BlockHash] = []

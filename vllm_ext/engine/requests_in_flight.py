@@ -9,6 +9,7 @@ from typing import Any
 from vllm_ext.contracts.kv_cache import KVCacheConfig
 from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.engine.kv_cache_config import request_capacity
 from vllm_ext.engine.kv_cache_manager import KVCacheManager
 from vllm_ext.engine.request import Request, RequestStatus
 from vllm_ext.engine.request_limits import RequestLimits
@@ -19,7 +20,8 @@ from vllm_ext.errors import InvalidRequest
 
 class RequestsInFlight:
     """Everything about requests that may happen between two steps. A request is in one of two lists, each in the order
-    of ``queue_key``: it waits and owns no block, or it runs and owns the blocks of its computed tokens.
+    of ``queue_key``: it waits and owns no block, or it runs and owns the blocks of its computed tokens, where every
+    layer has a sliding window those that a token to come sees.
     """
 
     def __init__(
@@ -43,10 +45,10 @@ class RequestsInFlight:
             kv_cache_config,
             block_size or cache_config.block_size,
             enable_caching=cache_config.enable_prefix_caching and not self.needs_whole_prompts,
+            max_num_batched_tokens=self.max_num_batched_tokens,
         )
-        self.limits = RequestLimits(
-            vllm_config.model_config.max_model_len, self.kv_cache_manager.capacity, is_pooling=is_pooling
-        )
+        capacity = request_capacity(kv_cache_config, self.kv_cache_manager.block_size)
+        self.limits = RequestLimits(vllm_config.model_config.max_model_len, capacity, is_pooling=is_pooling)
         self._max_total_tokens = self.limits.max_total_tokens
         self.requests: dict[str, Request] = {}
         """Every request that is not finished, by its id."""

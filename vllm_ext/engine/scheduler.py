@@ -115,6 +115,8 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             num_new_tokens = min(len(request.all_token_ids) - num_computed, budget)
             new_block_ids = None
             if num_computed + num_new_tokens > request.num_slots:
+                # More than the whole cache holds can only come with a window, chunk by chunk.
+                num_new_tokens = min(num_new_tokens, self.kv_cache_manager.max_num_new_tokens(num_computed))
                 block_ids = self._allocate_or_preempt(request, num_new_tokens)
                 if block_ids is None:
                     break
@@ -136,7 +138,8 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             request = self.waiting.peek()
             computed_blocks = self.kv_cache_manager.get_computed_blocks(request)
             num_computed = len(computed_blocks) * self.kv_cache_manager.block_size
-            num_new_tokens = min(request.num_tokens - num_computed, budget)
+            fitting = self.kv_cache_manager.max_num_new_tokens(num_computed)
+            num_new_tokens = min(request.num_tokens - num_computed, budget, fitting)
             if self.needs_whole_prompts and num_new_tokens < request.num_tokens:
                 break
             # A long prompt is computed in chunks, but it is admitted only where the whole of it fits: otherwise it

@@ -30,16 +30,19 @@ def check_scheduler(
     for place in (running, waiting):
         if any(first.queue_key >= second.queue_key for first, second in pairwise(place)):
             raise EngineError(f"requests are out of their order: {place}")
-    wrong = [request for request in running if not _runs(request, manager.num_blocks_of(request), manager.block_size)]
+    wrong = [request for request in running if not _runs(request, manager)]
     wrong += [request for request in waiting if not _waits(request, manager.num_blocks_of(request))]
     if wrong:
         raise EngineError(f"status, tokens and cache blocks of requests do not fit each other: {wrong}")
 
 
-def _runs(request: Request, num_blocks: int, block_size: int) -> bool:
+def _runs(request: Request, manager: KVCacheManager) -> bool:
+    num_given_back = manager.num_given_back_by(request)
+    num_slots = (num_given_back + manager.num_blocks_of(request)) * manager.block_size
     return (
         request.status is RequestStatus.RUNNING
-        and num_blocks * block_size == request.num_slots >= request.num_computed_tokens > 0
+        and num_slots == request.num_slots >= request.num_computed_tokens > 0
+        and num_given_back <= manager.num_unseen_blocks(request.num_computed_tokens)
         and request.num_computed_tokens < request.num_tokens
     )
 

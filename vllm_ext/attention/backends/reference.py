@@ -63,11 +63,11 @@ class ReferenceBackend(AttentionBackend):
 
 @dataclass(frozen=True, slots=True)
 class ReferenceRequest:
-    """One request of a step: ``tokens`` are its queries' places in the batch, the last ones of its ``seq_len`` tokens,
-    which are in the cache's ``blocks``, in this order."""
+    """One request of a step: ``tokens`` are its queries' places in the batch. They are the last ones of its tokens, of
+    which all that one of them sees are in the cache's ``blocks``, in this order, at ``seen`` of what these hold."""
 
     tokens: slice
-    seq_len: int
+    seen: slice
     blocks: torch.Tensor
 
 
@@ -86,11 +86,18 @@ class ReferenceMetadataBuilder(AttentionMetadataBuilder[ReferenceMetadata]):
     ) -> ReferenceMetadata:
         common = common_attn_metadata
         starts = common.query_start_loc_cpu.tolist()
+        block_size = self.kv_cache_spec.block_size
+        window = getattr(self.kv_cache_spec, "sliding_window", None)
         requests = []
         for i, seq_len in enumerate(common.seq_lens_cpu.tolist()):
-            num_blocks = -(-seq_len // self.kv_cache_spec.block_size)
-            blocks = common.block_table_tensor[i, :num_blocks]
-            requests.append(ReferenceRequest(slice(starts[i], starts[i + 1]), seq_len, blocks))
+            tokens = slice(starts[i], starts[i + 1])
+            # Blocks that no query sees anything of may belong to another request: a NaN there is not ours.
+            num_before = seq_len - (tokens.stop - tokens.start)
+            first_seen = 0 if window is None else max(0, num_before + 1 - window)
+            first_block = first_seen // block_size
+            blocks = common.block_table_tensor[i, first_block : -(-seq_len // block_size)]
+            seen = slice(first_seen - first_block * block_size, seq_len - first_block * block_size)
+            requests.append(ReferenceRequest(tokens, seen, blocks))
         return ReferenceMetadata(requests)
 
 
@@ -129,8 +136,8 @@ class ReferenceImpl(AttentionImpl[ReferenceMetadata]):
                 own = request.tokens
                 output[own] = self._attend(query[own], key[own], value[own]).to(output.dtype)
                 continue
-            # [blocks, kv_heads, block_size, 2 * head_size] to [seq_len, kv_heads, 2 * head_size]
-            content = kv_cache[request.blocks].transpose(1, 2).flatten(0, 1)[: request.seq_len]
+            # [blocks, kv_heads, block_size, 2 * head_size] to [seen, kv_heads, 2 * head_size]
+            content = kv_cache[request.blocks].transpose(1, 2).flatten(0, 1)[request.seen]
             keys, values = content.split(self.head_size, dim=-1)
             output[request.tokens] = self._attend(query[request.tokens], keys, values).to(output.dtype)
         return output
@@ -140,7 +147,7 @@ class ReferenceImpl(AttentionImpl[ReferenceMetadata]):
 
         Args:
             query: ``[queries, heads, head_size]``, of the last tokens.
-            keys, values: ``[seq_len, kv_heads, head_size]``.
+            keys, values: ``[seen, kv_heads, head_size]``, of the last tokens too.
 
         Returns: like ``query``.
         """
@@ -154,9 +161,9 @@ class ReferenceImpl(AttentionImpl[ReferenceMetadata]):
             logits = self.logits_soft_cap * torch.tanh(logits / self.logits_soft_cap)
 
         # How far a key stands before its query: 0 is the query's own token, negative numbers are tokens before it.
-        num_queries, seq_len = len(query), len(keys)
-        query_positions = torch.arange(seq_len - num_queries, seq_len, device=query.device)
-        distance = torch.arange(seq_len, device=query.device) - query_positions.unsqueeze(1)
+        num_queries, num_keys = len(query), len(keys)
+        query_positions = torch.arange(num_keys - num_queries, num_keys, device=query.device)
+        distance = torch.arange(num_keys, device=query.device) - query_positions.unsqueeze(1)
         if self.alibi_slopes is not None:
             slopes = torch.tensor(self.alibi_slopes, dtype=wide, device=query.device)
             logits = logits + slopes.view(-1, 1, 1) * distance
@@ -171,5 +178,5 @@ class ReferenceImpl(AttentionImpl[ReferenceMetadata]):
             # One more logit to share the softmax with; it has no value, so its weight is dropped.
             sinks = self.sinks.to(wide).view(-1, 1, 1).expand(-1, num_queries, 1)
             logits = torch.cat((logits, sinks), dim=-1)
-        weights = logits.softmax(dim=-1)[..., :seq_len]
+        weights = logits.softmax(dim=-1)[..., :num_keys]
         return torch.einsum("hqk,khd->qhd", weights, values)

@@ -120,6 +120,11 @@ class RequestSpan:
     blocks: torch.Tensor
     """Numbers of the cache blocks that hold them, in order."""
 
+    def num_unseen(self, window: int | None) -> int:
+        """Tokens before all that the query tokens see; their blocks may be in the hands of other requests."""
+        num_before = self.seq_len - (self.last - self.first)
+        return 0 if window is None else max(0, num_before + 1 - window)
+
 
 @dataclass(frozen=True, slots=True)
 class MyDummyAttentionMetadata(AttentionMetadata):
@@ -194,7 +199,8 @@ class MyDummyAttentionImpl(AttentionImpl[MyDummyAttentionMetadata]):
                 content = torch.cat((key[rows], value[rows]), dim=-1).transpose(0, 1)
             else:
                 # [blocks, kv_heads, tokens of a block, key and value]
-                content = kv_cache[request.blocks].transpose(0, 1).flatten(1, 2)[:, : request.seq_len]
+                content = kv_cache[request.blocks].transpose(0, 1).flatten(1, 2)
+                content = content[:, request.num_unseen(self.sliding_window) : request.seq_len]
             output[rows] = self._attend(query[rows], content)
         return output
 
