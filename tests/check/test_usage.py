@@ -32,6 +32,15 @@ def test_methods_are_counted_by_name(started):
     assert usage.at_start["platform", "vllm_ext.platforms.cpu.CpuPlatform"] > 0
 
 
+def test_ops_are_counted_in_every_step_and_none_is_replayed(started):
+    usage = Usage()
+
+    run_a_little(WatchedDispatcher(started.binding, started.config, usage), usage)
+
+    layers = started.dispatcher().vllm_config.model_config.hf_config.get("num_hidden_layers")
+    assert usage.in_steps["ops", "vllm_ext.layers.activation.SiluAndMul"].total() == NUM_TOKENS * layers
+
+
 def test_a_model_that_pools_is_watched_while_it_pools(random_llama):
     started = bootstrapped(engine__model=str(random_llama), engine__runner="pooling")
     usage = Usage()

@@ -101,6 +101,8 @@ class WatchedDispatcher(Dispatcher):
         except BaseException:
             self._undo.close()
             raise
+        # A step that is replayed calls no ops that could be counted.
+        self.vllm_config.compilation_config.cudagraph_mode = "NONE"
 
     def worker_factory(self, **kwargs: Any) -> WorkerBase:
         worker = super().worker_factory(**kwargs)
