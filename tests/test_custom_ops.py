@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import random
 import subprocess
 import sys
 
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.paged_cache import PagedCache, randn
 
 from vllm_ext import _custom_ops
 
@@ -19,10 +19,6 @@ needs_kernels = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason
 pytestmark = needs_kernels
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 ROWS_AND_SIZES = [(1, 64), (3, 48), (16, 512), (100, 333)]
-
-
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize(("rows", "size"), ROWS_AND_SIZES)
@@ -74,48 +70,6 @@ def test_rotary_embedding_turns_each_pair_by_its_angle(head_size, tokens):
     torch.testing.assert_close(rotated.double(), torch.cat((expected.real, expected.imag), dim=-1), **CLOSE)
 
 
-class Cache:
-    """Requests of ``lens`` tokens in scattered blocks, stored by the kernel."""
-
-    def __init__(self, lens: list[int], kv_heads: int, head_size: int, block_size: int, seed: int) -> None:
-        self.lens, self.kv_heads, self.head_size = lens, kv_heads, head_size
-        widths = [-(-length // block_size) for length in lens]
-        blocks = random.Random(seed).sample(range(sum(widths) + 2), sum(widths))
-        self.table = torch.zeros(len(lens), max(widths) + 1, dtype=torch.int32)
-        for row, width in enumerate(widths):
-            self.table[row, :width] = torch.tensor([blocks.pop() for _ in range(width)])
-        self.cache = torch.full((sum(widths) + 2, kv_heads, block_size, 2 * head_size), torch.nan)
-        self.keys = [randn(length, kv_heads, head_size, seed=seed + row) for row, length in enumerate(lens)]
-        self.values = [randn(length, kv_heads, head_size, seed=~(seed + row)) for row, length in enumerate(lens)]
-        for row, length in enumerate(lens):
-            places = torch.arange(length)
-            slots = self.table[row, places // block_size].long() * block_size + places % block_size
-            _custom_ops.reshape_and_cache(self.keys[row], self.values[row], self.cache, slots)
-
-    def decode(self, query: torch.Tensor, **options: float) -> torch.Tensor:
-        """Request ``i``'s token stands at ``len(lens) - 1 - i`` of the batch."""
-        output = torch.full(query.shape, torch.nan)
-        rows = torch.arange(len(self.lens))
-        lens = torch.tensor(self.lens, dtype=torch.int32)
-        _custom_ops.paged_attention_decode(
-            output, query, self.cache, self.table, lens, rows.flip(0), rows, 0.3, **options
-        )
-        return output.flip(0)
-
-    def expected(self, query: torch.Tensor, window: int = 0, cap: float = 0.0) -> torch.Tensor:
-        """Attention written out in float64."""
-        results = []
-        for q, keys, values in zip(query.flip(0).double(), self.keys, self.values, strict=True):
-            first = max(0, len(keys) - window) if window else 0
-            group = q.shape[0] // self.kv_heads
-            k = keys[first:].double().repeat_interleave(group, dim=1)
-            v = values[first:].double().repeat_interleave(group, dim=1)
-            scores = torch.einsum("hd,thd->ht", q, k) * 0.3
-            scores = cap * torch.tanh(scores / cap) if cap else scores
-            results.append(torch.einsum("ht,thd->hd", scores.softmax(-1), v))
-        return torch.stack(results)
-
-
 @settings(max_examples=60, deadline=None, database=None, derandomize=True)
 @given(
     st.lists(st.integers(1, 70), min_size=1, max_size=5),
@@ -129,29 +83,30 @@ class Cache:
 def test_decoding_attends_to_what_was_stored(lens, heads, head_size, block_size, window, cap, seed):
     """Nothing else: what was never stored is NaN here."""
     num_heads, kv_heads = heads
-    cache = Cache(lens, kv_heads, head_size, block_size, seed)
+    cache = PagedCache(lens, kv_heads, head_size, block_size, seed)
     query = randn(len(lens), num_heads * head_size + 3, seed=seed)[:, : num_heads * head_size]
     query = query.unflatten(1, (num_heads, head_size))
 
     attended = cache.decode(query, sliding_window=window, logits_soft_cap=cap)
 
-    torch.testing.assert_close(attended.double(), cache.expected(query, window, cap), rtol=1e-4, atol=1e-4)
+    expected = cache.expected_decode(query, window, cap)
+    torch.testing.assert_close(attended.double(), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_long_context():
-    cache = Cache([3000, 1], 2, 64, 16, seed=1)
+    cache = PagedCache([3000, 1], 2, 64, 16, seed=1)
     query = randn(2, 4, 64)
 
-    torch.testing.assert_close(cache.decode(query).double(), cache.expected(query), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(cache.decode(query).double(), cache.expected_decode(query), rtol=1e-4, atol=1e-4)
 
 
 def test_scores_of_any_size_are_weighed():
     """The softmax is corrected block by block: the highest score of all may come last, and far above the others."""
-    cache = Cache([50], 1, 8, 4, seed=1)
+    cache = PagedCache([50], 1, 8, 4, seed=1)
     for scale in (1.0, 3e3):
         query = randn(1, 2, 8) * scale
 
-        torch.testing.assert_close(cache.decode(query).double(), cache.expected(query), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(cache.decode(query).double(), cache.expected_decode(query), rtol=1e-3, atol=1e-3)
 
 
 def test_the_floating_point_mode_of_the_process_stays_as_it_is():

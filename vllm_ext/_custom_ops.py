@@ -145,12 +145,8 @@ def reshape_and_cache(
         slot_mapping: int64 ``[tokens]``, ``block * block_size + offset``.
     """
     _check(key, value, kv_cache, indices=slot_mapping)
-    _, kv_heads, block_size, content = kv_cache.shape
     _C.store_kv(
-        kv_cache.data_ptr(),
-        kv_heads,
-        block_size,
-        content // 2,
+        *_cache_arguments(kv_cache),
         key.data_ptr(),
         value.data_ptr(),
         slot_mapping.data_ptr(),
@@ -185,20 +181,57 @@ def paged_attention_decode(
         logits_soft_cap: ``c`` in ``c * tanh(score / c)``; 0 for none.
     """
     _check(output, query, kv_cache, indices=tokens)
-    _, kv_heads, block_size, content = kv_cache.shape
     _C.paged_decode(
         output.data_ptr(),
         query.data_ptr(),
-        kv_cache.data_ptr(),
-        kv_heads,
-        block_size,
-        content // 2,
+        *_cache_arguments(kv_cache),
         block_table.data_ptr(),
         seq_lens.data_ptr(),
         tokens.data_ptr(),
         rows.data_ptr(),
         tokens.shape[0],
-        query.shape[1] // kv_heads,
+        query.shape[1] // kv_cache.shape[1],
+        block_table.stride(0),
+        query.stride(0),
+        output.stride(0),
+        sliding_window,
+        scale,
+        logits_soft_cap,
+        torch.get_num_threads(),
+    )
+
+
+def paged_attention_prefill(
+    output: torch.Tensor,
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    query_start_loc: torch.Tensor,
+    rows: torch.Tensor,
+    scale: float,
+    sliding_window: int = 0,
+    logits_soft_cap: float = 0.0,
+) -> None:
+    """Attention of the last tokens of several requests, each over those up to itself in the cache, into ``output``.
+
+    Args:
+        output, query, kv_cache, block_table, seq_lens, scale, sliding_window, logits_soft_cap: as in
+            :func:`paged_attention_decode`; only the rows of these requests are written.
+        query_start_loc: int32 ``[reqs + 1]``, contiguous: request ``i`` owns query tokens ``[loc[i], loc[i + 1])``.
+        rows: int64, contiguous: the requests to compute; with the longest first, threads finish together.
+    """
+    _check(output, query, kv_cache, indices=rows)
+    _C.paged_prefill(
+        output.data_ptr(),
+        query.data_ptr(),
+        *_cache_arguments(kv_cache),
+        block_table.data_ptr(),
+        seq_lens.data_ptr(),
+        query_start_loc.data_ptr(),
+        rows.data_ptr(),
+        rows.shape[0],
+        query.shape[1] // kv_cache.shape[1],
         block_table.stride(0),
         query.stride(0),
         output.stride(0),
@@ -340,6 +373,11 @@ def record_kernels() -> Iterator[KernelGraph]:
         yield graph
     finally:
         graph._calls = _C.stop_recording()
+
+
+def _cache_arguments(kv_cache: torch.Tensor) -> tuple[int, int, int, int]:
+    _, kv_heads, block_size, content = kv_cache.shape
+    return kv_cache.data_ptr(), kv_heads, block_size, content // 2
 
 
 def _check(*tensors: torch.Tensor, indices: torch.Tensor | None = None) -> None:

@@ -64,8 +64,8 @@ REQUESTS = st.lists(st.tuples(st.integers(0, 70), st.integers(1, 40) | st.just(1
 @settings(max_examples=60, deadline=None)
 @given(
     requests=REQUESTS,
-    heads=st.sampled_from(list(HEADS.values())),
-    head_size=st.sampled_from(HEAD_SIZES),
+    heads=st.sampled_from([*HEADS.values(), (8, 1)]),
+    head_size=st.sampled_from([*HEAD_SIZES, 40, 128]),
     block_size=st.integers(1, 40),
     dtype=st.sampled_from(DTYPES),
     window=st.none() | st.integers(1, 80),

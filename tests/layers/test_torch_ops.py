@@ -43,6 +43,16 @@ CASES = {
         torch.tensor([0, 1]),
         0.3,
     ),
+    "paged_attention_prefill": lambda: (
+        torch.zeros(5, 4, HEAD_SIZE),
+        torch.randn(5, 4, HEAD_SIZE),
+        cache(),
+        torch.tensor([[0, 1], [2, 0]], dtype=torch.int32),
+        torch.tensor([7, 3], dtype=torch.int32),
+        torch.tensor([0, 2, 5], dtype=torch.int32),
+        torch.tensor([0, 1]),
+        0.3,
+    ),
 }
 if _custom_ops.linear_panel():
     CASES["linear"] = lambda: (torch.randn(3, 8), _custom_ops.pack_weight(torch.randn(40, 8)), torch.randn(40), 40)

@@ -45,6 +45,20 @@ typedef struct {
 
 void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch);
 
+/* Attention of `count` requests with several query tokens: number i is row rows[i] of tables and lens, and has tokens
+   starts[row] up to starts[row + 1] of query and out, the last of the lens[row] tokens in its cache. Each sees the
+   tokens up to itself; the rest is as in decode_batch. The longest request should be the first. */
+typedef struct {
+    float *out;
+    const float *query;
+    const int32_t *tables, *lens, *starts;
+    const int64_t *rows;
+    int64_t count, group, table_stride, query_stride, out_stride, window;
+    float scale, cap;
+} prefill_batch;
+
+void paged_prefill(kv_cache cache, prefill_batch batch);
+
 /* out[m, n] = x[m, k] @ weight.T + bias. The weight lies in panels of LINEAR_PANEL rows, [panels, k, LINEAR_PANEL], filled up with
    zeros, aligned to 64 bytes; bias may be NULL. Only where can_multiply() says so. */
 #define LINEAR_PANEL 32

@@ -42,6 +42,28 @@ static void run_paged_decode(const value *v, int *failed)
     paged_decode(v[0].p, v[1].p, cache, batch);
 }
 
+static void run_paged_prefill(const value *v, int *failed)
+{
+    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n};
+    prefill_batch batch = {
+        .out = v[0].p,
+        .query = v[1].p,
+        .tables = v[6].p,
+        .lens = v[7].p,
+        .starts = v[8].p,
+        .rows = v[9].p,
+        .count = v[10].n,
+        .group = v[11].n,
+        .table_stride = v[12].n,
+        .query_stride = v[13].n,
+        .out_stride = v[14].n,
+        .window = v[15].n,
+        .scale = v[16].f,
+        .cap = v[17].f,
+    };
+    paged_prefill(cache, batch);
+}
+
 static void run_linear(const value *v, int *failed)
 {
     linear_args a = {v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n};
@@ -67,12 +89,13 @@ static const kernel kernels[] = {
     {"rotary_embedding", "ppppnnnn", run_rotary_embedding, numbers_of_rotary_embedding},
     {"store_kv", "pnnnpppnnn", run_store_kv, numbers_of_store_kv},
     {"paged_decode", "pppnnnppppnnnnnnff", run_paged_decode, many},
+    {"paged_prefill", "pppnnnppppnnnnnnff", run_paged_prefill, many},
     {"linear", "ppppnnnn", run_linear, many},
     {"embedding", "pppnnn", run_embedding, numbers_of_embedding},
 };
 #define WORTH_A_THREAD 16384
 
-enum { RMS_NORM, SILU_AND_MUL, ROTARY_EMBEDDING, STORE_KV, PAGED_DECODE, LINEAR, EMBEDDING };
+enum { RMS_NORM, SILU_AND_MUL, ROTARY_EMBEDDING, STORE_KV, PAGED_DECODE, PAGED_PREFILL, LINEAR, EMBEDDING };
 
 static PyObject *invoke(const kernel *k, PyObject *const *args, Py_ssize_t given)
 {
@@ -114,6 +137,7 @@ FUNCTION(silu_and_mul, SILU_AND_MUL)
 FUNCTION(rotary_embedding, ROTARY_EMBEDDING)
 FUNCTION(store_kv, STORE_KV)
 FUNCTION(paged_decode, PAGED_DECODE)
+FUNCTION(paged_prefill, PAGED_PREFILL)
 FUNCTION(linear, LINEAR)
 FUNCTION(embedding, EMBEDDING)
 
@@ -159,6 +183,8 @@ static PyMethodDef methods[] = {
                      "threads)"),
     METHOD(paged_decode, "paged_decode(out, query, cache, kv_heads, block_size, size, tables, lens, tokens, rows, count, "
                          "group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
+    METHOD(paged_prefill, "paged_prefill(out, query, cache, kv_heads, block_size, size, tables, lens, starts, rows, count, "
+                          "group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
     METHOD(linear, "linear(out, x, weight, bias, m, n, k, x_stride, threads)"),
     METHOD(embedding, "embedding(out, ids, table, count, rows, size, threads)"),
     {"linear_panel", py_linear_panel, METH_NOARGS, "rows of a weight in one panel; 0 where linear() cannot run"},

@@ -49,6 +49,7 @@ _OPS: tuple[tuple[Callable[..., Any], list[str], Callable[..., Any]], ...] = (
     (_custom_ops.embedding, [], _embedding),
     (_custom_ops.reshape_and_cache, ["kv_cache"], _nothing),
     (_custom_ops.paged_attention_decode, ["output"], _nothing),
+    (_custom_ops.paged_attention_prefill, ["output"], _nothing),
 )
 for _function, _mutates, _fake in _OPS:
     direct_register_custom_op(_function.__name__, _function, _mutates, _fake, dispatch_key="CPU")

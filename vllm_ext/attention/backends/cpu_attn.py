@@ -1,16 +1,15 @@
-"""Attention for processors: decoding reads the cache in place, in a compiled kernel; prompts go through SDPA."""
+"""Attention for processors: compiled kernels read the cache in place, one for tokens that decode, one for prompts."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import torch
 
 from vllm_ext import _custom_ops
 from vllm_ext.attention.backends.sdpa import SDPABackend, SDPAImpl
-from vllm_ext.attention.backends.sdpa_metadata import Prefill, SDPAMetadata, SDPAMetadataBuilder
+from vllm_ext.attention.backends.sdpa_metadata import SDPAMetadata, SDPAMetadataBuilder
 from vllm_ext.contracts.attention import (
     AttentionCGSupport,
     AttentionImpl,
@@ -23,18 +22,22 @@ from vllm_ext.contracts.vllm_config import VllmConfig
 
 @dataclass(slots=True)
 class CPUAttentionMetadata(AttentionMetadata):
-    """One step. ``tokens`` and ``rows``, int64 ``[decoding]``: query tokens of requests that have one, and which."""
+    """One step. ``tokens`` and ``rows``, int64 ``[decoding]``: query tokens of requests that have one, and which.
+
+    ``prompts``, int64: the requests with several query tokens, the longest first.
+    """
 
     slot_mapping: torch.Tensor
     tokens: torch.Tensor
     rows: torch.Tensor
+    prompts: torch.Tensor
+    query_start_loc: torch.Tensor
     block_table: torch.Tensor
     seq_lens: torch.Tensor
-    prefills: list[Prefill]
 
 
 class CPUAttentionMetadataBuilder(SDPAMetadataBuilder):
-    """Splits a step into requests that decode and prompts; only the latter need a gather."""
+    """Splits a step into requests that decode and prompts. Without a cache, requests are attended to as SDPA does."""
 
     _cudagraph_support = AttentionCGSupport.UNIFORM_SINGLE_TOKEN_DECODE
 
@@ -50,53 +53,45 @@ class CPUAttentionMetadataBuilder(SDPAMetadataBuilder):
         common = common_attn_metadata
         if not common.causal:
             return super().build(common_prefix_len, common)
-        lens = common.seq_lens_cpu
-        starts = common.query_start_loc_cpu.long()
+        starts, lens = common.query_start_loc, common.seq_lens
         if common.max_query_len == 1:
             tokens = rows = self._all_reqs[: common.num_reqs]
-            prefills = []
+            prompts = rows[:0]
         else:
             counts = starts.diff()
             rows = (counts == 1).nonzero().view(-1)
-            tokens = starts[rows]
-            prefills = [
-                self._prefill(common, req, start, end - start, int(lens[req]))
-                for req, (start, end) in enumerate(pairwise(starts.tolist()))
-                if end - start > 1
-            ]
-        table = common.block_table_tensor
-        return CPUAttentionMetadata(common.slot_mapping, tokens, rows, table, common.seq_lens, prefills)
+            tokens = starts[rows].long()
+            prompts = (counts > 1).nonzero().view(-1)
+            prompts = prompts[lens[prompts].argsort(descending=True)]
+        return CPUAttentionMetadata(common.slot_mapping, tokens, rows, prompts, starts, common.block_table_tensor, lens)
 
 
 class CPUAttentionImpl(SDPAImpl):
     """One layer. The cache is ``[blocks, kv_heads, block_size, 2 * head_size]``, key before value."""
 
-    def _store(  # type: ignore[override]
-        self, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, metadata: CPUAttentionMetadata
-    ) -> None:
-        _custom_ops.reshape_and_cache(key, value, kv_cache, metadata.slot_mapping)
-
-    def _decode_all(  # type: ignore[override]
+    def forward(
         self,
+        layer: torch.nn.Module,
         query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
         kv_cache: torch.Tensor,
-        cache_rows: torch.Tensor,
-        metadata: CPUAttentionMetadata,
+        attn_metadata: CPUAttentionMetadata | SDPAMetadata | None,
         output: torch.Tensor,
-    ) -> None:
-        if len(metadata.tokens):
-            _custom_ops.paged_attention_decode(
-                output,
-                query,
-                kv_cache,
-                metadata.block_table,
-                metadata.seq_lens,
-                metadata.tokens,
-                metadata.rows,
-                self.scale,
-                self.sliding_window or 0,
-                self.logits_soft_cap or 0.0,
-            )
+        output_scale: torch.Tensor | None = None,
+        output_block_scale: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        if not isinstance(attn_metadata, CPUAttentionMetadata):
+            return super().forward(layer, query, key, value, kv_cache, attn_metadata, output)
+        step = attn_metadata
+        _custom_ops.reshape_and_cache(key, value, kv_cache, step.slot_mapping)
+        terms = (self.scale, self.sliding_window or 0, self.logits_soft_cap or 0.0)
+        cached = (kv_cache, step.block_table, step.seq_lens)
+        if len(step.tokens):
+            _custom_ops.paged_attention_decode(output, query, *cached, step.tokens, step.rows, *terms)
+        if len(step.prompts):
+            _custom_ops.paged_attention_prefill(output, query, *cached, step.query_start_loc, step.prompts, *terms)
+        return output
 
 
 class CPUAttentionBackend(SDPABackend):
