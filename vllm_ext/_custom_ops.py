@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -331,48 +329,6 @@ def draw_tokens(
         torch.get_num_threads(),
     )
     return out
-
-
-class KernelGraph:
-    """Calls of kernels in their order, with the addresses that they were made with; see :func:`record_kernels`."""
-
-    def __init__(self) -> None:
-        self._calls: Any = None
-        self._output: torch.Tensor
-        self._alive: tuple[Any, ...] = ()
-
-    def addresses(self) -> list[list[int]]:
-        """Where each call reads and writes, call by call: beginnings, of tensors or parts of them."""
-        found: list[list[int]] = _C.addresses(self._calls)
-        return found
-
-    def move(self, address: int, num_bytes: int, target: int) -> None:
-        """Let the calls use other memory from now on: what was in ``num_bytes`` from ``address`` is at ``target``."""
-        _C.move(self._calls, address, address + num_bytes, target)
-
-    def keep(self, output: torch.Tensor, *alive: Any) -> None:
-        """Say what :meth:`replay` returns, and what has to stay where it is as long as this graph is used."""
-        self._output, self._alive = output, alive
-
-    def replay(self) -> torch.Tensor:
-        """Make the calls again, with today's number of threads; returns what :meth:`keep` was told.
-
-        Raises:
-            IndexError: an id is outside of its table; the calls behind that one are not made.
-        """
-        _C.replay(self._calls, torch.get_num_threads())
-        return self._output
-
-
-@contextmanager
-def record_kernels() -> Iterator[KernelGraph]:
-    """Record the kernels that this thread calls in the block; they are computed as always."""
-    graph = KernelGraph()
-    _C.start_recording()
-    try:
-        yield graph
-    finally:
-        graph._calls = _C.stop_recording()
 
 
 def _cache_arguments(kv_cache: torch.Tensor) -> tuple[int, int, int, int]:

@@ -26,6 +26,14 @@ CASES = {
     "rms_norm, residual": lambda: (torch.randn(3, 8), torch.randn(8), 1e-5, torch.randn(3, 8)),
     "silu_and_mul": lambda: (torch.randn(3, 8),),
     "rotary_embedding": lambda: (torch.tensor([1, 0]), torch.randn(2, 16), torch.randn(5, 16), 8),
+    "draw_tokens": lambda: (
+        torch.randn(3, 50),
+        torch.tensor([2, 0]),
+        torch.tensor([0.5, 1.5]),
+        torch.tensor([5, 0]),
+        torch.tensor([1.0, 0.9]),
+        torch.tensor([0.3, 0.7], dtype=torch.float64),
+    ),
     "embedding": lambda: (torch.tensor([4, 0, 4]), torch.randn(5, 8)),
     "reshape_and_cache": lambda: (
         torch.randn(2, KV_HEADS, HEAD_SIZE),

@@ -37,6 +37,10 @@ def _linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, ou
     return x.new_empty((x.shape[0], out_features))
 
 
+def _draw_tokens(logits: torch.Tensor, rows: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(rows)
+
+
 def _nothing(*args: object) -> None:
     """Of the ops that write into what they are given."""
 
@@ -47,6 +51,7 @@ _OPS: tuple[tuple[Callable[..., Any], list[str], Callable[..., Any]], ...] = (
     (_custom_ops.rotary_embedding, [], _rotary_embedding),
     (_custom_ops.linear, [], _linear),
     (_custom_ops.embedding, [], _embedding),
+    (_custom_ops.draw_tokens, [], _draw_tokens),
     (_custom_ops.reshape_and_cache, ["kv_cache"], _nothing),
     (_custom_ops.paged_attention_decode, ["output"], _nothing),
     (_custom_ops.paged_attention_prefill, ["output"], _nothing),

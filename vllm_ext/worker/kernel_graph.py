@@ -32,6 +32,48 @@ class Buffer(NamedTuple):
     num_bytes: int
 
 
+class KernelGraph:
+    """Calls of kernels in their order, with the addresses that they were made with; see :func:`record_kernels`."""
+
+    def __init__(self) -> None:
+        self._calls: Any = None
+        self._output: torch.Tensor
+        self._alive: tuple[Any, ...] = ()
+
+    def addresses(self) -> list[list[int]]:
+        """Where each call reads and writes, call by call: beginnings, of tensors or parts of them."""
+        found: list[list[int]] = _custom_ops._C.addresses(self._calls)
+        return found
+
+    def move(self, address: int, num_bytes: int, target: int) -> None:
+        """Let the calls use other memory from now on: what was in ``num_bytes`` from ``address`` is at ``target``."""
+        _custom_ops._C.move(self._calls, address, address + num_bytes, target)
+
+    def keep(self, output: torch.Tensor, *alive: Any) -> None:
+        """Say what :meth:`replay` returns, and what has to stay where it is as long as this graph is used."""
+        self._output, self._alive = output, alive
+
+    def replay(self) -> torch.Tensor:
+        """Make the calls again, with today's number of threads; returns what :meth:`keep` was told.
+
+        Raises:
+            IndexError: an id is outside of its table; the calls behind that one are not made.
+        """
+        _custom_ops._C.replay(self._calls, torch.get_num_threads())
+        return self._output
+
+
+@contextmanager
+def record_kernels() -> Iterator[KernelGraph]:
+    """Record the kernels that this thread calls in the block; they are computed as always."""
+    graph = KernelGraph()
+    _custom_ops._C.start_recording()
+    try:
+        yield graph
+    finally:
+        graph._calls = _custom_ops._C.stop_recording()
+
+
 class KernelGraphWrapper(AbstractStaticGraphWrapper):
     """Replays decode steps of models that compute with nothing but the compiled kernels.
 
@@ -48,7 +90,7 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
     ) -> None:
         super().__init__(runnable, vllm_config, runtime_mode, **kwargs)
         self._max_num_seqs = vllm_config.scheduler_config.max_num_seqs
-        self._graphs: dict[BatchDescriptor, _custom_ops.KernelGraph] = {}
+        self._graphs: dict[BatchDescriptor, KernelGraph] = {}
         self._arena = torch.empty(0, dtype=torch.uint8)
         self.why_not: str | None = None
         """Why nothing is replayed; ``None`` as long as nothing stands against it."""
@@ -68,9 +110,9 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
 
     def _record(
         self, num_tokens: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> tuple[torch.Tensor, _custom_ops.KernelGraph | None]:
+    ) -> tuple[torch.Tensor, KernelGraph | None]:
         """Compute a step; with what is to be called for the next of its kind, if that can be."""
-        with _watch_torch() as seen, _custom_ops.record_kernels() as recorded:
+        with _watch_torch() as seen, record_kernels() as recorded:
             output = self.runnable(*args, **kwargs)
         buffers = [Buffer(tensor.data_ptr(), tensor.nbytes) for tensor in seen.allocated]
         if seen.computed:

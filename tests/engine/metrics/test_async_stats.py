@@ -188,7 +188,7 @@ class TestCoreProcess:
             async with engine:
                 first = await tokens_of(engine, prompts[0], greedy(4), request_id="r0")
                 rest = await asyncio.gather(
-                    *(tokens_of(engine, prompts[i], greedy(60 + i), request_id=f"r{i}") for i in (1, 2))
+                    *(tokens_of(engine, prompts[i], greedy(200 + i), request_id=f"r{i}") for i in (1, 2))
                 )
             return [first, *rest]
 
@@ -196,7 +196,7 @@ class TestCoreProcess:
         results = asyncio.run(main())
         seconds = time.monotonic() - began
 
-        assert kept.total("num_generation_tokens") == sum(map(len, results)) == 4 + 61 + 62
+        assert kept.total("num_generation_tokens") == sum(map(len, results)) == 4 + 201 + 202
         assert kept.total("num_prompt_tokens") == sum(map(len, prompts))
         # Two full blocks are the same in the first two prompts.
         assert sum(stats.prefix_cache_stats.hits for stats, _ in kept.records) == 8
