@@ -106,7 +106,7 @@ void store_kv(kv_cache cache, const float *key, const float *value, const int64_
 /* One KV head of one request: what a thread computes at once. */
 typedef struct {
     float *out;
-    const float *query, *cache;
+    const float *query, *cache, *after; /* where the next piece begins in the cache, or NULL */
     const int32_t *blocks;
     int64_t group, size, first, len, block_size, block_stride;
     float scale, cap;
@@ -138,7 +138,7 @@ ALWAYS_INLINE span span_at(piece p, int64_t token)
 /* The processor foresees reads within a block only. So while the heads of a pass score a span, each fetches its part of
    the next one: numbers [begin, end) of each token. Many fetches at once would stop it. */
 typedef struct {
-    const float *content; /* NULL behind the last span */
+    const float *content; /* NULL where nothing follows */
     int64_t begin, end;
 } fetch;
 
@@ -205,7 +205,7 @@ ALWAYS_INLINE void attend_heads(piece p, int64_t size, int64_t begin, int64_t en
     memset(p.out + begin * size, 0, sizeof(float) * (size_t)((end - begin) * size));
     span s = span_at(p, p.first);
     for (int64_t token = p.first; token < p.len;) {
-        span next = token + s.tokens < p.len ? span_at(p, token + s.tokens) : (span){NULL, 0};
+        span next = token + s.tokens < p.len ? span_at(p, token + s.tokens) : (span){p.after, 0};
         for (int64_t g = begin; g < end; g++) {
             float scores[SPAN];
             int64_t part = g - begin, parts = end - begin;
@@ -244,27 +244,36 @@ static void attend(piece p)
     }
 }
 
+static piece piece_of(float *out, const float *query, kv_cache cache, decode_batch batch, int64_t number)
+{
+    int64_t i = number / cache.kv_heads, h = number % cache.kv_heads, head_stride = cache.block_size * 2 * cache.size;
+    int64_t row = batch.rows[i], heads = h * batch.group * cache.size, len = batch.lens[row];
+    return (piece){
+        .out = out + batch.tokens[i] * batch.out_stride + heads,
+        .query = query + batch.tokens[i] * batch.query_stride + heads,
+        .cache = cache.data + h * head_stride,
+        .blocks = batch.tables + row * batch.table_stride,
+        .group = batch.group,
+        .size = cache.size,
+        .first = batch.window > 0 && len > batch.window ? len - batch.window : 0,
+        .len = len,
+        .block_size = cache.block_size,
+        .block_stride = cache.kv_heads * head_stride,
+        .scale = batch.scale,
+        .cap = batch.cap,
+    };
+}
+
 void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch)
 {
-    int64_t head_stride = cache.block_size * 2 * cache.size;
-#pragma omp for collapse(2)
-    for (int64_t i = 0; i < batch.count; i++)
-        for (int64_t h = 0; h < cache.kv_heads; h++) {
-            int64_t row = batch.rows[i], heads = h * batch.group * cache.size, len = batch.lens[row];
-            piece p = {
-                .out = out + batch.tokens[i] * batch.out_stride + heads,
-                .query = query + batch.tokens[i] * batch.query_stride + heads,
-                .cache = cache.data + h * head_stride,
-                .blocks = batch.tables + row * batch.table_stride,
-                .group = batch.group,
-                .size = cache.size,
-                .first = batch.window > 0 && len > batch.window ? len - batch.window : 0,
-                .len = len,
-                .block_size = cache.block_size,
-                .block_stride = cache.kv_heads * head_stride,
-                .scale = batch.scale,
-                .cap = batch.cap,
-            };
-            attend(p);
+    int64_t count = batch.count * cache.kv_heads;
+#pragma omp for
+    for (int64_t number = 0; number < count; number++) {
+        piece p = piece_of(out, query, cache, batch, number);
+        if (number + 1 < count) {
+            piece next = piece_of(out, query, cache, batch, number + 1);
+            p.after = span_at(next, next.first).content;
         }
+        attend(p);
+    }
 }

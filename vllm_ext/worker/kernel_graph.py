@@ -57,7 +57,7 @@ class KernelGraph:
         """Make the calls again, with today's number of threads; returns what :meth:`keep` was told.
 
         Raises:
-            IndexError: an id is outside of its table; the calls behind that one are not made.
+            IndexError: an id is outside of its table; what was computed with it means nothing.
         """
         _custom_ops._C.replay(self._calls, torch.get_num_threads())
         return self._output
