@@ -273,6 +273,18 @@ def read_vocab_size(model: Path) -> int:
     return int(json.loads((model / "config.json").read_text())["vocab_size"])
 
 
+def medians_in_turn(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Seconds of each function: medians of ``repeats`` turns after one that is not counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for turn in range(repeats + 1):
+        for name, function in functions.items():
+            started = time.perf_counter()
+            function()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
 def positive(text: str) -> int:
     value = int(text)
     if value < 1:

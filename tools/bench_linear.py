@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
-import time
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from bench_engine import positive
+from bench_engine import medians_in_turn, positive
 
 from vllm_ext import _custom_ops
 
@@ -50,16 +48,8 @@ def products(rows: int) -> dict[str, Any]:
 
 
 def measure(rows: int, repeats: int) -> dict[str, float]:
-    """Medians of ``repeats`` turns after one that is not counted."""
-    seconds: dict[str, list[float]] = {}
-    functions = products(rows)
-    for turn in range(repeats + 1):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            if turn:
-                seconds.setdefault(name, []).append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    """Medians of ``repeats`` turns."""
+    medians = medians_in_turn(products(rows), repeats)
     return {
         "rows": rows,
         **{f"{name}_ms": round(value * 1e3, 3) for name, value in medians.items()},

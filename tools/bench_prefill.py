@@ -14,13 +14,11 @@ import argparse
 import json
 import random
 import re
-import statistics
 import sys
-import time
 from collections.abc import Callable
 
 import torch
-from bench_engine import positive
+from bench_engine import medians_in_turn, positive
 
 from vllm_ext import _custom_ops
 from vllm_ext.attention.backends.cpu_attn import CPUAttentionBackend
@@ -89,15 +87,7 @@ def layers(reqs: Requests) -> dict[str, Callable[[], torch.Tensor]]:
 
 def measure(reqs: Requests, repeats: int) -> dict[str, float]:
     """Medians of ``repeats`` turns after one that is not counted."""
-    seconds: dict[str, list[float]] = {}
-    functions = layers(reqs)
-    for turn in range(repeats + 1):
-        for name, function in functions.items():
-            started = time.perf_counter()
-            function()
-            if turn:
-                seconds.setdefault(name, []).append(time.perf_counter() - started)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    medians = medians_in_turn(layers(reqs), repeats)
     return {
         "requests": len(reqs),
         "tokens": sum(new for _, new in reqs),

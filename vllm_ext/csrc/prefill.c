@@ -1,11 +1,10 @@
 /* Attention of many query tokens over the paged cache, in tiles: some query rows times a span of keys, with a softmax
    that is corrected from span to span. */
 #include "kernels.h"
+#include "processors.h"
 
 #include <math.h>
 #include <string.h>
-
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 /* Rows of a product that are computed together, in registers. */
 #define ROWS 12

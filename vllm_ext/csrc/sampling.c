@@ -1,18 +1,11 @@
 #include "kernels.h"
+#include "processors.h"
 
 #include <float.h>
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* One copy of a function for each generation of processors; the loader picks. */
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define EACH_PROCESSOR
-#endif
-#define ALWAYS_INLINE static inline __attribute__((always_inline))
 
 /* So few numbers are done before a second thread has begun. */
 #define WORTH_A_THREAD 16384
