@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -105,6 +107,20 @@ def test_sizes_share_the_memory_of_what_is_computed_in_between(random_llama):
         arenas = {graph._alive[0].data_ptr() for graph in wrapper._graphs.values()}
 
     assert len(arenas) == 1
+
+
+@needs_kernels
+def test_recording_does_not_import_torchs_compiler(random_llama):
+    """Which would double the time to the first token."""
+    program = (
+        "import sys; from vllm_ext import LLM\n"
+        "with LLM(sys.argv[1], platform='cpu', dtype='float32') as llm: llm.generate([[1, 2]])\n"
+        "print('torch._dynamo.convert_frame' in sys.modules)"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program, random_llama], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "False\n"
 
 
 def test_enforce_eager_computes_every_step(random_llama):

@@ -189,6 +189,11 @@ class _Seen(TorchDispatchMode):
         self.allocated: list[torch.Tensor] = []
         self.computed: set[str] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """A question of torch's: with its usual answer it imports its compiler, which takes two seconds."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func in _ALLOCATIONS:
