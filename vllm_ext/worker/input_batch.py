@@ -33,10 +33,13 @@ class StepInputs:
     """``[reqs]``: tokens of the request once this step is done."""
     token_rows: IntArray | slice
     """``[tokens]``: which request each token belongs to; all in order when each request has one."""
-    is_decode: bool
-    """Whether each request has one token."""
     sampling_reqs: IntArray
     """``[rows]``: requests whose known tokens are all computed then, so that they get a new one."""
+
+    @property
+    def is_decode(self) -> bool:
+        """Whether each request has one token."""
+        return isinstance(self.token_rows, slice)
 
 
 class InputBatch:
@@ -142,7 +145,6 @@ class InputBatch:
             query_start_loc=query_start_loc,
             seq_lens=seq_lens,
             token_rows=token_rows,
-            is_decode=isinstance(token_rows, slice),
             sampling_reqs=np.flatnonzero(seq_lens >= self.num_tokens[slots]),
         )
 

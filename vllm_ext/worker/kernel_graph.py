@@ -112,7 +112,7 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
         self, num_tokens: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, KernelGraph | None]:
         """Compute a step; with what is to be called for the next of its kind, if that can be."""
-        with _watch_torch() as seen, record_kernels() as recorded:
+        with _Seen() as seen, record_kernels() as recorded:
             output = self.runnable(*args, **kwargs)
         buffers = [Buffer(tensor.data_ptr(), tensor.nbytes) for tensor in seen.allocated]
         if seen.computed:
@@ -201,9 +201,3 @@ class _Seen(TorchDispatchMode):
         elif not func.is_view:
             self.computed.add(str(func))
         return result
-
-
-@contextmanager
-def _watch_torch() -> Iterator[_Seen]:
-    with _Seen() as seen:
-        yield seen

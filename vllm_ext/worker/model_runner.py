@@ -249,12 +249,12 @@ class ModelRunner:
     def _make_buffers(self) -> StepBuffers:
         buffers = StepBuffers(self.vllm_config.scheduler_config.max_num_seqs + 1, self.device)
         for name in ("input_ids", "positions"):
-            buffers.add(name, torch.int64)
+            buffers.add(name, np.int64)
         for name in ("query_start_loc", "seq_lens"):
-            buffers.add(name, torch.int32)
+            buffers.add(name, np.int32)
         for group, width in enumerate(self._table_widths()):
-            buffers.add(f"block_table {group}", torch.int32, width)
-            buffers.add(f"slot_mapping {group}", torch.int64)
+            buffers.add(f"block_table {group}", np.int32, width)
+            buffers.add(f"slot_mapping {group}", np.int64)
         return buffers
 
     def _table_widths(self) -> list[int]:

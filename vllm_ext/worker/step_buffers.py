@@ -16,30 +16,25 @@ class StepBuffers:
     def __init__(self, max_num_reqs: int, device: torch.device) -> None:
         self._max_num_reqs = max_num_reqs
         self._device = device
-        self._host: dict[str, torch.Tensor] = {}
-        self._arrays: dict[str, npt.NDArray[np.integer]] = {}
-        self._on_device: dict[str, torch.Tensor] = {}
+        self._buffers: dict[str, tuple[npt.NDArray[np.integer], torch.Tensor]] = {}
 
-    def add(self, name: str, dtype: torch.dtype, width: int | None = None) -> None:
+    def add(self, name: str, dtype: npt.DTypeLike, width: int | None = None) -> None:
         """Make room for arrays ``[rows]``, or ``[rows, up to width]``, of ``dtype``."""
         shape = (self._max_num_reqs,) if width is None else (self._max_num_reqs, width)
         # Its pages are there only where something was written.
-        host = self._host[name] = torch.from_numpy(np.zeros(shape, dtype=_NUMPY[dtype]))
-        self._arrays[name] = host.numpy()
-        self._on_device[name] = host if self._device.type == "cpu" else host.to(self._device)
+        host = np.zeros(shape, dtype=dtype)
+        # On the processor, they are the same memory.
+        self._buffers[name] = host, torch.from_numpy(host).to(self._device)
 
     def put(self, name: str, array: npt.NDArray[np.integer]) -> torch.Tensor:
         """``array`` on the device, in the dtype of ``name``; valid until the next call with that name."""
-        host = self._arrays[name]
+        host, on_device = self._buffers[name]
         rows = len(array)
         if rows > self._max_num_reqs:
             return torch.from_numpy(array.astype(host.dtype, copy=False)).to(self._device)
         part = (slice(rows), *map(slice, array.shape[1:]))
         host[part] = array
-        placed = self._on_device[name][part]
+        placed = on_device[part]
         if self._device.type != "cpu":
-            placed.copy_(self._host[name][part])
+            placed.copy_(torch.from_numpy(host[part]))
         return placed
-
-
-_NUMPY = {torch.int32: np.int32, torch.int64: np.int64}

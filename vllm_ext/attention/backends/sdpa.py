@@ -83,7 +83,8 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         self._store(key, value, kv_cache, attn_metadata)
         # A row for each block and KV head.
         cache_rows = kv_cache.view(-1, kv_cache.shape[2] * kv_cache.shape[3])
-        self._decode_all(query, kv_cache, cache_rows, attn_metadata, output)
+        for group in attn_metadata.decodes:
+            self._decode(group, query, cache_rows, output)
         for prefill in attn_metadata.prefills:
             if prefill.tiles:
                 self._prefill_with_context(prefill, query, cache_rows, output)
@@ -97,18 +98,6 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         # The padding of a gather reads blocks of other requests with weight 0: nothing there may be NaN or infinite.
         content.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
         kv_cache.view(-1, 2 * self.head_size).index_copy_(0, metadata.slot_rows, content)
-
-    def _decode_all(
-        self,
-        query: torch.Tensor,
-        kv_cache: torch.Tensor,
-        cache_rows: torch.Tensor,
-        metadata: SDPAMetadata,
-        output: torch.Tensor,
-    ) -> None:
-        """Requests with one query token each."""
-        for group in metadata.decodes:
-            self._decode(group, query, cache_rows, output)
 
     def _decode(self, group: DecodeGroup, query: torch.Tensor, cache_rows: torch.Tensor, output: torch.Tensor) -> None:
         """One query token each of several requests, over their gathered blocks."""
