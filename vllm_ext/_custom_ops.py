@@ -179,24 +179,8 @@ def paged_attention_decode(
         logits_soft_cap: ``c`` in ``c * tanh(score / c)``; 0 for none.
     """
     _check(output, query, kv_cache, indices=tokens)
-    _C.paged_decode(
-        output.data_ptr(),
-        query.data_ptr(),
-        *_cache_arguments(kv_cache),
-        block_table.data_ptr(),
-        seq_lens.data_ptr(),
-        tokens.data_ptr(),
-        rows.data_ptr(),
-        tokens.shape[0],
-        query.shape[1] // kv_cache.shape[1],
-        block_table.stride(0),
-        query.stride(0),
-        output.stride(0),
-        sliding_window,
-        scale,
-        logits_soft_cap,
-        torch.get_num_threads(),
-    )
+    step = _attention_arguments(output, query, kv_cache, block_table, seq_lens, tokens, rows)
+    _C.paged_decode(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, torch.get_num_threads())
 
 
 def paged_attention_prefill(
@@ -220,24 +204,8 @@ def paged_attention_prefill(
         rows: int64, contiguous: the requests to compute; with the longest first, threads finish together.
     """
     _check(output, query, kv_cache, indices=rows)
-    _C.paged_prefill(
-        output.data_ptr(),
-        query.data_ptr(),
-        *_cache_arguments(kv_cache),
-        block_table.data_ptr(),
-        seq_lens.data_ptr(),
-        query_start_loc.data_ptr(),
-        rows.data_ptr(),
-        rows.shape[0],
-        query.shape[1] // kv_cache.shape[1],
-        block_table.stride(0),
-        query.stride(0),
-        output.stride(0),
-        sliding_window,
-        scale,
-        logits_soft_cap,
-        torch.get_num_threads(),
-    )
+    step = _attention_arguments(output, query, kv_cache, block_table, seq_lens, query_start_loc, rows)
+    _C.paged_prefill(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, torch.get_num_threads())
 
 
 @cache
@@ -329,6 +297,31 @@ def draw_tokens(
         torch.get_num_threads(),
     )
     return out
+
+
+def _attention_arguments(
+    output: torch.Tensor,
+    query: torch.Tensor,
+    kv_cache: torch.Tensor,
+    block_table: torch.Tensor,
+    seq_lens: torch.Tensor,
+    places: torch.Tensor,
+    rows: torch.Tensor,
+) -> tuple[int, ...]:
+    """What both kinds of attention take behind their output; ``places`` says where the query tokens of ``rows`` are."""
+    return (
+        query.data_ptr(),
+        *_cache_arguments(kv_cache),
+        block_table.data_ptr(),
+        seq_lens.data_ptr(),
+        places.data_ptr(),
+        rows.data_ptr(),
+        rows.shape[0],
+        query.shape[1] // kv_cache.shape[1],
+        block_table.stride(0),
+        query.stride(0),
+        output.stride(0),
+    )
 
 
 def _cache_arguments(kv_cache: torch.Tensor) -> tuple[int, int, int, int]:

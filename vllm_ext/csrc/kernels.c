@@ -237,13 +237,13 @@ static void attend(piece p)
     }
 }
 
-static piece piece_of(float *out, const float *query, kv_cache cache, decode_batch batch, int64_t number)
+static piece piece_of(kv_cache cache, attention_batch batch, int64_t number)
 {
     int64_t i = number / cache.kv_heads, h = number % cache.kv_heads, head_stride = cache.block_size * 2 * cache.size;
     int64_t row = batch.rows[i], heads = h * batch.group * cache.size, len = batch.lens[row];
     return (piece){
-        .out = out + batch.tokens[i] * batch.out_stride + heads,
-        .query = query + batch.tokens[i] * batch.query_stride + heads,
+        .out = batch.out + batch.tokens[i] * batch.out_stride + heads,
+        .query = batch.query + batch.tokens[i] * batch.query_stride + heads,
         .cache = cache.data + h * head_stride,
         .blocks = batch.tables + row * batch.table_stride,
         .group = batch.group,
@@ -257,14 +257,14 @@ static piece piece_of(float *out, const float *query, kv_cache cache, decode_bat
     };
 }
 
-void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch)
+void paged_decode(kv_cache cache, attention_batch batch)
 {
     int64_t count = batch.count * cache.kv_heads;
 #pragma omp for
     for (int64_t number = 0; number < count; number++) {
-        piece p = piece_of(out, query, cache, batch, number);
+        piece p = piece_of(cache, batch, number);
         if (number + 1 < count) {
-            piece next = piece_of(out, query, cache, batch, number + 1);
+            piece next = piece_of(cache, batch, number + 1);
             p.after = span_at(next, next.first).content;
         }
         attend(p);

@@ -33,31 +33,23 @@ typedef struct {
 void store_kv(kv_cache cache, const float *key, const float *value, const int64_t *slots, int64_t tokens,
               int64_t key_stride, int64_t value_stride);
 
-/* One query token each of `count` requests: number i is token tokens[i] of the batch and row rows[i] of tables and
-   lens. `group` query heads share a KV head. A window above 0 hides what is that many tokens back, or more; a cap
-   above 0 bounds the scores softly. */
-typedef struct {
-    const int32_t *tables, *lens;
-    const int64_t *tokens, *rows;
-    int64_t count, group, table_stride, query_stride, out_stride, window;
-    float scale, cap;
-} decode_batch;
-
-void paged_decode(float *out, const float *query, kv_cache cache, decode_batch batch);
-
-/* Attention of `count` requests with several query tokens: number i is row rows[i] of tables and lens, and has tokens
-   starts[row] up to starts[row + 1] of query and out, the last of the lens[row] tokens in its cache. Each sees the
-   tokens up to itself; the rest is as in decode_batch. The longest request should be the first. */
+/* Attention of `count` requests over the cache: number i is row rows[i] of tables and lens. `group` query heads share a
+   KV head. A window above 0 hides what is that many tokens back, or more; a cap above 0 bounds the scores softly. */
 typedef struct {
     float *out;
     const float *query;
-    const int32_t *tables, *lens, *starts;
-    const int64_t *rows;
+    const int32_t *tables, *lens, *starts; /* starts: for paged_prefill */
+    const int64_t *rows, *tokens;          /* tokens: for paged_decode */
     int64_t count, group, table_stride, query_stride, out_stride, window;
     float scale, cap;
-} prefill_batch;
+} attention_batch;
 
-void paged_prefill(kv_cache cache, prefill_batch batch);
+/* One query token each: that of number i is token tokens[i] of query and out. */
+void paged_decode(kv_cache cache, attention_batch batch);
+
+/* Several query tokens each: those of number i are starts[rows[i]] up to starts[rows[i] + 1] of query and out, the last of
+   the tokens in its cache. Each sees the tokens up to itself. The longest request should be the first. */
+void paged_prefill(kv_cache cache, attention_batch batch);
 
 /* out[m, n] = x[m, k] @ weight.T + bias. The weight lies in panels of LINEAR_PANEL rows, [panels, k, LINEAR_PANEL], filled up with
    zeros, aligned to 64 bytes; bias may be NULL. Only where can_multiply() says so. */
@@ -71,6 +63,9 @@ typedef struct {
 
 int can_multiply(void);
 void linear(linear_args a);
+
+/* So few numbers are done before a second thread has begun. */
+#define WORTH_A_THREAD 16384
 
 /* `count` draws: number i is from row rows[i] of logits, of `size` tokens each. `scales` are reciprocals of the
    temperatures; top_k outside [1, size) and top_p of 1 leave all tokens. */

@@ -22,13 +22,14 @@ static void run_store_kv(const value *v, int *failed)
     store_kv(cache, v[4].p, v[5].p, v[6].p, v[7].n, v[8].n, v[9].n);
 }
 
-static void run_paged_decode(const value *v, int *failed)
+/* What both kinds of attention take; argument 8 is their own. */
+static attention_batch batch_of(const value *v)
 {
-    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n};
-    decode_batch batch = {
+    return (attention_batch){
+        .out = v[0].p,
+        .query = v[1].p,
         .tables = v[6].p,
         .lens = v[7].p,
-        .tokens = v[8].p,
         .rows = v[9].p,
         .count = v[10].n,
         .group = v[11].n,
@@ -39,28 +40,21 @@ static void run_paged_decode(const value *v, int *failed)
         .scale = v[16].f,
         .cap = v[17].f,
     };
-    paged_decode(v[0].p, v[1].p, cache, batch);
+}
+
+static void run_paged_decode(const value *v, int *failed)
+{
+    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n};
+    attention_batch batch = batch_of(v);
+    batch.tokens = v[8].p;
+    paged_decode(cache, batch);
 }
 
 static void run_paged_prefill(const value *v, int *failed)
 {
     kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n};
-    prefill_batch batch = {
-        .out = v[0].p,
-        .query = v[1].p,
-        .tables = v[6].p,
-        .lens = v[7].p,
-        .starts = v[8].p,
-        .rows = v[9].p,
-        .count = v[10].n,
-        .group = v[11].n,
-        .table_stride = v[12].n,
-        .query_stride = v[13].n,
-        .out_stride = v[14].n,
-        .window = v[15].n,
-        .scale = v[16].f,
-        .cap = v[17].f,
-    };
+    attention_batch batch = batch_of(v);
+    batch.starts = v[8].p;
     paged_prefill(cache, batch);
 }
 
@@ -93,7 +87,6 @@ static const kernel kernels[] = {
     {"linear", "ppppnnnn", run_linear, many},
     {"embedding", "pppnnn", run_embedding, numbers_of_embedding},
 };
-#define WORTH_A_THREAD 16384
 
 enum { RMS_NORM, SILU_AND_MUL, ROTARY_EMBEDDING, STORE_KV, PAGED_DECODE, PAGED_PREFILL, LINEAR, EMBEDDING };
 

@@ -89,7 +89,7 @@ static void (*attend_here(void))(tile)
     return attend_any;
 }
 
-static int64_t num_rows(const prefill_batch *batch, int64_t i)
+static int64_t num_rows(const attention_batch *batch, int64_t i)
 {
     const int32_t *start = batch->starts + batch->rows[i];
     return (start[1] - start[0]) * batch->group;
@@ -103,7 +103,7 @@ static int64_t fitting(int64_t most, int64_t step, int64_t size)
 }
 
 /* Query rows [begin, begin + most) of request number i and one KV head, or those up to its end. */
-static tile tile_at(const prefill_batch *batch, kv_cache cache, int64_t i, int64_t head, int64_t begin, int64_t most)
+static tile tile_at(const attention_batch *batch, kv_cache cache, int64_t i, int64_t head, int64_t begin, int64_t most)
 {
     int64_t row = batch->rows[i], start = batch->starts[row], rows = num_rows(batch, i);
     int64_t head_stride = cache.block_size * 2 * cache.size, heads = head * batch->group * cache.size;
@@ -128,7 +128,7 @@ static tile tile_at(const prefill_batch *batch, kv_cache cache, int64_t i, int64
     };
 }
 
-void paged_prefill(kv_cache cache, prefill_batch batch)
+void paged_prefill(kv_cache cache, attention_batch batch)
 {
     void (*attend)(tile) = attend_here();
     int64_t most = fitting(TILE, 16, cache.size), total = 0;

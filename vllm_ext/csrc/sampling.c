@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* So few numbers are done before a second thread has begun. */
-#define WORTH_A_THREAD 16384
 /* Tokens of which the largest logit, or the sum of weights, is noted, so that most of the row is never read again. */
 #define BLOCK 64
 /* Below this exp() leaves the normal numbers: such a token is never drawn. */
