@@ -1,5 +1,6 @@
 #include "kernels.h"
 #include "processors.h"
+#include "softmax.h"
 
 #include <math.h>
 #include <string.h>
@@ -102,7 +103,7 @@ typedef struct {
     const float *query, *cache, *after; /* where the next piece begins in the cache, or NULL */
     const int32_t *blocks;
     int64_t group, size, first, len, block_size, block_stride;
-    float scale, cap;
+    float scale, cap; /* A score is query * scale * key, or cap * tanh(that); as a power of 2 it is a weight. */
 } piece;
 
 /* Tokens that are scored and accumulated together: a vector of scores, which fits any block size of 16 and more. */
@@ -111,8 +112,6 @@ typedef struct {
 #define HEADS 8
 /* Numbers in a line of the cache of the processor. */
 #define CACHE_LINE 16
-/* Below every score, and finite, as -ffast-math asks. */
-#define LOWEST (-1e30f)
 
 /* Up to SPAN tokens of the cache that follow each other in memory, [tokens, 2 * size]. */
 typedef struct {
@@ -149,7 +148,7 @@ ALWAYS_INLINE void score(float *restrict scores, piece p, const float *restrict 
     }
     if (p.cap > 0)
         for (int64_t t = 0; t < s.tokens; t++)
-            scores[t] = p.cap * tanhf(scores[t] / p.cap);
+            scores[t] = p.cap * tanhf(scores[t]);
     for (int64_t t = s.tokens; t < SPAN; t++)
         scores[t] = LOWEST;
 }
@@ -161,11 +160,11 @@ ALWAYS_INLINE float weigh(float *restrict scores, float *restrict top, float *re
     for (int t = 0; t < SPAN; t++)
         high = scores[t] > high ? scores[t] : high;
     for (int t = 0; t < SPAN; t++) {
-        scores[t] = expf(scores[t] - high);
+        scores[t] = power_of_2(scores[t] - high);
         sum += scores[t];
     }
     if (high > before)
-        factor = expf(before - high);
+        factor = power_of_2(before - high);
     *top = high;
     *total = *total * factor + sum;
     return factor;
@@ -252,8 +251,8 @@ static piece piece_of(kv_cache cache, attention_batch batch, int64_t number)
         .len = len,
         .block_size = cache.block_size,
         .block_stride = cache.kv_heads * head_stride,
-        .scale = batch.scale,
-        .cap = batch.cap,
+        .scale = batch.cap > 0 ? batch.scale / batch.cap : batch.scale * LOG2_E,
+        .cap = batch.cap * LOG2_E,
     };
 }
 

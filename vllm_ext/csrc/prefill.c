@@ -2,6 +2,7 @@
    that is corrected from span to span. */
 #include "kernels.h"
 #include "processors.h"
+#include "softmax.h"
 
 #include <math.h>
 #include <string.h>
@@ -14,10 +15,6 @@
 #define SPAN 96
 /* Larger heads have fewer of both, as all of it lies on the stack. */
 #define USUAL_SIZE 128
-/* The softmax is computed with powers of 2. */
-#define LOG2_E 1.44269504f
-/* Below every score, and finite, as -ffast-math asks. */
-#define LOWEST (-1e30f)
 
 /* Query rows [begin, end) of one KV head of one request; row r is token r / group, query head r % group of the KV
    head. `context` tokens stand in the cache before the first token. */
@@ -28,26 +25,6 @@ typedef struct {
     int64_t begin, end, span, group, size, context, window, block_size, block_stride, query_stride, out_stride;
     float scale, cap; /* A score is query * scale * key, or cap * tanh(that); as a power of 2 it is a weight. */
 } tile;
-
-/* 2 ** x for x up to 0, within 1e-7 of it; at least the smallest number above 0. The polynomial was fitted on -0.5 to
-   0.5, by its relative error. */
-ALWAYS_INLINE float power_of_2(float x)
-{
-    x = x < -126 ? -126 : x;
-    int32_t whole = (int32_t)(x - 0.5f), bits;
-    float r = x - (float)whole;
-    float power = 1.534581158e-4f;
-    power = power * r + 1.339993122e-3f;
-    power = power * r + 9.618488959e-3f;
-    power = power * r + 5.550328777e-2f;
-    power = power * r + 2.402264689e-1f;
-    power = power * r + 6.931472057e-1f;
-    power = power * r + 1.0f;
-    memcpy(&bits, &power, sizeof(bits));
-    bits += whole * (1 << 23);
-    memcpy(&power, &bits, sizeof(bits));
-    return power;
-}
 
 /* Keys and values of tokens [first, first + count), [count, 2 * size], from their blocks. */
 static void gather(float *content, tile t, int64_t first, int64_t count)
