@@ -72,6 +72,15 @@ def test_silu_and_mul(engine, dtype):
     torch.testing.assert_close(result.double(), expected, atol=DTYPES[dtype], rtol=DTYPES[dtype])
 
 
+def test_silu_and_mul_of_gates_whose_exponential_is_beyond_float32(engine):
+    gate = torch.tensor([-1e30, -1e5, -300, -89, -88, -87, -80, -60, 60, 80, 87, 88, 89, 300, 1e5, 1e30])
+    x = torch.cat((gate, torch.ones(16)))[None]
+
+    result = SiluAndMul()(x)
+
+    torch.testing.assert_close(result[0], F.silu(gate), atol=1e-4, rtol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("approximate", ["none", "tanh"])
 def test_gelu_and_mul(engine, approximate, dtype):
