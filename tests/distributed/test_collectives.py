@@ -37,7 +37,7 @@ def faults(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("world_size", [2, 3])
+@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
 def test_between_processes(faults, world_size, case):
     on_ranks = faults(GlooCommunicator, world_size)
 

@@ -222,7 +222,7 @@ def lives(num_lives: int) -> settings:
 
 
 def test_random_lives():
-    run_state_machine_as_test(SchedulerMachine, settings=lives(1000))
+    run_state_machine_as_test(SchedulerMachine, settings=lives(500))
 
 
 @pytest.mark.slow

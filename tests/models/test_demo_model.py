@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from safetensors import safe_open
+from support.tools import load_tool
 from tokenizers import Tokenizer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -151,6 +152,7 @@ def test_tokenizer_keeps_text_and_adds_nothing() -> None:
     assert tokenizer.token_to_id("<|endoftext|>") == 0
 
 
+@pytest.mark.slow
 def test_script_writes_a_loadable_folder(tmp_path: Path) -> None:
     from vllm_ext import LLM, SamplingParams
 
@@ -165,11 +167,12 @@ def test_script_writes_a_loadable_folder(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [[], ["--output", "x", "--steps", "0"], ["--output", "x", "--corpus", "missing"]])
-def test_script_refuses_bad_arguments(options: list[str]) -> None:
-    command = [sys.executable, str(SCRIPT), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "error:" in done.stderr
+def test_script_refuses_bad_arguments(monkeypatch, capsys, options: list[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), *options])
+    with pytest.raises(SystemExit) as exited:
+        load_tool(SCRIPT.stem).main()
+    assert exited.value.code == 2
+    assert "error:" in capsys.readouterr().err
 
 
 @pytest.mark.slow

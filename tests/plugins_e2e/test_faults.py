@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from support.faults import FAULTS, all_folders
 
 GENERAL, PLATFORM = "vllm.general_plugins", "vllm.platform_plugins"
-TIMEOUT_S = 10
+TIMEOUT_S = 6
 
 
 class Fault(NamedTuple):
