@@ -166,6 +166,47 @@ class TestDecoder:
         assert same(directory, model, ["The QUICK fox", "the quick fox"])
 
 
+def set_prompts(directory: Path, name: object, prompts: object) -> None:
+    path = directory / "config_sentence_transformers.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"prompts": prompts, "default_prompt_name": name}))
+
+
+def test_the_default_prompt_of_the_files_comes_before_each_text(save):
+    _, directory = save(Pooling(64, pooling_mode="mean"), Normalize())
+    set_prompts(directory, "query", {"query": "search for: ", "document": "text: "})
+    model = SentenceTransformer(str(directory), device="cpu")
+
+    assert config_of(directory).prompt == "search for: "
+    assert same(directory, model)
+    with LLM(directory, platform="cpu") as llm:
+        (of_token_ids,) = llm.embed([{"prompt_token_ids": [5, 6]}])
+    assert of_token_ids.prompt_token_ids == [5, 6]
+
+
+def test_a_prompt_that_is_not_the_default_one_is_left_to_the_caller(save):
+    _, directory = save(Pooling(64))
+    set_prompts(directory, None, {"query": "search for: "})
+
+    assert config_of(directory).prompt == ""
+
+
+@pytest.mark.parametrize(("name", "prompts"), [("no", {"query": "q: "}), ("query", ["q"]), (["query"], {"query": "q"})])
+def test_a_default_prompt_that_is_none_of_the_prompts_is_refused(save, name, prompts):
+    _, directory = save(Pooling(64))
+    set_prompts(directory, name, prompts)
+
+    with pytest.raises(CheckpointError, match=r"config_sentence_transformers\.json: default_prompt_name is"):
+        config_of(directory)
+
+
+def test_a_default_prompt_that_is_not_pooled_is_refused(save):
+    _, directory = save(Pooling(64, include_prompt=False))
+    set_prompts(directory, "query", {"query": "q: "})
+
+    with pytest.raises(UnsupportedModel, match="leaves the prompt out"):
+        config_of(directory)
+
+
 class TestCrossEncoder:
     """A model that reads two texts at once, with a list of modules that has no pooling."""
 

@@ -94,6 +94,8 @@ class PoolerConfig:
     """Whether texts are put into lower case before they are tokenized."""
     activation_fn: str | None = None
     """Class path of what makes results of a classifier's scores, where the model's files say; only its name counts."""
+    prompt: str = ""
+    """What is put before each text."""
 
 
 @dataclass

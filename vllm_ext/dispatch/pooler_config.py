@@ -95,7 +95,26 @@ def _from_modules(model: Path, hf_config: HFConfig, modules: list[_Module], want
         dense=tuple(map(str, dense)),
         embedding_size=last or hf_config.get("hidden_size"),
         do_lower_case=bool(_transformer_config(model).get("do_lower_case", False)),
+        prompt=_default_prompt(model, modules[1].folder / "config.json"),
     )
+
+
+def _default_prompt(model: Path, pooling: Path) -> str:
+    """What the library puts before texts for which the caller names no prompt."""
+    path = model / _LIBRARY_CONFIG
+    config = _optional_json(path)
+    name, prompts = config.get("default_prompt_name"), config.get("prompts")
+    if name is None:
+        return ""
+    known = prompts if isinstance(prompts, dict) else {}
+    prompt = known.get(name) if isinstance(name, str) else None
+    if not isinstance(prompt, str):
+        raise CheckpointError(f"{path}: default_prompt_name is {name!r}; it takes one of: {listing(sorted(known))}")
+    if prompt and read_json_object(pooling).get("include_prompt") is False:
+        raise UnsupportedModel(
+            f"{pooling} leaves the prompt out, which is not supported where default_prompt_name of {path} is set"
+        )
+    return prompt
 
 
 def _out_features(folder: Path) -> int:

@@ -115,8 +115,9 @@ class InputProcessor:
         _check_priority(priority)
         parsed = parse_prompt(prompt)
         config = self._model_config.pooler_config
-        if parsed.text is not None and config is not None and config.do_lower_case:
-            parsed = parsed._replace(text=parsed.text.lower())
+        if parsed.text is not None and parsed.token_ids is None and config is not None:
+            whole = config.prompt + parsed.text
+            parsed = parsed._replace(text=whole.lower() if config.do_lower_case else whole)
         token_ids = self._token_ids(parsed)
         if (limit := processor.token_limit(params)) is not None:
             text = parsed.text if parsed.token_ids is None else None
