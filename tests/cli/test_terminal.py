@@ -33,9 +33,10 @@ def test_progress_streamed_text_and_a_summary():
     code, pieces = run_on_terminal()
 
     text = b"".join(piece for _, piece in pieces).decode()
-    with_text = [piece for _, piece in pieces if b"Loading" not in piece]
+    # How many depends on how often this process comes to read.
+    with_text = [piece for _, piece in pieces if piece.strip() and b"Loading" not in piece]
     assert code == 0
     assert "Loading weights: 100%" in text
-    assert len(with_text) > 5, "the text came in one piece"
+    assert len(with_text) > 1, "the text came in one piece"
     assert "It was" in text
     assert "[platform 'cpu': 90 tokens," in text
