@@ -106,7 +106,7 @@ typedef struct {
     const float *query, *cache, *after; /* where the next piece begins in the cache, or NULL */
     const int32_t *blocks;
     int64_t group, size, first, len, block_size, block_stride;
-    float scale, cap; /* A score is query * scale * key, or cap * tanh(that); as a power of 2 it is a weight. */
+    float scale, cap; /* see by_powers_of_2() */
 } piece;
 
 /* Tokens that are scored and accumulated together: a vector of scores, which fits any block size of 16 and more. */
@@ -254,13 +254,14 @@ static piece piece_of(kv_cache cache, attention_batch batch, int64_t number)
         .len = len,
         .block_size = cache.block_size,
         .block_stride = cache.kv_heads * head_stride,
-        .scale = batch.cap > 0 ? batch.scale / batch.cap : batch.scale * LOG2_E,
-        .cap = batch.cap * LOG2_E,
+        .scale = batch.scale,
+        .cap = batch.cap,
     };
 }
 
 void paged_decode(kv_cache cache, attention_batch batch)
 {
+    batch = by_powers_of_2(batch);
     int64_t count = batch.count * cache.kv_heads;
 #pragma omp for
     for (int64_t number = 0; number < count; number++) {

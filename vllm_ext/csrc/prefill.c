@@ -23,7 +23,7 @@ typedef struct {
     const float *query, *cache;
     const int32_t *blocks;
     int64_t begin, end, span, group, size, context, window, block_size, block_stride, query_stride, out_stride;
-    float scale, cap; /* A score is query * scale * key, or cap * tanh(that); as a power of 2 it is a weight. */
+    float scale, cap; /* see by_powers_of_2() */
 } tile;
 
 /* Keys and values of tokens [first, first + count), [count, 2 * size], from their blocks. */
@@ -100,13 +100,14 @@ static tile tile_at(const attention_batch *batch, kv_cache cache, int64_t i, int
         .block_stride = cache.kv_heads * head_stride,
         .query_stride = batch->query_stride,
         .out_stride = batch->out_stride,
-        .scale = batch->cap > 0 ? batch->scale / batch->cap : batch->scale * LOG2_E,
-        .cap = batch->cap * LOG2_E,
+        .scale = batch->scale,
+        .cap = batch->cap,
     };
 }
 
 void paged_prefill(kv_cache cache, attention_batch batch)
 {
+    batch = by_powers_of_2(batch);
     void (*attend)(tile) = attend_here();
     int64_t most = fitting(TILE, 16, cache.size), total = 0;
     for (int64_t i = 0; i < batch.count; i++)

@@ -3,6 +3,7 @@
 #ifndef VLLM_EXT_SOFTMAX_H
 #define VLLM_EXT_SOFTMAX_H
 
+#include "kernels.h"
 #include "processors.h"
 
 #include <stdint.h>
@@ -11,6 +12,14 @@
 #define LOG2_E 1.44269504f
 /* Below every score, and finite, as -ffast-math asks. */
 #define LOWEST (-1e30f)
+
+/* A batch whose scores are query * scale * key, or cap * tanh(that); as a power of 2 such a score is a weight. */
+static inline attention_batch by_powers_of_2(attention_batch batch)
+{
+    batch.scale = batch.cap > 0 ? batch.scale / batch.cap : batch.scale * LOG2_E;
+    batch.cap *= LOG2_E;
+    return batch;
+}
 
 /* 2 ** x for x up to 0, within 1e-7 of it; at least the smallest number above 0. The polynomial was fitted on -0.5 to
    0.5, by its relative error. */
