@@ -7,7 +7,8 @@ import sys
 import termios
 import time
 
-ARGUMENTS = ["-m", "vllm_ext.cli.main", "run", "It was", "--max-tokens", "90", "--seed", "1"]
+# So many tokens that the text takes longer than this process may be kept from reading it.
+ARGUMENTS = ["-m", "vllm_ext.cli.main", "run", "It was", "--max-tokens", "400", "--seed", "2"]
 
 
 def run_on_terminal():
@@ -33,10 +34,9 @@ def test_progress_streamed_text_and_a_summary():
     code, pieces = run_on_terminal()
 
     text = b"".join(piece for _, piece in pieces).decode()
-    # How many depends on how often this process comes to read.
-    with_text = [piece for _, piece in pieces if piece.strip() and b"Loading" not in piece]
+    with_text = [piece for _, piece in pieces if b"Loading" not in piece]
     assert code == 0
     assert "Loading weights: 100%" in text
-    assert len(with_text) > 1, "the text came in one piece"
+    assert len(with_text) > 5, "the text came in one piece"
     assert "It was" in text
-    assert "[platform 'cpu': 90 tokens," in text
+    assert "[platform 'cpu': 400 tokens," in text
