@@ -5,9 +5,13 @@ setup(
     ext_modules=[
         Extension(
             "vllm_ext._C",
-            [f"vllm_ext/csrc/{name}.c" for name in ("kernels", "linear", "prefill", "graph", "sampling", "module")],
+            [
+                f"vllm_ext/csrc/{name}.c"
+                for name in ("kernels", "linear", "decode", "prefill", "graph", "sampling", "module")
+            ],
             depends=[
-                f"vllm_ext/csrc/{name}.h" for name in ("kernels", "binding", "prefill_tile", "processors", "softmax")
+                f"vllm_ext/csrc/{name}.h"
+                for name in ("kernels", "numbers", "binding", "linear_tile", "prefill_tile", "processors", "softmax")
             ],
             # Not linked with -ffast-math: that would change the floating-point mode of the whole process.
             extra_compile_args=["-O3", "-ffast-math", "-fopenmp"],

@@ -11,63 +11,80 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.paged_cache import PagedCache, randn
+from support.paged_cache import DTYPES, PagedCache, close_in, randn
 
 from vllm_ext import _custom_ops
 
 needs_kernels = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason=str(_custom_ops.why_missing()))
 pytestmark = needs_kernels
-CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 ROWS_AND_SIZES = [(1, 64), (3, 48), (16, 512), (100, 333)]
 
 
+@each_dtype
 @pytest.mark.parametrize(("rows", "size"), ROWS_AND_SIZES)
 class TestRowByRow:
-    def test_rms_norm(self, rows, size):
-        x, weight = randn(rows, size), randn(size, seed=1)
+    def test_rms_norm(self, rows, size, dtype):
+        x, weight = randn(rows, size, dtype=dtype), randn(size, seed=1, dtype=dtype)
 
         normed = _custom_ops.rms_norm(x, weight, 1e-3, None)
 
-        torch.testing.assert_close(normed.double(), F.rms_norm(x.double(), (size,), weight.double(), 1e-3), **CLOSE)
+        expected = F.rms_norm(x.double(), (size,), weight.double(), 1e-3)
+        torch.testing.assert_close(normed.double(), expected, **close_in(dtype, 1e-5, 1e-5))
 
-    def test_rms_norm_of_heads_that_lie_within_wider_rows(self, rows, size):
-        wide, weight = randn(rows, 5 * size), randn(size, seed=1)
+    def test_rms_norm_of_heads_that_lie_within_wider_rows(self, rows, size, dtype):
+        wide, weight = randn(rows, 5 * size, dtype=dtype), randn(size, seed=1, dtype=dtype)
         x = wide.unflatten(1, (5, size))[:, 1:4]
 
         normed = _custom_ops.rms_norm(x, weight, 1e-3, None)
 
-        torch.testing.assert_close(normed.double(), F.rms_norm(x.double(), (size,), weight.double(), 1e-3), **CLOSE)
+        expected = F.rms_norm(x.double(), (size,), weight.double(), 1e-3)
+        torch.testing.assert_close(normed.double(), expected, **close_in(dtype, 1e-5, 1e-5))
 
-    def test_rms_norm_adds_to_the_residual_first(self, rows, size):
-        x, residual, weight = randn(rows, size), randn(rows, size, seed=2), randn(size, seed=1)
+    def test_rms_norm_adds_to_the_residual_first(self, rows, size, dtype):
+        x, residual = randn(rows, size, dtype=dtype), randn(rows, size, seed=2, dtype=dtype)
+        weight = randn(size, seed=1, dtype=dtype)
         total = x + residual
 
         normed = _custom_ops.rms_norm(x, weight, 1e-3, residual)
 
         assert torch.equal(residual, total)
-        torch.testing.assert_close(normed.double(), F.rms_norm(total.double(), (size,), weight.double(), 1e-3), **CLOSE)
+        expected = F.rms_norm(total.double(), (size,), weight.double(), 1e-3)
+        torch.testing.assert_close(normed.double(), expected, **close_in(dtype, 1e-5, 1e-5))
 
-    def test_silu_and_mul(self, rows, size):
-        x = randn(rows, 2 * size) * 5
+    def test_silu_and_mul(self, rows, size, dtype):
+        x = randn(rows, 2 * size, dtype=dtype) * 5
         gate, up = x.double().chunk(2, dim=-1)
 
-        torch.testing.assert_close(_custom_ops.silu_and_mul(x).double(), F.silu(gate) * up, **CLOSE)
+        gated = _custom_ops.silu_and_mul(x).double()
+
+        torch.testing.assert_close(gated, F.silu(gate) * up, **close_in(dtype, 1e-5, 1e-5))
 
 
+@each_dtype
 @pytest.mark.parametrize("head_size", [8, 64, 80])
 @pytest.mark.parametrize("tokens", [1, 200])
-def test_rotary_embedding_turns_each_pair_by_its_angle(head_size, tokens):
+def test_rotary_embedding_turns_each_pair_by_its_angle(head_size, tokens, dtype):
     half = head_size // 2
     positions = torch.arange(tokens).flip(0) * 3
     angles = torch.outer(torch.arange(700.0), 10000.0 ** -(torch.arange(half) / half))
-    cache = torch.cat((angles.cos(), angles.cos(), -angles.sin(), angles.sin()), dim=-1)
-    x = randn(tokens, 5 * head_size)[:, : 3 * head_size]
+    cache = torch.cat((angles.cos(), angles.cos(), -angles.sin(), angles.sin()), dim=-1).to(dtype)
+    x = randn(tokens, 5 * head_size, dtype=dtype)[:, : 3 * head_size]
 
     rotated = _custom_ops.rotary_embedding(positions, x, cache, head_size).view(tokens, 3, head_size)
 
     pairs = torch.complex(*x.double().reshape(tokens, 3, 2, half).unbind(2))
-    expected = pairs * torch.polar(torch.ones_like(angles[positions]).double(), angles[positions].double()).unsqueeze(1)
-    torch.testing.assert_close(rotated.double(), torch.cat((expected.real, expected.imag), dim=-1), **CLOSE)
+    # Cosines and sines as they are in the cache, where they may have been rounded.
+    expected = pairs * torch.complex(angles.cos().to(dtype).double(), angles.sin().to(dtype).double())[positions, None]
+    turned = torch.cat((expected.real, expected.imag), dim=-1)
+    torch.testing.assert_close(rotated.double(), turned, **close_in(dtype, 1e-5, 1e-5))
+
+
+@each_dtype
+def test_embedding_takes_rows_of_the_table(dtype):
+    table, ids = randn(7, 5, dtype=dtype), torch.tensor([6, 0, 6])
+
+    assert torch.equal(_custom_ops.embedding(ids, table), table[ids])
 
 
 @settings(max_examples=60, deadline=None, database=None, derandomize=True)
@@ -78,19 +95,20 @@ def test_rotary_embedding_turns_each_pair_by_its_angle(head_size, tokens):
     st.sampled_from([1, 4, 16, 24]),
     st.sampled_from([0, 1, 5, 33]),
     st.sampled_from([0.0, 0.7]),
+    st.sampled_from(DTYPES),
     st.integers(0, 2**16),
 )
-def test_decoding_attends_to_what_was_stored(lens, heads, head_size, block_size, window, cap, seed):
+def test_decoding_attends_to_what_was_stored(lens, heads, head_size, block_size, window, cap, dtype, seed):
     """Nothing else: what was never stored is NaN here."""
     num_heads, kv_heads = heads
-    cache = PagedCache(lens, kv_heads, head_size, block_size, seed)
-    query = randn(len(lens), num_heads * head_size + 3, seed=seed)[:, : num_heads * head_size]
+    cache = PagedCache(lens, kv_heads, head_size, block_size, seed, dtype)
+    query = randn(len(lens), num_heads * head_size + 3, seed=seed, dtype=dtype)[:, : num_heads * head_size]
     query = query.unflatten(1, (num_heads, head_size))
 
     attended = cache.decode(query, sliding_window=window, logits_soft_cap=cap)
 
     expected = cache.expected_decode(query, window, cap)
-    torch.testing.assert_close(attended.double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(attended.double(), expected, **close_in(dtype, 1e-4, 1e-4))
 
 
 def test_a_long_context():
@@ -126,24 +144,52 @@ def test_more_than_one_openmp_library_is_a_reason_not_to_use_them(monkeypatch):
     assert why_missing() == "two OpenMP libraries are loaded: libgomp.so.1, libiomp5.so"
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
 def test_another_dtype_is_refused(dtype):
-    with pytest.raises(TypeError, match=f"the kernels take float32 in host memory, given {dtype} on cpu"):
+    with pytest.raises(
+        TypeError, match=f"float32 or bfloat16, one of them in a call, in host memory, given {dtype} on cpu"
+    ):
         _custom_ops.silu_and_mul(torch.ones(1, 2, dtype=dtype))
 
 
+def test_two_dtypes_in_a_call_are_refused():
+    with pytest.raises(TypeError, match=r"given torch.bfloat16 on cpu, and torch.float32$"):
+        _custom_ops.rms_norm(randn(1, 4), randn(4, dtype=torch.bfloat16), 1e-5, None)
+
+
+def test_what_is_stored_as_bfloat16_is_rounded_as_torch_rounds():
+    """Ties among them, to the even one; infinity and NaN stay what they are."""
+    numbers = torch.cat((randn(4096) * 10.0 ** torch.arange(-32, 32).repeat(64), torch.tensor([torch.inf, -torch.inf])))
+    ties = (torch.arange(0x3F80, 0x4180, dtype=torch.int32) << 16 | 0x8000).view(torch.float32)
+    x = torch.cat((numbers, ties)).view(1, -1)
+    upper = x.bfloat16()
+    lower = (x - upper.float()).nan_to_num().bfloat16()
+    sums = upper + lower
+    residual = lower.clone()
+
+    _custom_ops.rms_norm(upper, torch.ones_like(upper[0]), 1e-5, residual)
+
+    assert torch.equal(residual, sums)
+    assert _custom_ops.silu_and_mul(torch.tensor([[torch.nan, 1.0]], dtype=torch.bfloat16)).isnan().all()
+
+
 def test_wrong_arguments_are_an_error():
-    with pytest.raises(TypeError, match="rms_norm takes 10 arguments, given 2"):
+    with pytest.raises(TypeError, match="rms_norm takes 11 arguments, given 2"):
         _custom_ops._C.rms_norm(1, 2)
     with pytest.raises(TypeError):
-        _custom_ops._C.silu_and_mul("x", 1, 1, 1, 1)
+        _custom_ops._C.silu_and_mul("x", 1, 1, 1, 0, 1)
     assert not math.isnan(_custom_ops.silu_and_mul(torch.ones(1, 2)).item())
 
 
-needs_linear = pytest.mark.skipif(_custom_ops.linear_panel() == 0, reason="linear() needs AVX-512")
-
-
-@needs_linear
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        pytest.param(
+            dtype, marks=pytest.mark.skipif(not _custom_ops.linear_panel(dtype), reason=f"linear() needs {what}")
+        )
+        for dtype, what in ((torch.float32, "AVX-512"), (torch.bfloat16, "AVX-512 with BF16"))
+    ],
+)
 class TestLinear:
     @settings(deadline=None, max_examples=60)
     @given(
@@ -153,30 +199,48 @@ class TestLinear:
         bias=st.booleans(),
         gap=st.sampled_from([0, 3]),
     )
-    def test_it_is_the_product_with_the_weight(self, rows, out_features, in_features, bias, gap):
-        x = randn(rows, in_features + gap)[:, :in_features]
-        weight = randn(out_features, in_features, seed=1)
-        biases = randn(out_features, seed=2) if bias else None
+    def test_it_is_the_product_with_the_weight(self, rows, out_features, in_features, bias, gap, dtype):
+        if dtype is torch.bfloat16:
+            in_features, gap = 2 * in_features, 2 * gap
+        x = randn(rows, in_features + gap, dtype=dtype)[:, :in_features]
+        weight = randn(out_features, in_features, seed=1, dtype=dtype)
+        biases = randn(out_features, seed=2, dtype=dtype) if bias else None
 
         product = _custom_ops.linear(x, _custom_ops.pack_weight(weight), biases, out_features)
 
         expected = F.linear(x.double(), weight.double(), None if biases is None else biases.double())
         tolerance = 3e-6 * math.sqrt(in_features) * 4
-        torch.testing.assert_close(product.double(), expected, rtol=1e-5, atol=tolerance)
+        torch.testing.assert_close(product.double(), expected, **close_in(dtype, 1e-5, tolerance))
 
-    def test_it_writes_nothing_beside_its_output(self):
-        whole = torch.full((3, 9 * 33), torch.nan)
+    def test_it_writes_nothing_beside_its_output(self, dtype):
+        whole = torch.full((3, 9 * 33), torch.nan, dtype=dtype)
         out = whole[1].view(9, 33)
-        packed = _custom_ops.pack_weight(randn(33, 8))
+        packed = _custom_ops.pack_weight(randn(33, 8, dtype=dtype))
 
-        x = randn(9, 8)
-        _custom_ops._C.linear(out.data_ptr(), x.data_ptr(), packed.data_ptr(), 0, 9, 33, 8, 8, 2)
+        x = randn(9, 8, dtype=dtype)
+        element = _custom_ops._ELEMENTS[dtype]
+        _custom_ops._C.linear(out.data_ptr(), x.data_ptr(), packed.data_ptr(), 0, 9, 33, 8, 8, element, 2)
 
         assert not out.isnan().any()
         assert whole[0].isnan().all()
         assert whole[2].isnan().all()
 
-    @pytest.mark.parametrize("x", [randn(2, 8).double(), randn(2, 9), randn(8, 2).T], ids=["dtype", "width", "strides"])
-    def test_what_it_would_misread_is_refused(self, x):
-        with pytest.raises(TypeError, match=r"linear takes dense float32 \[rows, 8\]"):
-            _custom_ops.linear(x, _custom_ops.pack_weight(randn(4, 8)), None, 4)
+    @pytest.mark.parametrize("x", [randn(2, 9), randn(8, 2).T], ids=["width", "strides"])
+    def test_what_it_would_misread_is_refused(self, x, dtype):
+        with pytest.raises(TypeError, match=r"linear takes dense \[rows, 8\]"):
+            _custom_ops.linear(x.to(dtype), _custom_ops.pack_weight(randn(4, 8, dtype=dtype)), None, 4)
+
+    def test_another_dtype_than_the_weights_is_refused(self, dtype):
+        with pytest.raises(TypeError, match="the kernels take float32 or bfloat16"):
+            _custom_ops.linear(randn(2, 8).double(), _custom_ops.pack_weight(randn(4, 8, dtype=dtype)), None, 4)
+
+    def test_bfloat16_is_read_by_twos(self, dtype):
+        """So a weight of an odd width is not for this kernel, nor are rows at an odd distance."""
+        apart = dtype is torch.float32
+        assert _custom_ops.can_multiply(randn(4, 8, dtype=dtype))
+        assert _custom_ops.can_multiply(randn(4, 7, dtype=dtype)) == apart
+        if not apart:
+            with pytest.raises(TypeError, match=r"linear takes dense \[rows, 8\]"):
+                _custom_ops.linear(
+                    randn(2, 9, dtype=dtype)[:, :8], _custom_ops.pack_weight(randn(4, 8, dtype=dtype)), None, 4
+                )

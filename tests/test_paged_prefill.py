@@ -6,12 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.paged_cache import PagedCache, randn
+from support.paged_cache import DTYPES, PagedCache, close_in, randn
 
 from vllm_ext import _custom_ops
 
 pytestmark = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason=str(_custom_ops.why_missing()))
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 def assert_attends(
@@ -23,7 +22,7 @@ def assert_attends(
 
     queries = query.split(counts)
     expected = torch.cat([cache.expected(row, q, window, cap) for row, q in enumerate(queries)])
-    torch.testing.assert_close(attended.double(), expected, **CLOSE)
+    torch.testing.assert_close(attended.double(), expected, **close_in(query.dtype, 1e-4, 1e-5))
 
 
 @settings(max_examples=120, deadline=None, database=None, derandomize=True)
@@ -34,15 +33,18 @@ def assert_attends(
     block_size=st.sampled_from([1, 4, 16, 24, 128]),
     window=st.sampled_from([0, 1, 5, 33, 100]),
     cap=st.sampled_from([0.0, 0.7]),
+    dtype=st.sampled_from(DTYPES),
     seed=st.integers(0, 2**16),
 )
-def test_each_token_attends_to_what_was_stored_up_to_it(requests, heads, head_size, block_size, window, cap, seed):
+def test_each_token_attends_to_what_was_stored_up_to_it(
+    requests, heads, head_size, block_size, window, cap, dtype, seed
+):
     """Requests of so many tokens before, and so many now. What was never stored is NaN."""
     num_heads, kv_heads = heads
     counts = [new for _, new in requests]
-    cache = PagedCache([sum(request) for request in requests], kv_heads, head_size, block_size, seed)
+    cache = PagedCache([sum(request) for request in requests], kv_heads, head_size, block_size, seed, dtype)
     width = num_heads * head_size
-    query = randn(sum(counts), width + 3, seed=seed)[:, :width].unflatten(1, (num_heads, head_size))
+    query = randn(sum(counts), width + 3, seed=seed, dtype=dtype)[:, :width].unflatten(1, (num_heads, head_size))
 
     assert_attends(cache, counts, query, window, cap)
 
@@ -93,8 +95,8 @@ def test_only_tokens_of_the_requests_that_are_asked_for_are_written():
     first, second, third = cache.prefill(query, counts, torch.tensor([2, 0])).split(counts)
 
     assert second.isnan().all()
-    torch.testing.assert_close(first.double(), cache.expected(0, query[:5]), **CLOSE)
-    torch.testing.assert_close(third.double(), cache.expected(2, query[6:]), **CLOSE)
+    torch.testing.assert_close(first.double(), cache.expected(0, query[:5]), **close_in(query.dtype, 1e-4, 1e-5))
+    torch.testing.assert_close(third.double(), cache.expected(2, query[6:]), **close_in(query.dtype, 1e-4, 1e-5))
 
 
 def test_no_request_is_no_work():

@@ -1,10 +1,11 @@
 #!/usr/bin/env python3
 """Time a model's dense products in the compiled kernel, in oneDNN and in torch, in turn, as ratios.
 
-    python tools/bench_linear.py --rows 1 8 16 64 512
+    python tools/bench_linear.py --rows 1 8 16 64 512 --dtype bfloat16
 
-The weights are those of 8 layers of the reference shape, 94 MB in float32, so that each product reads its own from
-memory, as a step of a model does. Results go to stdout as JSON: medians in ms, and the kernel's time over the others'.
+The weights are those of 8 layers of the reference shape, 94 MB in float32 and 47 MB in bfloat16, so that each product
+reads its own from memory, as a step of a model does. Results go to stdout as JSON: medians in ms, and the kernel's time
+over the others'.
 """
 
 from __future__ import annotations
@@ -25,10 +26,10 @@ SHAPES = [(1024, 512), (512, 512), (2816, 512), (512, 1408)]
 """``[out, in]`` of a layer: query, key and value; output; gate and up; down."""
 
 
-def products(rows: int) -> dict[str, Any]:
+def products(rows: int, dtype: torch.dtype) -> dict[str, Any]:
     """By implementation, a function that runs all products once."""
-    weights = [torch.randn(shape) for _ in range(LAYERS) for shape in SHAPES]
-    inputs = {width: torch.randn(rows, width) for _, width in SHAPES}
+    weights = [torch.randn(shape).to(dtype) for _ in range(LAYERS) for shape in SHAPES]
+    inputs = {width: torch.randn(rows, width).to(dtype) for _, width in SHAPES}
     panels = [_custom_ops.pack_weight(weight) for weight in weights]
     reordered = [torch.ops.mkldnn._reorder_linear_weight(weight, 16) for weight in weights]
 
@@ -47,9 +48,9 @@ def products(rows: int) -> dict[str, Any]:
     return {"kernel": kernel, "onednn": onednn, "torch": plain}
 
 
-def measure(rows: int, repeats: int) -> dict[str, float]:
+def measure(rows: int, dtype: torch.dtype, repeats: int) -> dict[str, float]:
     """Medians of ``repeats`` turns."""
-    medians = medians_in_turn(products(rows), repeats)
+    medians = medians_in_turn(products(rows, dtype), repeats)
     return {
         "rows": rows,
         **{f"{name}_ms": round(value * 1e3, 3) for name, value in medians.items()},
@@ -62,15 +63,19 @@ def main(argv: list[str] | None = None) -> int:
         description="Time the dense products.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--rows", type=positive, nargs="+", default=[1, 8, 16, 64, 512])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--threads", type=positive, default=2)
     parser.add_argument("--repeats", type=positive, default=15)
     arguments = parser.parse_args(argv)
-    if not _custom_ops.linear_panel():
-        parser.error(f"the kernel does not run here: {_custom_ops.why_missing() or 'no AVX-512'}")
+    dtype = getattr(torch, arguments.dtype)
+    if not _custom_ops.linear_panel(dtype):
+        missing = _custom_ops.why_missing() or f"the processor lacks AVX-512 for {arguments.dtype}"
+        parser.error(f"the kernel does not run here: {missing}")
     torch.set_num_threads(arguments.threads)
     with torch.inference_mode():
-        results = [measure(rows, arguments.repeats) for rows in arguments.rows]
-    print(json.dumps({"threads": arguments.threads, "torch": torch.__version__, "products": results}, indent=2))
+        results = [measure(rows, dtype, arguments.repeats) for rows in arguments.rows]
+    setting = {"dtype": arguments.dtype, "threads": arguments.threads, "torch": torch.__version__}
+    print(json.dumps({**setting, "products": results}, indent=2))
     return 0
 
 

@@ -1,4 +1,6 @@
-"""The compiled kernels as functions on tensors: float32, on processors.
+"""The compiled kernels as functions on tensors: float32 or bfloat16, on processors.
+
+They compute in float32. All tensors of a call that hold numbers are of one dtype, that of what is returned.
 
 They are there where the package was installed with a C compiler, and where torch's own OpenMP serves them too: a second
 one would have threads of its own, and the two would take the processors from each other.
@@ -20,6 +22,9 @@ try:
 except ImportError:
     _C = None
 
+_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
+"""As in kernels.h."""
+
 _OPENMP = re.compile(r"/(lib[gi]?omp\d?[.-]\S*)$", re.MULTILINE)
 
 
@@ -35,18 +40,18 @@ def why_missing() -> str | None:
 
 def are_usable(dtype: torch.dtype) -> bool:
     """Whether the kernels can compute in ``dtype``."""
-    return dtype is torch.float32 and why_missing() is None
+    return dtype in _ELEMENTS and why_missing() is None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None) -> torch.Tensor:
     """``x / sqrt(mean(x**2) + epsilon) * weight`` over the last dimension, as a new tensor.
 
     Args:
-        x: float32 ``[rows, size]`` or ``[rows, heads, size]``, dense but for the distance of rows.
+        x: ``[rows, size]`` or ``[rows, heads, size]``, dense but for the distance of rows.
         weight: ``[size]``.
         residual: like ``x``, and contiguous; ``x`` is added to it in place, and the sum normalised.
     """
-    _check(x, weight, x if residual is None else residual)
+    element = _element_of(x, weight, x if residual is None else residual)
     size = x.shape[-1]
     group = x.shape[1] if x.dim() == 3 else 1
     if not 2 <= x.dim() <= 3 or x.stride()[1:] != (size, 1)[3 - x.dim() :]:
@@ -66,17 +71,18 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: to
         group,
         x.stride(0),
         epsilon,
+        element,
         torch.get_num_threads(),
     )
     return out
 
 
 def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
-    """``silu(gate) * up`` of float32 ``[..., 2 * size]``, contiguous, gate first."""
-    _check(x)
+    """``silu(gate) * up`` of ``[..., 2 * size]``, contiguous, gate first."""
+    element = _element_of(x)
     size = x.shape[-1] // 2
     out = x.new_empty((*x.shape[:-1], size))
-    _C.silu_and_mul(out.data_ptr(), x.data_ptr(), out.numel() // size, size, torch.get_num_threads())
+    _C.silu_and_mul(out.data_ptr(), x.data_ptr(), out.numel() // size, size, element, torch.get_num_threads())
     return out
 
 
@@ -87,10 +93,10 @@ def rotary_embedding(
 
     Args:
         positions: int64 ``[tokens]``.
-        x: float32 ``[tokens, heads * head_size]``, dense in the last dimension.
-        cos_sin_cache: float32 ``[positions, 2 * head_size]``: cosines of both halves, then the signed sines.
+        x: ``[tokens, heads * head_size]``, dense in the last dimension.
+        cos_sin_cache: ``[positions, 2 * head_size]``: cosines of both halves, then the signed sines.
     """
-    _check(x, cos_sin_cache, indices=positions)
+    element = _element_of(x, cos_sin_cache, indices=positions)
     tokens, width = x.shape
     out = x.new_empty((tokens, width))
     _C.rotary_embedding(
@@ -102,6 +108,7 @@ def rotary_embedding(
         width // head_size,
         head_size,
         x.stride(0),
+        element,
         torch.get_num_threads(),
     )
     return out
@@ -112,12 +119,12 @@ def embedding(input_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
 
     Args:
         input_ids: int64 ``[tokens]``, contiguous.
-        table: float32 ``[rows, size]``, contiguous.
+        table: ``[rows, size]``, contiguous.
 
     Raises:
         IndexError: an id is outside of the table.
     """
-    _check(table, indices=input_ids)
+    element = _element_of(table, indices=input_ids)
     rows, size = table.shape
     out = table.new_empty((input_ids.shape[0], size))
     _C.embedding(
@@ -127,6 +134,7 @@ def embedding(input_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
         input_ids.shape[0],
         rows,
         size,
+        element,
         torch.get_num_threads(),
     )
     return out
@@ -138,13 +146,14 @@ def reshape_and_cache(
     """Put keys and values into a layer's cache.
 
     Args:
-        key, value: float32 ``[tokens, kv_heads, head_size]``, dense in the last two dimensions.
-        kv_cache: float32 ``[blocks, kv_heads, block_size, 2 * head_size]``, contiguous; written in place.
+        key, value: ``[tokens, kv_heads, head_size]``, dense in the last two dimensions.
+        kv_cache: ``[blocks, kv_heads, block_size, 2 * head_size]``, contiguous; written in place.
         slot_mapping: int64 ``[tokens]``, ``block * block_size + offset``.
     """
-    _check(key, value, kv_cache, indices=slot_mapping)
+    element = _element_of(key, value, kv_cache, indices=slot_mapping)
     _C.store_kv(
         *_cache_arguments(kv_cache),
+        element,
         key.data_ptr(),
         value.data_ptr(),
         slot_mapping.data_ptr(),
@@ -170,15 +179,14 @@ def paged_attention_decode(
     """Attention of one query token each of several requests over their cached tokens, into ``output``.
 
     Args:
-        output: float32 ``[tokens, heads, head_size]``, contiguous; only the rows in ``tokens`` are written.
+        output: ``[tokens, heads, head_size]``, contiguous; only the rows in ``tokens`` are written.
         query: like ``output``, dense in the last two dimensions.
-        kv_cache: float32 ``[blocks, kv_heads, block_size, 2 * head_size]``, contiguous.
+        kv_cache: ``[blocks, kv_heads, block_size, 2 * head_size]``, contiguous.
         block_table: int32 ``[reqs, blocks]``, dense in the last dimension. seq_lens: int32 ``[reqs]``, at least 1.
         tokens, rows: int64, contiguous and alike: query token ``tokens[i]`` belongs to request ``rows[i]``.
         sliding_window: number of tokens that are seen, the query's own among them; 0 for all.
         logits_soft_cap: ``c`` in ``c * tanh(score / c)``; 0 for none.
     """
-    _check(output, query, kv_cache, indices=tokens)
     step = _attention_arguments(output, query, kv_cache, block_table, seq_lens, tokens, rows)
     _C.paged_decode(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, torch.get_num_threads())
 
@@ -203,42 +211,52 @@ def paged_attention_prefill(
         query_start_loc: int32 ``[reqs + 1]``, contiguous: request ``i`` owns query tokens ``[loc[i], loc[i + 1])``.
         rows: int64, contiguous: the requests to compute; with the longest first, threads finish together.
     """
-    _check(output, query, kv_cache, indices=rows)
     step = _attention_arguments(output, query, kv_cache, block_table, seq_lens, query_start_loc, rows)
     _C.paged_prefill(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, torch.get_num_threads())
 
 
 @cache
-def linear_panel() -> int:
+def linear_panel(dtype: torch.dtype) -> int:
     """Rows of a weight in one panel of :func:`pack_weight`; 0 where :func:`linear` cannot run on this machine."""
-    return 0 if why_missing() else int(_C.linear_panel())
+    return int(_C.linear_panel(_ELEMENTS[dtype])) if are_usable(dtype) else 0
+
+
+def can_multiply(weight: torch.Tensor) -> bool:
+    """Whether :func:`linear` takes this weight ``[out, in]`` here. Of bfloat16 it takes two numbers at once."""
+    return linear_panel(weight.dtype) > 0 and not (weight.dtype is torch.bfloat16 and weight.shape[1] % 2)
 
 
 def pack_weight(weight: torch.Tensor) -> torch.Tensor:
-    """A float32 weight ``[out, in]`` as :func:`linear` reads it: ``[panels, in, panel]``, filled up with zeros."""
-    panel = linear_panel()
+    """A weight ``[out, in]`` as :func:`linear` reads it, filled up with zeros: ``[panels, in, panel]``, or with
+    bfloat16 ``[panels, in / 2, panel, 2]``.
+    """
+    panel = linear_panel(weight.dtype)
     out_features, in_features = weight.shape
-    packed = weight.new_zeros((-(-out_features // panel), in_features, panel))
+    together = 2 if weight.dtype is torch.bfloat16 else 1
+    width = in_features // together
+    packed = weight.new_zeros((-(-out_features // panel), width, panel, together))
+    parts = weight.view(out_features, width, together)
     whole = out_features // panel
-    packed[:whole] = weight[: whole * panel].view(whole, panel, in_features).transpose(1, 2)
+    packed[:whole] = parts[: whole * panel].view(whole, panel, width, together).transpose(1, 2)
     if rest := out_features % panel:
-        packed[whole, :, :rest] = weight[whole * panel :].T
+        packed[whole, :, :rest] = parts[whole * panel :].transpose(0, 1)
     return packed
 
 
 def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out_features: int) -> torch.Tensor:
-    """``x @ weight.T + bias`` of float32, as a new tensor ``[rows, out_features]``.
+    """``x @ weight.T + bias``, as a new tensor ``[rows, out_features]``.
 
     Args:
-        x: ``[rows, in]``, dense in the last dimension.
+        x: ``[rows, in]``, dense in the last dimension; the distance of rows is even in bfloat16.
         packed: the weight, from :func:`pack_weight`.
         bias: ``[out_features]``, contiguous, or ``None``.
     """
+    element = _element_of(x, packed, packed if bias is None else bias)
     rows, in_features = x.shape
-    if x.dtype is not torch.float32 or x.stride(1) != 1 or in_features != packed.shape[1]:
+    together = packed.shape[3]
+    if x.stride(1) != 1 or in_features != packed.shape[1] * together or x.stride(0) % together:
         raise TypeError(
-            f"linear takes dense float32 [rows, {packed.shape[1]}], given {x.dtype} {list(x.shape)} with strides "
-            f"{x.stride()}"
+            f"linear takes dense [rows, {packed.shape[1] * together}], given {list(x.shape)} with strides {x.stride()}"
         )
     out = x.new_empty((rows, out_features))
     _C.linear(
@@ -250,6 +268,7 @@ def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out
         out_features,
         in_features,
         x.stride(0),
+        element,
         torch.get_num_threads(),
     )
     return out
@@ -273,13 +292,15 @@ def draw_tokens(
         top_k: int64 ``[draws]``.
         uniform: float64 ``[draws]``.
     """
-    _check(logits, temperature, top_p, indices=rows)
-    _check(indices=top_k)
-    if uniform.dtype is not torch.float64 or logits.dim() != 2 or logits.stride(1) != 1:
+    _element_of(logits, temperature, top_p, indices=rows)
+    _check_indices(top_k)
+    if logits.dtype is not torch.float32 or logits.dim() != 2 or logits.stride(1) != 1:
         raise TypeError(
-            "draw_tokens takes logits [rows, vocabulary], dense in the last dimension, and random numbers as float64, "
-            f"given {list(logits.shape)} with strides {logits.stride()}, and {uniform.dtype}"
+            "draw_tokens takes logits as float32 [rows, vocabulary], dense in the last dimension, "
+            f"given {logits.dtype} {list(logits.shape)} with strides {logits.stride()}"
         )
+    if uniform.dtype is not torch.float64:
+        raise TypeError(f"draw_tokens takes random numbers as float64, given {uniform.dtype}")
     out = torch.empty_like(rows)
     # In double: see scaled() in sampling.c.
     scales = temperature.double().reciprocal_()
@@ -312,6 +333,7 @@ def _attention_arguments(
     return (
         query.data_ptr(),
         *_cache_arguments(kv_cache),
+        _element_of(output, query, kv_cache, indices=rows),
         block_table.data_ptr(),
         seq_lens.data_ptr(),
         places.data_ptr(),
@@ -329,12 +351,21 @@ def _cache_arguments(kv_cache: torch.Tensor) -> tuple[int, int, int, int]:
     return kv_cache.data_ptr(), kv_heads, block_size, content // 2
 
 
-def _check(*tensors: torch.Tensor, indices: torch.Tensor | None = None) -> None:
-    """TypeError for what the kernels would misread as float32, or as int64, in host memory."""
-    for tensor in tensors:
-        if tensor.dtype is not torch.float32 or not tensor.is_cpu:
-            raise TypeError(f"the kernels take float32 in host memory, given {tensor.dtype} on {tensor.device}")
-    if indices is not None and (indices.dtype is not torch.int64 or not indices.is_cpu):
+def _element_of(first: torch.Tensor, *others: torch.Tensor, indices: torch.Tensor | None = None) -> int:
+    """What the tensors consist of, as the kernels are told; TypeError for what they would misread in host memory."""
+    for tensor in (first, *others):
+        if tensor.dtype not in _ELEMENTS or tensor.dtype is not first.dtype or not tensor.is_cpu:
+            raise TypeError(
+                "the kernels take float32 or bfloat16, one of them in a call, in host memory, "
+                f"given {tensor.dtype} on {tensor.device}, and {first.dtype}"
+            )
+    if indices is not None:
+        _check_indices(indices)
+    return _ELEMENTS[first.dtype]
+
+
+def _check_indices(indices: torch.Tensor) -> None:
+    if indices.dtype is not torch.int64 or not indices.is_cpu:
         raise TypeError(f"the kernels take indices as int64 in host memory, given {indices.dtype} on {indices.device}")
 
 

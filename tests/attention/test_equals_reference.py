@@ -41,8 +41,6 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("step", STEPS)
 def test_the_grid(backend, step, heads, dtype):
     """One test has all sizes and terms of its step, so that a run says which kind of step is wrong."""
-    if not backend.supports_dtype(dtype):
-        pytest.skip("the compiled kernels are for float32")
     for head_size, block_size, window, soft_cap in product(HEAD_SIZES, BLOCK_SIZES, WINDOWS, SOFT_CAPS):
         sizes = (*heads, head_size, block_size)
         assert_equals_reference(Setup(STEPS[step], *sizes, dtype, window=window, soft_cap=soft_cap, backend=backend))
@@ -73,8 +71,6 @@ REQUESTS = st.lists(st.tuples(st.integers(0, 70), st.integers(1, 40) | st.just(1
     seed=st.integers(0, 2**31),
 )
 def test_random_lengths_and_block_tables(backend, requests, heads, dtype, **sizes_and_terms):
-    dtype = dtype if backend.supports_dtype(dtype) else torch.float32
-
     assert_equals_reference(Setup(requests, *heads, dtype=dtype, backend=backend, **sizes_and_terms))
 
 

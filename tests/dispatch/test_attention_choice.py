@@ -22,7 +22,7 @@ from vllm_ext.plan import resolve
 from vllm_ext.platforms.cpu import CpuPlatform
 
 LAYER = AttentionSelectorConfig(head_size=64, dtype=torch.float32, kv_cache_dtype="auto", block_size=16)
-HALF = LAYER._replace(dtype=torch.bfloat16)
+HALF = LAYER._replace(dtype=torch.float16)
 
 
 class Small(SDPABackend):
@@ -81,7 +81,7 @@ class TestOnTheInTreePlatform:
         assert (choice.reason, choice.origin) == ("platform 'cpu' chose it", "platform:cpu")
         assert list(considered) == ["SDPA", "CPU_ATTN", "REFERENCE"]
         assert [one.state for one in considered.values()] == ["chosen", "passed_over", "passed_over"]
-        assert considered["CPU_ATTN"].reasons[0] == "dtype torch.bfloat16 is not among ['float32']"
+        assert considered["CPU_ATTN"].reasons[0] == "dtype torch.float16 is not among ['bfloat16', 'float32']"
         assert considered["REFERENCE"].reasons == ("it could serve; SDPA comes before it",)
         assert considered["SDPA"].registered_by == "vllm_ext itself"
 

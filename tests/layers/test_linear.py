@@ -69,9 +69,9 @@ def test_a_layer_multiplies_with_what_was_loaded(engine, make, shards, bias, row
 
 @pytest.mark.parametrize(("panel", "method"), [(32, KernelLinearMethod), (0, OneDNNLinearMethod)])
 def test_the_platforms_method_packs_and_drops_the_dense_weight(engine, monkeypatch, panel, method):
-    if panel and not _custom_ops.linear_panel():
+    if panel and not _custom_ops.linear_panel(torch.float32):
         pytest.skip("the compiled kernel does not run here")
-    monkeypatch.setattr(_custom_ops, "linear_panel", lambda: panel)
+    monkeypatch.setattr(_custom_ops, "linear_panel", lambda dtype: panel)
     layer = ReplicatedLinear(8, 40, bias=True)
     weight, bias = filled(layer, (None, 40))
     assert isinstance(layer.linear_method, PackedLinearMethod)

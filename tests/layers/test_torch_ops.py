@@ -62,7 +62,7 @@ CASES = {
         0.3,
     ),
 }
-if _custom_ops.linear_panel():
+if _custom_ops.linear_panel(torch.float32):
     CASES["linear"] = lambda: (torch.randn(3, 8), _custom_ops.pack_weight(torch.randn(40, 8)), torch.randn(40), 40)
     CASES["linear, no bias"] = lambda: (torch.randn(1, 8), _custom_ops.pack_weight(torch.randn(40, 8)), None, 40)
 

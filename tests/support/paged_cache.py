@@ -11,14 +11,32 @@ from vllm_ext import _custom_ops
 SCALE = 0.3
 
 
-def randn(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+DTYPES = [torch.float32, torch.bfloat16]
+"""That the kernels compute with."""
+
+
+def randn(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def close_in(dtype: torch.dtype, rtol: float, atol: float) -> dict[str, float]:
+    """Bounds for a result that is within ``rtol`` and ``atol`` in float32, and rounded to ``dtype`` once."""
+    once = 0.0 if dtype is torch.float32 else torch.finfo(dtype).eps / 2
+    return {"rtol": rtol + once, "atol": atol}
 
 
 class PagedCache:
     """Requests of ``lens`` tokens in scattered blocks, stored by the kernel; what was never stored is NaN."""
 
-    def __init__(self, lens: list[int], kv_heads: int, head_size: int, block_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        lens: list[int],
+        kv_heads: int,
+        head_size: int,
+        block_size: int,
+        seed: int,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self.lens, self.kv_heads, self.head_size = lens, kv_heads, head_size
         self.seq_lens = torch.tensor(lens, dtype=torch.int32)
         widths = [-(-length // block_size) for length in lens]
@@ -26,9 +44,13 @@ class PagedCache:
         self.table = torch.zeros(len(lens), max(widths) + 1, dtype=torch.int32)
         for row, width in enumerate(widths):
             self.table[row, :width] = torch.tensor([blocks.pop() for _ in range(width)])
-        self.cache = torch.full((sum(widths) + 2, kv_heads, block_size, 2 * head_size), torch.nan)
-        self.keys = [randn(length, kv_heads, head_size, seed=seed + row) for row, length in enumerate(lens)]
-        self.values = [randn(length, kv_heads, head_size, seed=~(seed + row)) for row, length in enumerate(lens)]
+        self.cache = torch.full((sum(widths) + 2, kv_heads, block_size, 2 * head_size), torch.nan, dtype=dtype)
+        self.keys = [
+            randn(length, kv_heads, head_size, seed=seed + row, dtype=dtype) for row, length in enumerate(lens)
+        ]
+        self.values = [
+            randn(length, kv_heads, head_size, seed=~(seed + row), dtype=dtype) for row, length in enumerate(lens)
+        ]
         for row, length in enumerate(lens):
             places = torch.arange(length)
             slots = self.table[row, places // block_size].long() * block_size + places % block_size
@@ -36,7 +58,7 @@ class PagedCache:
 
     def decode(self, query: torch.Tensor, **options: float) -> torch.Tensor:
         """Request ``i``'s token stands at ``len(lens) - 1 - i`` of the batch."""
-        output = torch.full(query.shape, torch.nan)
+        output = torch.full_like(query, torch.nan, memory_format=torch.contiguous_format)
         rows = torch.arange(len(self.lens))
         _custom_ops.paged_attention_decode(
             output, query, self.cache, self.table, self.seq_lens, rows.flip(0), rows, SCALE, **options
@@ -49,7 +71,7 @@ class PagedCache:
 
     def prefill(self, query: torch.Tensor, counts: list[int], rows: torch.Tensor, **options: float) -> torch.Tensor:
         """The last ``counts[i]`` tokens of request ``i``, of which ``rows`` are computed; the rest is NaN."""
-        output = torch.full(query.shape, torch.nan)
+        output = torch.full_like(query, torch.nan, memory_format=torch.contiguous_format)
         starts = torch.tensor([0, *counts]).cumsum(0).int()
         _custom_ops.paged_attention_prefill(
             output, query, self.cache, self.table, self.seq_lens, starts, rows, SCALE, **options

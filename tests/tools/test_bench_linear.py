@@ -20,12 +20,13 @@ def _same_threads_afterwards():
     torch.set_num_threads(threads)
 
 
-def test_every_number_of_rows_is_timed(capsys, monkeypatch):
-    if not _custom_ops.linear_panel():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_number_of_rows_is_timed(capsys, monkeypatch, dtype):
+    if not _custom_ops.linear_panel(getattr(torch, dtype)):
         pytest.skip("the compiled kernel does not run here")
     monkeypatch.setattr(tool, "LAYERS", 1)
 
-    assert tool.main(["--rows", "1", "3", "--threads", "1", "--repeats", "1"]) == 0
+    assert tool.main(["--rows", "1", "3", "--threads", "1", "--repeats", "1", "--dtype", dtype]) == 0
 
     products = json.loads(capsys.readouterr().out)["products"]
     assert [entry["rows"] for entry in products] == [1, 3]
@@ -34,7 +35,7 @@ def test_every_number_of_rows_is_timed(capsys, monkeypatch):
 
 
 def test_without_the_kernel_there_is_nothing_to_time(capsys, monkeypatch):
-    monkeypatch.setattr(_custom_ops, "linear_panel", lambda: 0)
+    monkeypatch.setattr(_custom_ops, "linear_panel", lambda dtype: 0)
 
     with pytest.raises(SystemExit):
         tool.main([])

@@ -22,9 +22,8 @@ from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper
 from vllm_ext.platforms.cpu import CpuPlatform
 from vllm_ext.worker.kernel_graph import Buffer, KernelGraphWrapper, plan_memory, record_kernels
 
-needs_kernels = pytest.mark.skipif(
-    not _custom_ops.linear_panel(), reason="the products of this machine are not those of the compiled kernels"
-)
+NO_KERNELS = "the products of this machine are not those of the compiled kernels"
+needs_kernels = pytest.mark.skipif(not _custom_ops.linear_panel(torch.float32), reason=NO_KERNELS)
 VOCAB = 600
 
 
@@ -58,10 +57,12 @@ def logits_of_random_steps(driver: DrivenWorker, seed: int, num_steps: int = 40)
     return logits
 
 
-@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("seed", range(4))
-def test_replayed_steps_have_the_logits_of_computed_ones_bit_by_bit(random_llama, seed):
-    settings = {"engine__block_size": 4, "engine__max_num_seqs": 6}
+def test_replayed_steps_have_the_logits_of_computed_ones_bit_by_bit(random_llama, seed, dtype):
+    if not _custom_ops.linear_panel(dtype):
+        pytest.skip(NO_KERNELS)
+    settings = {"engine__block_size": 4, "engine__max_num_seqs": 6, "engine__dtype": str(dtype).removeprefix("torch.")}
     with driven_worker(random_llama, **settings, engine__enforce_eager=True) as driver:
         expected = logits_of_random_steps(driver, seed)
     with driven_worker(random_llama, **settings) as driver:

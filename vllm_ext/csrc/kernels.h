@@ -1,4 +1,5 @@
-/* Kernels for processors, float32. All tensors are dense in their last dimension; strides count numbers, not bytes.
+/* Kernels for processors. All tensors of a call that hold numbers are of one element, and are dense in their last dimension;
+   strides count numbers, not bytes.
 
    A kernel is called by all threads of a team, with the same arguments, and they share the work; where it returns, that
    of all is done. Outside of a parallel region the team is the thread that calls. */
@@ -7,37 +8,41 @@
 
 #include <stdint.h>
 
+typedef enum { FLOAT32, BFLOAT16 } element;
+
 /* out = x / sqrt(mean(x^2) + eps) * weight, by row; with a residual, x is added to it first and it takes x's place. Rows
    of x lie side by side in groups, whose distance is x_stride. */
-void rms_norm(float *out, const float *x, float *residual, const float *weight, int64_t rows, int64_t size, int64_t group,
-              int64_t x_stride, float eps);
+void rms_norm(void *out, const void *x, void *residual, const void *weight, int64_t rows, int64_t size, int64_t group,
+              int64_t x_stride, float eps, element e);
 
 /* out[rows, size] = silu(x[:, :size]) * x[:, size:]. */
-void silu_and_mul(float *out, const float *x, int64_t rows, int64_t size);
+void silu_and_mul(void *out, const void *x, int64_t rows, int64_t size, element e);
 
 /* Rotates heads of `size` numbers: cache has by position the cosines of both halves, then the signed sines. */
-void rotary_embedding(float *out, const float *x, const int64_t *positions, const float *cache, int64_t rows,
-                      int64_t heads, int64_t size, int64_t x_stride);
+void rotary_embedding(void *out, const void *x, const int64_t *positions, const void *cache, int64_t rows, int64_t heads,
+                      int64_t size, int64_t x_stride, element e);
 
 /* out[i] = table[ids[i]], of a table [rows, size]. Where an id is outside of it, its row of out stays as it was, and
    *failed is set to 1. */
-void embedding(float *out, const int64_t *ids, const float *table, int64_t count, int64_t rows, int64_t size, int *failed);
+void embedding(void *out, const int64_t *ids, const void *table, int64_t count, int64_t rows, int64_t size, element e,
+               int *failed);
 
 /* A layer's cache: [blocks, kv_heads, block_size, 2 * size], key before value. */
 typedef struct {
-    float *data;
+    void *data;
     int64_t kv_heads, block_size, size;
+    element element;
 } kv_cache;
 
 /* Puts keys and values [tokens, kv_heads, size] where `slots` say: block * block_size + offset. */
-void store_kv(kv_cache cache, const float *key, const float *value, const int64_t *slots, int64_t tokens,
+void store_kv(kv_cache cache, const void *key, const void *value, const int64_t *slots, int64_t tokens,
               int64_t key_stride, int64_t value_stride);
 
 /* Attention of `count` requests over the cache: number i is row rows[i] of tables and lens. `group` query heads share a
    KV head. A window above 0 hides what is that many tokens back, or more; a cap above 0 bounds the scores softly. */
 typedef struct {
-    float *out;
-    const float *query;
+    void *out;
+    const void *query;
     const int32_t *tables, *lens, *starts; /* starts: for paged_prefill */
     const int64_t *rows, *tokens;          /* tokens: for paged_decode */
     int64_t count, group, table_stride, query_stride, out_stride, window;
@@ -51,17 +56,19 @@ void paged_decode(kv_cache cache, attention_batch batch);
    the tokens in its cache. Each sees the tokens up to itself. The longest request should be the first. */
 void paged_prefill(kv_cache cache, attention_batch batch);
 
-/* out[m, n] = x[m, k] @ weight.T + bias. The weight lies in panels of LINEAR_PANEL rows, [panels, k, LINEAR_PANEL], filled up with
-   zeros, aligned to 64 bytes; bias may be NULL. Only where can_multiply() says so. */
+/* out[m, n] = x[m, k] @ weight.T + bias; bias may be NULL. The weight lies in panels of LINEAR_PANEL rows, aligned to 64
+   bytes and filled up with zeros: of float32 [panels, k, LINEAR_PANEL]; of bfloat16, whose k and x_stride are even, as
+   pairs, [panels, k / 2, LINEAR_PANEL, 2]. Only where can_multiply() says so. */
 #define LINEAR_PANEL 32
 
 typedef struct {
-    float *out;
-    const float *x, *weight, *bias;
+    void *out;
+    const void *x, *weight, *bias;
     int64_t m, n, k, x_stride;
+    element element;
 } linear_args;
 
-int can_multiply(void);
+int can_multiply(element e);
 void linear(linear_args a);
 
 /* So few numbers are done before a second thread has begun. */

@@ -3,89 +3,89 @@
 
 static void run_rms_norm(const value *v, int *failed)
 {
-    rms_norm(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, v[8].f);
+    rms_norm(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, v[8].f, (element)v[9].n);
 }
 
 static void run_silu_and_mul(const value *v, int *failed)
 {
-    silu_and_mul(v[0].p, v[1].p, v[2].n, v[3].n);
+    silu_and_mul(v[0].p, v[1].p, v[2].n, v[3].n, (element)v[4].n);
 }
 
 static void run_rotary_embedding(const value *v, int *failed)
 {
-    rotary_embedding(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n);
+    rotary_embedding(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, (element)v[8].n);
 }
 
 static void run_store_kv(const value *v, int *failed)
 {
-    kv_cache cache = {v[0].p, v[1].n, v[2].n, v[3].n};
-    store_kv(cache, v[4].p, v[5].p, v[6].p, v[7].n, v[8].n, v[9].n);
+    kv_cache cache = {v[0].p, v[1].n, v[2].n, v[3].n, (element)v[4].n};
+    store_kv(cache, v[5].p, v[6].p, v[7].p, v[8].n, v[9].n, v[10].n);
 }
 
-/* What both kinds of attention take; argument 8 is their own. */
+/* What both kinds of attention take; argument 9 is their own. */
 static attention_batch batch_of(const value *v)
 {
     return (attention_batch){
         .out = v[0].p,
         .query = v[1].p,
-        .tables = v[6].p,
-        .lens = v[7].p,
-        .rows = v[9].p,
-        .count = v[10].n,
-        .group = v[11].n,
-        .table_stride = v[12].n,
-        .query_stride = v[13].n,
-        .out_stride = v[14].n,
-        .window = v[15].n,
-        .scale = v[16].f,
-        .cap = v[17].f,
+        .tables = v[7].p,
+        .lens = v[8].p,
+        .rows = v[10].p,
+        .count = v[11].n,
+        .group = v[12].n,
+        .table_stride = v[13].n,
+        .query_stride = v[14].n,
+        .out_stride = v[15].n,
+        .window = v[16].n,
+        .scale = v[17].f,
+        .cap = v[18].f,
     };
 }
 
 static void run_paged_decode(const value *v, int *failed)
 {
-    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n};
+    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n};
     attention_batch batch = batch_of(v);
-    batch.tokens = v[8].p;
+    batch.tokens = v[9].p;
     paged_decode(cache, batch);
 }
 
 static void run_paged_prefill(const value *v, int *failed)
 {
-    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n};
+    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n};
     attention_batch batch = batch_of(v);
-    batch.starts = v[8].p;
+    batch.starts = v[9].p;
     paged_prefill(cache, batch);
 }
 
 static void run_linear(const value *v, int *failed)
 {
-    linear_args a = {v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n};
+    linear_args a = {v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, (element)v[8].n};
     linear(a);
 }
 
 static void run_embedding(const value *v, int *failed)
 {
-    embedding(v[0].p, v[1].p, v[2].p, v[3].n, v[4].n, v[5].n, failed);
+    embedding(v[0].p, v[1].p, v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n, failed);
 }
 
 static int64_t many(const value *v) { return INT64_MAX; }
 static int64_t numbers_of_rms_norm(const value *v) { return v[4].n * v[5].n; }
 static int64_t numbers_of_silu_and_mul(const value *v) { return v[2].n * v[3].n; }
 static int64_t numbers_of_rotary_embedding(const value *v) { return v[4].n * v[5].n * v[6].n; }
-static int64_t numbers_of_store_kv(const value *v) { return v[7].n * v[1].n * v[3].n; }
+static int64_t numbers_of_store_kv(const value *v) { return v[8].n * v[1].n * v[3].n; }
 static int64_t numbers_of_embedding(const value *v) { return v[3].n * v[5].n; }
 
 /* Behind these arguments each takes the number of threads. */
 static const kernel kernels[] = {
-    {"rms_norm", "ppppnnnnf", run_rms_norm, numbers_of_rms_norm},
-    {"silu_and_mul", "ppnn", run_silu_and_mul, numbers_of_silu_and_mul},
-    {"rotary_embedding", "ppppnnnn", run_rotary_embedding, numbers_of_rotary_embedding},
-    {"store_kv", "pnnnpppnnn", run_store_kv, numbers_of_store_kv},
-    {"paged_decode", "pppnnnppppnnnnnnff", run_paged_decode, many},
-    {"paged_prefill", "pppnnnppppnnnnnnff", run_paged_prefill, many},
-    {"linear", "ppppnnnn", run_linear, many},
-    {"embedding", "pppnnn", run_embedding, numbers_of_embedding},
+    {"rms_norm", "ppppnnnnfn", run_rms_norm, numbers_of_rms_norm},
+    {"silu_and_mul", "ppnnn", run_silu_and_mul, numbers_of_silu_and_mul},
+    {"rotary_embedding", "ppppnnnnn", run_rotary_embedding, numbers_of_rotary_embedding},
+    {"store_kv", "pnnnnpppnnn", run_store_kv, numbers_of_store_kv},
+    {"paged_decode", "pppnnnnppppnnnnnnff", run_paged_decode, many},
+    {"paged_prefill", "pppnnnnppppnnnnnnff", run_paged_prefill, many},
+    {"linear", "ppppnnnnn", run_linear, many},
+    {"embedding", "pppnnnn", run_embedding, numbers_of_embedding},
 };
 
 enum { RMS_NORM, SILU_AND_MUL, ROTARY_EMBEDDING, STORE_KV, PAGED_DECODE, PAGED_PREFILL, LINEAR, EMBEDDING };
@@ -134,9 +134,10 @@ FUNCTION(paged_prefill, PAGED_PREFILL)
 FUNCTION(linear, LINEAR)
 FUNCTION(embedding, EMBEDDING)
 
-static PyObject *py_linear_panel(PyObject *self, PyObject *unused)
+static PyObject *py_linear_panel(PyObject *self, PyObject *number)
 {
-    return PyLong_FromLong(can_multiply() ? LINEAR_PANEL : 0);
+    long e = PyLong_AsLong(number);
+    return PyErr_Occurred() ? NULL : PyLong_FromLong(can_multiply((element)e) ? LINEAR_PANEL : 0);
 }
 
 static PyObject *py_draw_tokens(PyObject *self, PyObject *args)
@@ -169,18 +170,20 @@ static PyObject *py_draw_tokens(PyObject *self, PyObject *args)
 #define METHOD(name, text) {#name, (PyCFunction)(void (*)(void))py_##name, METH_FASTCALL, text}
 
 static PyMethodDef methods[] = {
-    METHOD(rms_norm, "rms_norm(out, x, residual, weight, rows, size, group, x_stride, eps, threads)"),
-    METHOD(silu_and_mul, "silu_and_mul(out, x, rows, size, threads)"),
-    METHOD(rotary_embedding, "rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, threads)"),
-    METHOD(store_kv, "store_kv(cache, kv_heads, block_size, size, key, value, slots, tokens, key_stride, value_stride, "
-                     "threads)"),
-    METHOD(paged_decode, "paged_decode(out, query, cache, kv_heads, block_size, size, tables, lens, tokens, rows, count, "
-                         "group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
-    METHOD(paged_prefill, "paged_prefill(out, query, cache, kv_heads, block_size, size, tables, lens, starts, rows, count, "
-                          "group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
-    METHOD(linear, "linear(out, x, weight, bias, m, n, k, x_stride, threads)"),
-    METHOD(embedding, "embedding(out, ids, table, count, rows, size, threads)"),
-    {"linear_panel", py_linear_panel, METH_NOARGS, "rows of a weight in one panel; 0 where linear() cannot run"},
+    METHOD(rms_norm, "rms_norm(out, x, residual, weight, rows, size, group, x_stride, eps, element, threads)"),
+    METHOD(silu_and_mul, "silu_and_mul(out, x, rows, size, element, threads)"),
+    METHOD(rotary_embedding, "rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, element, "
+                             "threads)"),
+    METHOD(store_kv, "store_kv(cache, kv_heads, block_size, size, element, key, value, slots, tokens, key_stride, "
+                     "value_stride, threads)"),
+    METHOD(paged_decode, "paged_decode(out, query, cache, kv_heads, block_size, size, element, tables, lens, tokens, rows, "
+                         "count, group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
+    METHOD(paged_prefill, "paged_prefill(out, query, cache, kv_heads, block_size, size, element, tables, lens, starts, rows, "
+                          "count, group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
+    METHOD(linear, "linear(out, x, weight, bias, m, n, k, x_stride, element, threads)"),
+    METHOD(embedding, "embedding(out, ids, table, count, rows, size, element, threads)"),
+    {"linear_panel", py_linear_panel, METH_O,
+     "linear_panel(element): rows of a weight in one panel; 0 where linear() cannot run"},
     {"draw_tokens", py_draw_tokens, METH_VARARGS,
      "draw_tokens(out, logits, rows, scales, top_k, top_p, uniform, count, size, stride, threads)"},
     {"start_recording", py_start_recording, METH_NOARGS, "record the kernels that this thread calls from now on"},

@@ -1,6 +1,7 @@
 /* Attention of many query tokens over the paged cache, in tiles: some query rows times a span of keys, with a softmax
    that is corrected from span to span. */
 #include "kernels.h"
+#include "numbers.h"
 #include "processors.h"
 #include "softmax.h"
 
@@ -19,12 +20,25 @@
 /* Query rows [begin, end) of one KV head of one request; row r is token r / group, query head r % group of the KV
    head. `context` tokens stand in the cache before the first token. */
 typedef struct {
-    float *out;
-    const float *query, *cache;
+    void *out;
+    const void *query, *cache;
     const int32_t *blocks;
     int64_t begin, end, span, group, size, context, window, block_size, block_stride, query_stride, out_stride;
     float scale, cap; /* see by_powers_of_2() */
+    element element;
 } tile;
+
+ALWAYS_INLINE void copy(float *restrict out, const void *restrict source, int64_t count, element e)
+{
+    for (int64_t i = 0; i < count; i++)
+        out[i] = load(source, i, e);
+}
+
+EACH_PROCESSOR
+static void copy_numbers(float *out, const void *source, int64_t count, element e)
+{
+    WITH_ELEMENT(e, copy, out, source, count);
+}
 
 /* Keys and values of tokens [first, first + count), [count, 2 * size], from their blocks. */
 static void gather(float *content, tile t, int64_t first, int64_t count)
@@ -32,8 +46,8 @@ static void gather(float *content, tile t, int64_t first, int64_t count)
     for (int64_t token = first; token < first + count;) {
         int64_t offset = token % t.block_size, tokens = t.block_size - offset;
         tokens = tokens < first + count - token ? tokens : first + count - token;
-        const float *source = t.cache + t.blocks[token / t.block_size] * t.block_stride + offset * 2 * t.size;
-        memcpy(content + (token - first) * 2 * t.size, source, sizeof(float) * (size_t)(tokens * 2 * t.size));
+        int64_t place = t.blocks[token / t.block_size] * t.block_stride + offset * 2 * t.size;
+        copy_numbers(content + (token - first) * 2 * t.size, at(t.cache, place, t.element), tokens * 2 * t.size, t.element);
         token += tokens;
     }
 }
@@ -84,10 +98,11 @@ static tile tile_at(const attention_batch *batch, kv_cache cache, int64_t i, int
 {
     int64_t row = batch->rows[i], start = batch->starts[row], rows = num_rows(batch, i);
     int64_t head_stride = cache.block_size * 2 * cache.size, heads = head * batch->group * cache.size;
+    element e = cache.element;
     return (tile){
-        .out = batch->out + start * batch->out_stride + heads,
-        .query = batch->query + start * batch->query_stride + heads,
-        .cache = cache.data + head * head_stride,
+        .out = at(batch->out, start * batch->out_stride + heads, e),
+        .query = at(batch->query, start * batch->query_stride + heads, e),
+        .cache = at(cache.data, head * head_stride, e),
         .blocks = batch->tables + row * batch->table_stride,
         .begin = begin,
         .end = begin + most < rows ? begin + most : rows,
@@ -102,6 +117,7 @@ static tile tile_at(const attention_batch *batch, kv_cache cache, int64_t i, int
         .out_stride = batch->out_stride,
         .scale = batch->scale,
         .cap = batch->cap,
+        .element = e,
     };
 }
 

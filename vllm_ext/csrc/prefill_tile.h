@@ -12,6 +12,7 @@
 typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
 typedef float NAME(unaligned) __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t NAME(numbers) __attribute__((vector_size(4 * LANES)));
+typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(2)));
 
 /* A panel of query rows, and what was summed up for it. */
 typedef struct {
@@ -170,13 +171,32 @@ INLINE void NAME(transpose)(NAME(vector) x[LANES])
 }
 #endif
 
+#if LANES > 4
+/* Numbers [i, i + LANES), converted as load() and store() of numbers.h do. */
+INLINE NAME(vector) NAME(load_vector)(const void *numbers, int64_t i, element e)
+{
+    if (e == FLOAT32)
+        return *(const NAME(unaligned) *)at(numbers, i, e);
+    return (NAME(vector))(__builtin_convertvector(*(const NAME(halves) *)at(numbers, i, e), NAME(numbers)) << 16);
+}
+
+INLINE void NAME(store_vector)(void *numbers, int64_t i, NAME(vector) x, element e)
+{
+    NAME(numbers) bits = (NAME(numbers))x;
+    if (e == FLOAT32)
+        *(NAME(unaligned) *)at(numbers, i, e) = x;
+    else
+        *(NAME(halves) *)at(numbers, i, e) = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, NAME(halves));
+}
+#endif
+
 /* Rows [begin, begin + LANES) of a tile, scaled; filled up with its last. */
 TARGET static void NAME(begin_panel)(NAME(panel) *p, tile t, int64_t begin)
 {
-    const float *rows[LANES];
+    const void *rows[LANES];
     for (int64_t j = 0; j < LANES; j++) {
         int64_t row = begin + j < t.end ? begin + j : t.end - 1;
-        rows[j] = t.query + row / t.group * t.query_stride + row % t.group * t.size;
+        rows[j] = at(t.query, row / t.group * t.query_stride + row % t.group * t.size, t.element);
         p->positions[j] = (int32_t)(t.context + row / t.group);
         p->top[j] = LOWEST;
         p->total[j] = 0;
@@ -186,22 +206,22 @@ TARGET static void NAME(begin_panel)(NAME(panel) *p, tile t, int64_t begin)
 #if LANES > 4
     for (; i + LANES <= t.size; i += LANES) {
         for (int j = 0; j < LANES; j++)
-            p->queries[i + j] = *(const NAME(unaligned) *)(rows[j] + i) * t.scale;
+            p->queries[i + j] = NAME(load_vector)(rows[j], i, t.element) * t.scale;
         NAME(transpose)(p->queries + i);
     }
 #endif
     for (; i < t.size; i++)
         for (int64_t j = 0; j < LANES; j++)
-            p->queries[i][j] = rows[j][i] * t.scale;
+            p->queries[i][j] = load(rows[j], i, t.element) * t.scale;
 }
 
 /* What was summed up, divided by the weights, to the output. */
 TARGET static void NAME(end_panel)(NAME(panel) *p, tile t, int64_t begin)
 {
     int64_t count = t.end - begin < LANES ? t.end - begin : LANES;
-    float *rows[LANES];
+    void *rows[LANES];
     for (int64_t j = 0; j < count; j++)
-        rows[j] = t.out + (begin + j) / t.group * t.out_stride + (begin + j) % t.group * t.size;
+        rows[j] = at(t.out, (begin + j) / t.group * t.out_stride + (begin + j) % t.group * t.size, t.element);
     NAME(vector) factors = 1.0f / p->total;
     int64_t i = 0;
 #if LANES > 4
@@ -210,12 +230,12 @@ TARGET static void NAME(end_panel)(NAME(panel) *p, tile t, int64_t begin)
             p->sums[i + j] *= factors;
         NAME(transpose)(p->sums + i);
         for (int64_t j = 0; j < count; j++)
-            *(NAME(unaligned) *)(rows[j] + i) = p->sums[i + j];
+            NAME(store_vector)(rows[j], i, p->sums[i + j], t.element);
     }
 #endif
     for (; i < t.size; i++)
         for (int64_t j = 0; j < count; j++)
-            rows[j][i] = p->sums[i][j] * factors[j];
+            store(rows[j], i, p->sums[i][j] * factors[j], t.element);
 }
 
 TARGET static void NAME(attend)(tile t)

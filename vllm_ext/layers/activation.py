@@ -32,7 +32,7 @@ class SiluAndMul(CpuKernelOp):
 
     def forward_cpu(self, x: torch.Tensor) -> torch.Tensor:
         """One pass over ``x`` in a compiled kernel; as :meth:`forward_native`."""
-        if x.dtype is not torch.float32:
+        if not _custom_ops.are_usable(x.dtype):
             return self.forward_native(x)
         return _custom_ops.silu_and_mul(x.contiguous())
 

@@ -42,7 +42,7 @@ class RMSNorm(CpuKernelOp):
         self, x: torch.Tensor, residual: torch.Tensor | None = None
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """One pass over ``x`` in a compiled kernel; as :meth:`forward_native`."""
-        if x.dtype is not torch.float32 or not (residual is None or residual.is_contiguous()):
+        if x.dtype is not self.weight.dtype or not (residual is None or residual.is_contiguous()):
             return self.forward_native(x, residual)
         shape = x.shape
         if x.dim() not in (2, 3) or x.stride()[1:] != (self.hidden_size, 1)[3 - x.dim() :]:

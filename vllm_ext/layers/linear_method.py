@@ -29,7 +29,7 @@ class PackedLinearMethod(LinearMethod):
 
     def process_weights_after_loading(self, layer: LinearLayer) -> None:
         weight = layer.weight
-        if weight is not None and weight.dtype is torch.float32 and _custom_ops.linear_panel():
+        if weight is not None and _custom_ops.can_multiply(weight):
             layer.linear_method = KernelLinearMethod(weight.data)
             layer.weight = None
         elif weight is not None and _can_pack(weight.dtype):

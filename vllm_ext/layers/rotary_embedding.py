@@ -55,7 +55,7 @@ class RotaryEmbedding(CpuKernelOp):
         self, positions: torch.Tensor, query: torch.Tensor, key: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """One pass over each tensor in a compiled kernel; as :meth:`forward_native`."""
-        if query.dtype is not torch.float32:
+        if query.dtype is not self.cos_sin_cache.dtype:
             return self.forward_native(positions, query, key)
         rotate = _custom_ops.rotary_embedding
         rotated_key = None if key is None else rotate(positions, key, self.cos_sin_cache, self.head_size)

@@ -1,0 +1,193 @@
+/* Attention of one query token per request over the paged cache: one pass, with a softmax that is corrected on the way, so
+   that memory is read once and in order. */
+#include "kernels.h"
+#include "numbers.h"
+#include "processors.h"
+#include "softmax.h"
+
+#include <math.h>
+#include <string.h>
+
+/* One KV head of one request: what a thread computes at once. */
+typedef struct {
+    void *out;
+    const void *query, *cache, *after; /* where the next piece begins in the cache, or NULL */
+    const int32_t *blocks;
+    int64_t group, size, first, len, block_size, block_stride;
+    float scale, cap; /* see by_powers_of_2() */
+    element element;
+} piece;
+
+/* Tokens that are scored and accumulated together: a vector of scores, which fits any block size of 16 and more. */
+#define SPAN 16
+/* Query heads that pass over the cache together; more of them pass again. */
+#define HEADS 8
+/* Bytes in a line of the cache of the processor. */
+#define CACHE_LINE 64
+
+/* Up to SPAN tokens of the cache that follow each other in memory, [tokens, 2 * size]. */
+typedef struct {
+    const void *content;
+    int64_t tokens;
+} span;
+
+ALWAYS_INLINE span span_at(piece p, int64_t token, element e)
+{
+    int64_t offset = token % p.block_size, tokens = p.block_size - offset;
+    tokens = tokens < SPAN ? tokens : SPAN;
+    return (span){at(p.cache, p.blocks[token / p.block_size] * p.block_stride + offset * 2 * p.size, e),
+                  tokens < p.len - token ? tokens : p.len - token};
+}
+
+/* The processor foresees reads within a block only. So while the heads of a pass score a span, each fetches its part of
+   the next one: bytes [begin, end) of each token. Many fetches at once would stop it. */
+typedef struct {
+    const char *content; /* NULL where nothing follows */
+    int64_t begin, end;
+} fetch;
+
+ALWAYS_INLINE void score(float *restrict scores, const float *restrict query, span s, fetch next, float cap, int64_t size,
+                         element e)
+{
+    int64_t bytes = (int64_t)bytes_of(2 * size, e);
+    for (int64_t t = 0; t < s.tokens; t++) {
+        const void *key = at(s.content, t * 2 * size, e);
+        float sum = 0;
+        if (next.content)
+            for (int64_t i = next.begin; i < next.end; i += CACHE_LINE)
+                __builtin_prefetch(next.content + t * bytes + i, 0, 2);
+        for (int64_t i = 0; i < size; i++)
+            sum += query[i] * load(key, i, e);
+        scores[t] = sum;
+    }
+    if (cap > 0)
+        for (int64_t t = 0; t < s.tokens; t++)
+            scores[t] = cap * tanhf(scores[t]);
+    for (int64_t t = s.tokens; t < SPAN; t++)
+        scores[t] = LOWEST;
+}
+
+/* Scores to weights, against the highest score so far; what was summed up before has to be multiplied by the result. */
+ALWAYS_INLINE float weigh(float *restrict scores, float *restrict top, float *restrict total)
+{
+    float before = *top, high = before, sum = 0, factor = 1;
+    for (int t = 0; t < SPAN; t++)
+        high = scores[t] > high ? scores[t] : high;
+    for (int t = 0; t < SPAN; t++) {
+        scores[t] = power_of_2(scores[t] - high);
+        sum += scores[t];
+    }
+    if (high > before)
+        factor = power_of_2(before - high);
+    *top = high;
+    *total = *total * factor + sum;
+    return factor;
+}
+
+ALWAYS_INLINE void accumulate(float *restrict sums, float factor, const float *restrict weights, span s, int64_t size,
+                              element e)
+{
+    for (int64_t i = 0; i < size; i++)
+        sums[i] *= factor;
+    int64_t t = 0;
+    for (; t + 4 <= s.tokens; t += 4) {
+        const void *value = at(s.content, t * 2 * size + size, e);
+        const float *w = weights + t;
+        for (int64_t i = 0; i < size; i++)
+            sums[i] += w[0] * load(value, i, e) + w[1] * load(value, i + 2 * size, e) +
+                       w[2] * load(value, i + 4 * size, e) + w[3] * load(value, i + 6 * size, e);
+    }
+    for (; t < s.tokens; t++) {
+        const void *value = at(s.content, t * 2 * size + size, e);
+        for (int64_t i = 0; i < size; i++)
+            sums[i] += weights[t] * load(value, i, e);
+    }
+}
+
+/* Query heads [begin, end) in one pass over the cache. */
+ALWAYS_INLINE void attend_heads(piece p, int64_t begin, int64_t end, int64_t size, element e)
+{
+    int64_t parts = end - begin, bytes = (int64_t)bytes_of(2 * size, e);
+    float top[HEADS], total[HEADS] = {0}, queries[HEADS * size], sums[HEADS * size];
+    for (int i = 0; i < HEADS; i++)
+        top[i] = LOWEST;
+    for (int64_t i = 0; i < parts * size; i++) {
+        queries[i] = load(p.query, begin * size + i, e) * p.scale;
+        sums[i] = 0;
+    }
+    span s = span_at(p, p.first, e);
+    for (int64_t token = p.first; token < p.len;) {
+        span next = token + s.tokens < p.len ? span_at(p, token + s.tokens, e) : (span){p.after, 0};
+        for (int64_t g = 0; g < parts; g++) {
+            float scores[SPAN];
+            fetch ahead = {next.content, bytes * g / parts, bytes * (g + 1) / parts};
+            score(scores, queries + g * size, s, ahead, p.cap, size, e);
+            float factor = weigh(scores, top + g, total + g);
+            accumulate(sums + g * size, factor, scores, s, size, e);
+        }
+        token += s.tokens;
+        s = next;
+    }
+    for (int64_t g = 0; g < parts; g++)
+        for (int64_t i = 0; i < size; i++)
+            store(p.out, (begin + g) * size + i, sums[g * size + i] * (1.0f / total[g]), e);
+}
+
+ALWAYS_INLINE void attend_sized(piece p, int64_t size, element e)
+{
+    for (int64_t begin = 0; begin < p.group; begin += HEADS)
+        attend_heads(p, begin, begin + HEADS < p.group ? begin + HEADS : p.group, size, e);
+}
+
+/* Loops of known length are unrolled. */
+EACH_PROCESSOR
+static void attend(piece p)
+{
+    switch (p.size) {
+    case 64:
+        WITH_ELEMENT(p.element, attend_sized, p, 64);
+        break;
+    case 128:
+        WITH_ELEMENT(p.element, attend_sized, p, 128);
+        break;
+    default:
+        WITH_ELEMENT(p.element, attend_sized, p, p.size);
+    }
+}
+
+static piece piece_of(kv_cache cache, attention_batch batch, int64_t number)
+{
+    element e = cache.element;
+    int64_t i = number / cache.kv_heads, h = number % cache.kv_heads, head_stride = cache.block_size * 2 * cache.size;
+    int64_t row = batch.rows[i], heads = h * batch.group * cache.size, len = batch.lens[row];
+    return (piece){
+        .out = at(batch.out, batch.tokens[i] * batch.out_stride + heads, e),
+        .query = at(batch.query, batch.tokens[i] * batch.query_stride + heads, e),
+        .cache = at(cache.data, h * head_stride, e),
+        .blocks = batch.tables + row * batch.table_stride,
+        .group = batch.group,
+        .size = cache.size,
+        .first = batch.window > 0 && len > batch.window ? len - batch.window : 0,
+        .len = len,
+        .block_size = cache.block_size,
+        .block_stride = cache.kv_heads * head_stride,
+        .scale = batch.scale,
+        .cap = batch.cap,
+        .element = e,
+    };
+}
+
+void paged_decode(kv_cache cache, attention_batch batch)
+{
+    batch = by_powers_of_2(batch);
+    int64_t count = batch.count * cache.kv_heads;
+#pragma omp for
+    for (int64_t number = 0; number < count; number++) {
+        piece p = piece_of(cache, batch, number);
+        if (number + 1 < count) {
+            piece next = piece_of(cache, batch, number + 1);
+            p.after = span_at(next, next.first, next.element).content;
+        }
+        attend(p);
+    }
+}
