@@ -207,13 +207,15 @@ def cpu_model_name() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def add_shares_of_roofline(throughput: list[dict[str, Any]], model: Path, max_tokens: int, repeats: int) -> None:
+def add_shares_of_roofline(
+    throughput: list[dict[str, Any]], model: Path, dtype: str, max_tokens: int, repeats: int
+) -> None:
     """To each result, what share of this machine's roofline our own rate is."""
     import torch
     from roofline import Model, Roofline, share
 
     with torch.inference_mode():
-        roofline = Roofline(Model.read(model), repeats)
+        roofline = Roofline(Model.read(model, getattr(torch, dtype)), repeats)
         for entry in throughput:
             bounds = roofline.bounds(entry["batch"], (MIN_PROMPT_TOKENS + MAX_PROMPT_TOKENS) / 2, max_tokens)
             entry |= share(bounds, entry["ours_tokens_per_s"])
@@ -250,8 +252,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         compare_throughput(engines, batch, vocab_size, arguments.max_tokens, arguments.repeats)
         for batch in arguments.batch
     ]
-    if dtype == "float32":
-        add_shares_of_roofline(throughput, arguments.model, arguments.max_tokens, arguments.repeats)
+    if dtype != "float16":
+        add_shares_of_roofline(throughput, arguments.model, dtype, arguments.max_tokens, arguments.repeats)
     (prompt,) = random_prompts(1, vocab_size, seed=0)
     return {
         "model": model,

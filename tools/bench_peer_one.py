@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """One engine in a process of its own, for ``tools/bench_peers.py``: generates what it is told to and times it.
 
-    python tools/bench_peer_one.py ours MODEL THREADS MAX_NUM_SEQS
-    python tools/bench_peer_one.py vllm MODEL THREADS MAX_NUM_SEQS
+    python tools/bench_peer_one.py ours MODEL DTYPE THREADS MAX_NUM_SEQS
+    python tools/bench_peer_one.py vllm MODEL DTYPE THREADS MAX_NUM_SEQS
 
 When the engine stands, it prints ``ready`` as a JSON line; then, for each JSON line ``{"prompts": token ids,
 "max_tokens": N, "gaps": false}`` on stdin, a line with ``seconds``, ``token_ids`` and, where asked for, ``gaps``: by
@@ -24,10 +24,10 @@ Generate = Callable[[list[list[int]], int, bool], list[Any]]
 """Prompts, a number of tokens, and whether logprobs are wanted, to the outputs of either engine: they look alike."""
 
 
-def ours(model: str, max_num_seqs: int) -> Generate:
+def ours(model: str, dtype: str, max_num_seqs: int) -> Generate:
     from vllm_ext import LLM, SamplingParams
 
-    llm = LLM(model=model, dtype="float32", max_num_seqs=max_num_seqs, kv_cache_memory=KV_CACHE_BYTES)
+    llm = LLM(model=model, dtype=dtype, max_num_seqs=max_num_seqs, kv_cache_memory=KV_CACHE_BYTES)
 
     def generate(prompts: list[list[int]], num_tokens: int, gaps: bool) -> list[Any]:
         params = SamplingParams(
@@ -38,12 +38,12 @@ def ours(model: str, max_num_seqs: int) -> Generate:
     return generate
 
 
-def vllm(model: str, max_num_seqs: int) -> Generate:
+def vllm(model: str, dtype: str, max_num_seqs: int) -> Generate:
     from vllm import LLM, SamplingParams
 
     llm = LLM(
         model=model,
-        dtype="float32",
+        dtype=dtype,
         max_num_seqs=max_num_seqs,
         kv_cache_memory_bytes=KV_CACHE_BYTES,
         disable_log_stats=True,
@@ -81,7 +81,7 @@ def answer(generate: Generate, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    name, model, threads, max_num_seqs = sys.argv[1:] if argv is None else argv
+    name, model, dtype, threads, max_num_seqs = sys.argv[1:] if argv is None else argv
     # The engines log to stdout; only replies may go there.
     replies = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> int:
 
     started = time.perf_counter()
     torch.set_num_threads(int(threads))
-    generate = ENGINES[name](model, int(max_num_seqs))
+    generate = ENGINES[name](model, dtype, int(max_num_seqs))
     print(
         json.dumps({"ready": name, "seconds": time.perf_counter() - started, "torch": torch.__version__}), file=replies
     )

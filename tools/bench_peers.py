@@ -6,7 +6,7 @@
 makes vLLM's environment and the model, and calls this. Start-up does not count: both engines stand before the first
 round, and each batch begins with a round that is not counted. Both get the same prompts (20 to 100 random token ids),
 greedy, with exactly ``--max-tokens`` new tokens each. A last round, which is not timed, compares tokens: a sequence is
-compared up to the position where vLLM's two best logits differ by less than 1e-3, because there either is right.
+compared up to the position where vLLM's two best logits differ by less than DECIDED, because there either is right.
 Progress goes to stderr, the results to stdout as JSON.
 """
 
@@ -26,7 +26,8 @@ from typing import Any
 from bench_engine import WARM_UPS, describe_machine, positive, random_prompts, read_vocab_size, report, require_model
 
 WORKER = Path(__file__).with_name("bench_peer_one.py")
-DECIDED = 1e-3
+DECIDED = {"float32": 1e-3, "bfloat16": 0.125}
+"""By dtype. Logits around 4 are 0.016 to 0.03 apart in bfloat16, and what they are computed from is rounded as well."""
 
 
 class Peer:
@@ -36,9 +37,9 @@ class Peer:
         RuntimeError: it ended before it answered; its own words are on stderr.
     """
 
-    def __init__(self, name: str, python: str, model: str, threads: int, max_num_seqs: int) -> None:
+    def __init__(self, name: str, python: str, model: str, dtype: str, threads: int, max_num_seqs: int) -> None:
         self.name = name
-        command = [python, str(WORKER), name, model, str(threads), str(max_num_seqs)]
+        command = [python, str(WORKER), name, model, dtype, str(threads), str(max_num_seqs)]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -105,8 +106,12 @@ def environment(name: str, threads: int) -> dict[str, str]:
     return values
 
 
-def compare(peers: list[Peer], batch: int, vocab_size: int, max_tokens: int, rounds: int) -> dict[str, Any]:
-    """Medians over the rounds, in which the engines take turns in changing order; and whether their tokens agree."""
+def compare(
+    peers: list[Peer], batch: int, vocab_size: int, max_tokens: int, rounds: int, decided: float
+) -> dict[str, Any]:
+    """Medians over the rounds, in which the engines take turns in changing order; and whether their tokens agree where
+    two logits are ``decided`` apart.
+    """
     for peer in peers:
         peer.ask(random_prompts(batch, vocab_size, seed=batch), max_tokens)
     rates: dict[str, list[float]] = {peer.name: [] for peer in peers}
@@ -125,23 +130,25 @@ def compare(peers: list[Peer], batch: int, vocab_size: int, max_tokens: int, rou
         **{f"{name}_tokens_per_s": round(value, 2) for name, value in medians.items()},
         **{f"{name}_all": [round(value, 1) for value in values] for name, values in rates.items()},
         "ratio": round(medians["ours"] / medians["vllm"], 3),
-        "tokens": agreement(first["token_ids"], second["token_ids"], second["gaps"]),
+        "tokens": agreement(first["token_ids"], second["token_ids"], second["gaps"], decided),
     }
 
 
-def agreement(ours: list[list[int]], theirs: list[list[int]], gaps: list[list[float]]) -> dict[str, Any]:
+def agreement(
+    ours: list[list[int]], theirs: list[list[int]], gaps: list[list[float]], decided: float
+) -> dict[str, Any]:
     """Greedy tokens against the reference's: which positions are decided, and which sequences differ at one."""
-    decided, different = 0, 0
+    num_decided, different = 0, 0
     for sequence, reference, margins in zip(ours, theirs, gaps, strict=True):
         for token, expected, margin in zip(sequence, reference, margins, strict=True):
-            if margin < DECIDED:
+            if margin < decided:
                 break
-            decided += 1
+            num_decided += 1
             if token != expected:
                 different += 1
                 break
     total = sum(map(len, theirs))
-    return {"agree": not different, "different_sequences": different, "decided": round(decided / total, 4)}
+    return {"agree": not different, "different_sequences": different, "decided": round(num_decided / total, 4)}
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -150,19 +157,23 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     peers: list[Peer] = []
     try:
         for name, python in pythons.items():
-            peers.append(Peer(name, python, str(arguments.model), arguments.threads, max(arguments.batch)))
+            peers.append(
+                Peer(name, python, str(arguments.model), arguments.dtype, arguments.threads, max(arguments.batch))
+            )
             report(f"{name} stands after {peers[-1].started['seconds']:.1f} s, torch {peers[-1].started['torch']}")
         for seed in range(WARM_UPS):
             for peer in peers:
                 peer.ask(random_prompts(max(arguments.batch), vocab_size, seed), arguments.max_tokens)
         batches = [
-            compare(peers, batch, vocab_size, arguments.max_tokens, arguments.rounds) for batch in arguments.batch
+            compare(peers, batch, vocab_size, arguments.max_tokens, arguments.rounds, DECIDED[arguments.dtype])
+            for batch in arguments.batch
         ]
     finally:
         for peer in peers:
             peer.close()
     return {
         "machine": describe_machine(arguments.threads),
+        "dtype": arguments.dtype,
         "load_at_end": os.getloadavg()[0],
         "rounds": arguments.rounds,
         "torch": {peer.name: peer.started["torch"] for peer in peers},
@@ -180,6 +191,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-tokens", type=positive, default=64, help="new tokens per prompt")
     parser.add_argument("--threads", type=positive, default=2, help="threads of either engine")
     parser.add_argument("--rounds", type=positive, default=5)
+    parser.add_argument("--dtype", choices=DECIDED, default="float32")
     arguments = parser.parse_args(argv)
     require_model(parser, arguments.model)
     if not os.access(arguments.vllm_python, os.X_OK):

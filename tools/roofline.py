@@ -2,14 +2,14 @@
 """How fast this machine could decode a model at best: its measured GEMM rate and memory bandwidth.
 
     python tools/roofline.py /tmp/reference
-    python tools/roofline.py /tmp/reference --batch 16 --tokens-per-s 1231
+    python tools/roofline.py /tmp/reference --batch 16 --tokens-per-s 1231 --dtype bfloat16
 
-Measured, with torch in float32: the products of the model's layers with as many rows as there are requests, on a
+Measured, with torch in the same dtype: the products of the model's layers with as many rows as there are requests, on a
 weight that stays in the cache, by oneDNN with the weight in its own layout or as it is, whichever is faster; and the
 rate at which a buffer several times as large as the last cache is read. The shortest decode step reads each weight
 once and the KV cache of the mean context once, and computes what it has to at the measured rate: the larger of the two
 times. A generation's bound adds the prompts, computed in the same way in steps of at most 2048 tokens. Results go to
-stdout as JSON. A share near 1 means that only other arithmetic or another dtype could make it faster.
+stdout as JSON. A share near 1 means that only other arithmetic or a smaller dtype could make it faster.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ import torch.nn.functional as F
 from bench_engine import require_model
 from torch import Tensor
 
-BYTES = 4
-"""Of a float32 value."""
 STEP_TOKENS = 2048
 CACHE_MULTIPLE = 4
 MIN_BUFFER_BYTES = 256 << 20
@@ -49,9 +47,10 @@ class Model:
     head_dim: int
     intermediate: int
     vocabulary: int
+    dtype: torch.dtype = torch.float32
 
     @classmethod
-    def read(cls, directory: Path) -> Model:
+    def read(cls, directory: Path, dtype: torch.dtype = torch.float32) -> Model:
         config = json.loads((directory / "config.json").read_text())
         heads = config["num_attention_heads"]
         return cls(
@@ -62,6 +61,7 @@ class Model:
             head_dim=config.get("head_dim") or config["hidden_size"] // heads,
             intermediate=config["intermediate_size"],
             vocabulary=config["vocab_size"],
+            dtype=dtype,
         )
 
     def layer_products(self) -> list[tuple[int, int]]:
@@ -77,14 +77,18 @@ class Model:
     def output_product(self) -> tuple[int, int]:
         return self.hidden, self.vocabulary
 
-    def weight_bytes(self) -> int:
-        """What a decode step reads. The input embeddings are looked up, not read."""
+    def num_weights(self) -> int:
+        """What a decode step multiplies with. The input embeddings are looked up."""
         per_layer = sum(inputs * outputs for inputs, outputs in self.layer_products())
-        return BYTES * (self.layers * per_layer + self.hidden * self.vocabulary)
+        return self.layers * per_layer + self.hidden * self.vocabulary
+
+    def weight_bytes(self) -> int:
+        """What a decode step reads."""
+        return self.dtype.itemsize * self.num_weights()
 
     def kv_bytes(self, context: float) -> float:
         """Keys and values of one request."""
-        return BYTES * 2 * self.layers * self.kv_heads * self.head_dim * context
+        return self.dtype.itemsize * 2 * self.layers * self.kv_heads * self.head_dim * context
 
     def attention_flops(self, context: float) -> float:
         """Of one token that sees ``context`` tokens."""
@@ -106,12 +110,14 @@ def best_seconds(run: Callable[[], object], repeats: int, min_seconds: float = M
     return best
 
 
-def product_seconds(rows: int, shape: tuple[int, int], repeats: int) -> float:
+def product_seconds(rows: int, shape: tuple[int, int], dtype: torch.dtype, repeats: int) -> float:
     """Of ``rows`` vectors times one weight, the faster way."""
     inputs, outputs = shape
-    weight, x = torch.randn(outputs, inputs), torch.randn(rows, inputs)
+    weight, x = torch.randn(outputs, inputs).to(dtype), torch.randn(rows, inputs).to(dtype)
     ways: list[Callable[[], Tensor]] = [lambda: F.linear(x, weight)]
-    if torch.backends.mkldnn.is_available():
+    if torch.backends.mkldnn.is_available() and (
+        dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    ):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
         ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
     return min(best_seconds(way, repeats) for way in ways)
@@ -126,9 +132,9 @@ def last_cache_bytes() -> int:
 
 def read_bandwidth(buffer_bytes: int, repeats: int) -> float:
     """Bytes per second, by the faster of two sums over one buffer."""
-    buffer = torch.ones(buffer_bytes // BYTES)
+    buffer = torch.ones(buffer_bytes // torch.float32.itemsize)
     seconds = min(best_seconds(way, repeats) for way in (buffer.sum, lambda: torch.dot(buffer, buffer)))
-    return buffer.numel() * BYTES / seconds
+    return buffer.nbytes / seconds
 
 
 class Roofline:
@@ -149,14 +155,14 @@ class Roofline:
     def products(self, rows: int) -> tuple[float, float]:
         """Seconds of all layers' products, and of the output layer's."""
         if rows not in self._seconds:
-            layer = sum(product_seconds(rows, shape, self._repeats) for shape in self.model.layer_products())
-            output = product_seconds(rows, self.model.output_product(), self._repeats)
-            self._seconds[rows] = self.model.layers * layer, output
+            shapes = [*self.model.layer_products(), self.model.output_product()]
+            *layer, output = (product_seconds(rows, shape, self.model.dtype, self._repeats) for shape in shapes)
+            self._seconds[rows] = self.model.layers * sum(layer), output
         return self._seconds[rows]
 
     def flops_per_s(self, rows: int) -> float:
         """Over all products of a step."""
-        return 2 * rows * self.model.weight_bytes() / BYTES / sum(self.products(rows))
+        return 2 * rows * self.model.num_weights() / sum(self.products(rows))
 
     def decode_step(self, batch: int, context: float) -> dict[str, float]:
         """The parts of the shortest step, in seconds."""
@@ -215,6 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tokens-per-s", type=float, nargs="+", help="reached, one for each batch; gives the shares")
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32", help="of weights and KV cache")
     arguments = parser.parse_args(argv)
     require_model(parser, arguments.model)
     if min([arguments.threads, arguments.repeats, arguments.max_tokens, *arguments.batch]) < 1:
@@ -224,14 +231,14 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"--tokens-per-s has {len(rates)} values for {len(arguments.batch)} batches")
     torch.set_num_threads(arguments.threads)
     with torch.inference_mode():
-        roofline = Roofline(Model.read(arguments.model), arguments.repeats)
+        roofline = Roofline(Model.read(arguments.model, getattr(torch, arguments.dtype)), arguments.repeats)
         rows: list[dict[str, Any]] = []
         for number, batch in enumerate(arguments.batch):
             bounds = roofline.bounds(batch, arguments.prompt_tokens, arguments.max_tokens)
             shares = share(bounds, rates[number]) if rates else {}
             rows.append({name: round(value, 3) for name, value in bounds.items()} | shares)
-    result = {"bandwidth_gb_per_s": round(roofline.bandwidth / 1e9, 2), "threads": arguments.threads, "batches": rows}
-    print(json.dumps(result, indent=2))
+    setting = {"bandwidth_gb_per_s": round(roofline.bandwidth / 1e9, 2), "threads": arguments.threads}
+    print(json.dumps({"dtype": arguments.dtype, **setting, "batches": rows}, indent=2))
     return 0
 
 

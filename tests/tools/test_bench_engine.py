@@ -56,7 +56,8 @@ def test_the_machine_is_described(random_llama, capsys):
     assert machine["cpu"]
 
 
-def test_another_dtype_has_no_roofline(random_llama, capsys):
+@pytest.mark.parametrize(("dtype", "has_roofline"), [("bfloat16", True), ("float16", False)])
+def test_the_roofline_is_that_of_the_dtype_where_products_are_fast_in_it(random_llama, capsys, dtype, has_roofline):
     results, _ = run(
         capsys,
         random_llama,
@@ -69,10 +70,11 @@ def test_another_dtype_has_no_roofline(random_llama, capsys):
         "--baseline",
         "none",
         "--dtype",
-        "bfloat16",
+        dtype,
     )
 
-    assert "share_of_roofline" not in results["throughput"][0]
+    assert results["dtype"] == dtype
+    assert ("share_of_roofline" in results["throughput"][0]) == has_roofline
 
 
 def test_without_transformers_the_way_out_is_named(random_llama, capsys, monkeypatch):

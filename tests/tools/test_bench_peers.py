@@ -58,11 +58,11 @@ def test_without_vllms_environment_the_way_there_is_named(random_llama, tmp_path
 
 def test_an_engine_that_cannot_be_imported_ends_the_comparison(random_llama):
     with pytest.raises(RuntimeError, match=r"vllm ended with code 1; what it said is above"):
-        tool.Peer("vllm", sys.executable, str(random_llama), 1, 2)
+        tool.Peer("vllm", sys.executable, str(random_llama), "float32", 1, 2)
 
 
 def test_our_engine_answers_in_a_process_of_its_own_and_stands_still_between(random_llama):
-    peer = tool.Peer("ours", sys.executable, str(random_llama), 1, 2)
+    peer = tool.Peer("ours", sys.executable, str(random_llama), "float32", 1, 2)
     prompts = tool.random_prompts(2, 600, seed=1)
     try:
         first, second = peer.ask(prompts, 4), peer.ask(prompts, 4, gaps=True)
@@ -91,7 +91,7 @@ def test_medians_and_the_ratio_are_of_engines_that_take_turns_in_changing_order(
             token_ids = [[0] * max_tokens for _ in prompts]
             return {"seconds": self._seconds, "token_ids": token_ids, "gaps": [[1.0] * max_tokens for _ in prompts]}
 
-    result = tool.compare([Fake("ours", 1.0), Fake("vllm", 2.0)], 2, 100, 4, 2)
+    result = tool.compare([Fake("ours", 1.0), Fake("vllm", 2.0)], 2, 100, 4, 2, 0.1)
 
     assert asked == ["ours", "vllm", "ours", "vllm", "vllm", "ours", "ours", "vllm"]
     assert (result["ours_tokens_per_s"], result["vllm_tokens_per_s"], result["ratio"]) == (8.0, 4.0, 2.0)
@@ -99,8 +99,8 @@ def test_medians_and_the_ratio_are_of_engines_that_take_turns_in_changing_order(
 
 
 def test_tokens_are_compared_up_to_a_choice_between_equal_ones():
-    undecided = tool.agreement([[1, 2, 3]], [[1, 9, 8]], [[1.0, 0.0005, 1.0]])
-    different = tool.agreement([[1, 2, 3]], [[1, 9, 8]], [[1.0, 0.5, 1.0]])
+    undecided = tool.agreement([[1, 2, 3]], [[1, 9, 8]], [[1.0, 0.0005, 1.0]], 0.001)
+    different = tool.agreement([[1, 2, 3]], [[1, 9, 8]], [[1.0, 0.5, 1.0]], 0.001)
 
     assert undecided == {"agree": True, "different_sequences": 0, "decided": 0.3333}
     assert different == {"agree": False, "different_sequences": 1, "decided": 0.6667}

@@ -111,3 +111,10 @@ def test_bad_options_are_refused(random_llama, options, message, capsys):
         tool.main([str(random_llama), *options])
 
     assert message in capsys.readouterr().err
+
+
+def test_bfloat16_is_half_as_much_to_read(random_llama):
+    whole, half = (tool.Model.read(random_llama, dtype) for dtype in (torch.float32, torch.bfloat16))
+
+    assert (2 * half.weight_bytes(), 2 * half.kv_bytes(7)) == (whole.weight_bytes(), whole.kv_bytes(7))
+    assert half.attention_flops(7) == whole.attention_flops(7)
