@@ -144,12 +144,9 @@ def test_more_than_one_openmp_library_is_a_reason_not_to_use_them(monkeypatch):
     assert why_missing() == "two OpenMP libraries are loaded: libgomp.so.1, libiomp5.so"
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
-def test_another_dtype_is_refused(dtype):
-    with pytest.raises(
-        TypeError, match=f"float32 or bfloat16, one of them in a call, in host memory, given {dtype} on cpu"
-    ):
-        _custom_ops.silu_and_mul(torch.ones(1, 2, dtype=dtype))
+def test_another_dtype_is_refused():
+    with pytest.raises(TypeError, match=r"take float32, bfloat16 or float16, .* given torch.float64 on cpu"):
+        _custom_ops.silu_and_mul(torch.ones(1, 2).double())
 
 
 def test_two_dtypes_in_a_call_are_refused():
@@ -157,20 +154,42 @@ def test_two_dtypes_in_a_call_are_refused():
         _custom_ops.rms_norm(randn(1, 4), randn(4, dtype=torch.bfloat16), 1e-5, None)
 
 
-def test_what_is_stored_as_bfloat16_is_rounded_as_torch_rounds():
-    """Ties among them, to the even one; infinity and NaN stay what they are."""
-    numbers = torch.cat((randn(4096) * 10.0 ** torch.arange(-32, 32).repeat(64), torch.tensor([torch.inf, -torch.inf])))
-    ties = (torch.arange(0x3F80, 0x4180, dtype=torch.int32) << 16 | 0x8000).view(torch.float32)
-    x = torch.cat((numbers, ties)).view(1, -1)
-    upper = x.bfloat16()
-    lower = (x - upper.float()).nan_to_num().bfloat16()
-    sums = upper + lower
-    residual = lower.clone()
+halves = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 
-    _custom_ops.rms_norm(upper, torch.ones_like(upper[0]), 1e-5, residual)
+
+@halves
+def test_every_number_of_sixteen_bits_is_read_and_written(dtype):
+    """Turned by no angle."""
+    numbers = torch.arange(-(2**15), 2**15).to(torch.int16).view(dtype)
+    numbers = numbers[numbers.isfinite()]
+    x = torch.stack((numbers, torch.zeros_like(numbers)), dim=1)
+    cache = torch.tensor([[1, 1, 0, 0]], dtype=dtype)
+
+    turned = _custom_ops.rotary_embedding(torch.zeros(len(x), dtype=torch.int64), x, cache, 2)
+
+    assert torch.equal(turned, x)
+
+
+@halves
+def test_sums_are_rounded_as_torch_rounds_them(dtype):
+    """Ties among them, to the even one; sums that are too large are infinite, and small ones have fewer bits."""
+    few = torch.finfo(dtype).smallest_normal * torch.arange(1, 513) / 512
+    numbers = torch.cat((randn(2**16) * 2.0 ** torch.arange(-32, 32).repeat(2**10), few.to(dtype).float()))
+    first = numbers.to(dtype)
+    ties = (first.float() * torch.finfo(dtype).eps / 2).to(dtype)
+    infinite = torch.full((16,), torch.finfo(dtype).max, dtype=dtype)
+    x, residual = torch.cat((first, first, infinite)), torch.cat((ties, first.flip(0), infinite))
+    sums = x + residual
+
+    _custom_ops.rms_norm(x[None], torch.ones_like(x), 1e-5, residual)
 
     assert torch.equal(residual, sums)
-    assert _custom_ops.silu_and_mul(torch.tensor([[torch.nan, 1.0]], dtype=torch.bfloat16)).isnan().all()
+    assert residual.isinf().sum() >= 16
+
+
+@halves
+def test_what_is_not_a_number_stays_so(dtype):
+    assert _custom_ops.silu_and_mul(torch.tensor([[torch.nan, 1.0]], dtype=dtype)).isnan().all()
 
 
 def test_wrong_arguments_are_an_error():
@@ -185,9 +204,9 @@ def test_wrong_arguments_are_an_error():
     "dtype",
     [
         pytest.param(
-            dtype, marks=pytest.mark.skipif(not _custom_ops.linear_panel(dtype), reason=f"linear() needs {what}")
+            dtype, marks=pytest.mark.skipif(not _custom_ops.linear_panel(dtype), reason="linear() needs AVX-512")
         )
-        for dtype, what in ((torch.float32, "AVX-512"), (torch.bfloat16, "AVX-512 with BF16"))
+        for dtype in DTYPES
     ],
 )
 class TestLinear:
@@ -200,7 +219,7 @@ class TestLinear:
         gap=st.sampled_from([0, 3]),
     )
     def test_it_is_the_product_with_the_weight(self, rows, out_features, in_features, bias, gap, dtype):
-        if dtype is torch.bfloat16:
+        if dtype is not torch.float32:
             in_features, gap = 2 * in_features, 2 * gap
         x = randn(rows, in_features + gap, dtype=dtype)[:, :in_features]
         weight = randn(out_features, in_features, seed=1, dtype=dtype)
@@ -231,10 +250,10 @@ class TestLinear:
             _custom_ops.linear(x.to(dtype), _custom_ops.pack_weight(randn(4, 8, dtype=dtype)), None, 4)
 
     def test_another_dtype_than_the_weights_is_refused(self, dtype):
-        with pytest.raises(TypeError, match="the kernels take float32 or bfloat16"):
+        with pytest.raises(TypeError, match="the kernels take float32, bfloat16 or float16"):
             _custom_ops.linear(randn(2, 8).double(), _custom_ops.pack_weight(randn(4, 8, dtype=dtype)), None, 4)
 
-    def test_bfloat16_is_read_by_twos(self, dtype):
+    def test_sixteen_bits_are_read_by_twos(self, dtype):
         """So a weight of an odd width is not for this kernel, nor are rows at an odd distance."""
         apart = dtype is torch.float32
         assert _custom_ops.can_multiply(randn(4, 8, dtype=dtype))

@@ -28,6 +28,8 @@ import torch.nn.functional as F
 from bench_engine import require_model
 from torch import Tensor
 
+from vllm_ext.layers.linear_method import OneDNNLinearMethod
+
 STEP_TOKENS = 2048
 CACHE_MULTIPLE = 4
 MIN_BUFFER_BYTES = 256 << 20
@@ -115,9 +117,7 @@ def product_seconds(rows: int, shape: tuple[int, int], dtype: torch.dtype, repea
     inputs, outputs = shape
     weight, x = torch.randn(outputs, inputs).to(dtype), torch.randn(rows, inputs).to(dtype)
     ways: list[Callable[[], Tensor]] = [lambda: F.linear(x, weight)]
-    if torch.backends.mkldnn.is_available() and (
-        dtype is torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    ):
+    if OneDNNLinearMethod.can_pack(dtype):
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, PACK_ROWS)
         ways.append(lambda: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
     return min(best_seconds(way, repeats) for way in ways)

@@ -1,4 +1,4 @@
-"""The compiled kernels as functions on tensors: float32 or bfloat16, on processors.
+"""The compiled kernels as functions on tensors: float32, bfloat16 or float16, on processors.
 
 They compute in float32. All tensors of a call that hold numbers are of one dtype, that of what is returned.
 
@@ -22,7 +22,7 @@ try:
 except ImportError:
     _C = None
 
-_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1}
+_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 """As in kernels.h."""
 
 _OPENMP = re.compile(r"/(lib[gi]?omp\d?[.-]\S*)$", re.MULTILINE)
@@ -222,8 +222,8 @@ def linear_panel(dtype: torch.dtype) -> int:
 
 
 def can_multiply(weight: torch.Tensor) -> bool:
-    """Whether :func:`linear` takes this weight ``[out, in]`` here. Of bfloat16 it takes two numbers at once."""
-    return linear_panel(weight.dtype) > 0 and not (weight.dtype is torch.bfloat16 and weight.shape[1] % 2)
+    """Whether :func:`linear` takes this weight ``[out, in]`` here. It takes four bytes of a row at once."""
+    return linear_panel(weight.dtype) > 0 and weight.shape[1] * weight.itemsize % 4 == 0
 
 
 def pack_weight(weight: torch.Tensor) -> torch.Tensor:
@@ -247,17 +247,15 @@ def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out
     """``x @ weight.T + bias``, as a new tensor ``[rows, out_features]``.
 
     Args:
-        x: ``[rows, in]``, dense in the last dimension; the distance of rows is even in bfloat16.
+        x: ``[rows, in]``, dense in the last dimension; rows lie a multiple of four bytes apart.
         packed: the weight, from :func:`pack_weight`.
         bias: ``[out_features]``, contiguous, or ``None``.
     """
     element = _element_of(x, packed, packed if bias is None else bias)
     rows, in_features = x.shape
-    together = packed.shape[3]
-    if x.stride(1) != 1 or in_features != packed.shape[1] * together or x.stride(0) % together:
-        raise TypeError(
-            f"linear takes dense [rows, {packed.shape[1] * together}], given {list(x.shape)} with strides {x.stride()}"
-        )
+    expected = packed.shape[1] * packed.shape[3]
+    if x.stride(1) != 1 or in_features != expected or x.stride(0) * x.itemsize % 4:
+        raise TypeError(f"linear takes dense [rows, {expected}], given {list(x.shape)} with strides {x.stride()}")
     out = x.new_empty((rows, out_features))
     _C.linear(
         out.data_ptr(),
@@ -294,13 +292,12 @@ def draw_tokens(
     """
     _element_of(logits, temperature, top_p, indices=rows)
     _check_indices(top_k)
-    if logits.dtype is not torch.float32 or logits.dim() != 2 or logits.stride(1) != 1:
+    dtypes = (logits.dtype, uniform.dtype)
+    if dtypes != (torch.float32, torch.float64) or logits.dim() != 2 or logits.stride(1) != 1:
         raise TypeError(
-            "draw_tokens takes logits as float32 [rows, vocabulary], dense in the last dimension, "
-            f"given {logits.dtype} {list(logits.shape)} with strides {logits.stride()}"
+            "draw_tokens takes logits [rows, vocabulary] as float32, dense in the last dimension, and random numbers "
+            f"as float64, given {logits.dtype} {list(logits.shape)} with strides {logits.stride()}, and {uniform.dtype}"
         )
-    if uniform.dtype is not torch.float64:
-        raise TypeError(f"draw_tokens takes random numbers as float64, given {uniform.dtype}")
     out = torch.empty_like(rows)
     # In double: see scaled() in sampling.c.
     scales = temperature.double().reciprocal_()
@@ -356,7 +353,7 @@ def _element_of(first: torch.Tensor, *others: torch.Tensor, indices: torch.Tenso
     for tensor in (first, *others):
         if tensor.dtype not in _ELEMENTS or tensor.dtype is not first.dtype or not tensor.is_cpu:
             raise TypeError(
-                "the kernels take float32 or bfloat16, one of them in a call, in host memory, "
+                "the kernels take float32, bfloat16 or float16, one of them in a call, in host memory, "
                 f"given {tensor.dtype} on {tensor.device}, and {first.dtype}"
             )
     if indices is not None:

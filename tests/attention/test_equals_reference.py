@@ -25,7 +25,7 @@ HEAD_SIZES = [8, 64, 80]
 BLOCK_SIZES = [1, 16, 20]
 WINDOWS = [None, 1, 9, 100]
 SOFT_CAPS = [None, 0.3]
-DTYPES = [torch.float32, torch.bfloat16]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SLOPES = [0.5, 0.25, 0.125, 0.0]
 SINKS = [0.5, -2.0, 3.0, 0.0]
 

@@ -22,7 +22,7 @@ from vllm_ext.plan import resolve
 from vllm_ext.platforms.cpu import CpuPlatform
 
 LAYER = AttentionSelectorConfig(head_size=64, dtype=torch.float32, kv_cache_dtype="auto", block_size=16)
-HALF = LAYER._replace(dtype=torch.float16)
+SLOPED = LAYER._replace(has_alibi_slopes=True)
 
 
 class Small(SDPABackend):
@@ -74,14 +74,14 @@ def path(cls: type) -> str:
 
 class TestOnTheInTreePlatform:
     def test_the_first_that_can_serve_is_taken_and_the_others_have_their_reason(self):
-        choice = choose(HALF, dispatcher())
+        choice = choose(SLOPED, dispatcher())
 
         considered = by_name(choice)
         assert choice.backend is SDPABackend
         assert (choice.reason, choice.origin) == ("platform 'cpu' chose it", "platform:cpu")
         assert list(considered) == ["SDPA", "CPU_ATTN", "REFERENCE"]
         assert [one.state for one in considered.values()] == ["chosen", "passed_over", "passed_over"]
-        assert considered["CPU_ATTN"].reasons[0] == "dtype torch.float16 is not among ['bfloat16', 'float32']"
+        assert "ALiBi" in considered["CPU_ATTN"].reasons[0]
         assert considered["REFERENCE"].reasons == ("it could serve; SDPA comes before it",)
         assert considered["SDPA"].registered_by == "vllm_ext itself"
 
@@ -116,10 +116,10 @@ class TestOnTheInTreePlatform:
     def test_each_kind_of_layer_is_decided_once(self):
         made = dispatcher()
 
-        first, again, other = choose(LAYER, made), choose(LAYER, made), choose(HALF, made)
+        first, again, other = choose(LAYER, made), choose(LAYER, made), choose(SLOPED, made)
 
         assert again is first
-        assert other.selector == HALF
+        assert other.selector == SLOPED
         assert made.consulted["attention"] == 3
 
 
@@ -204,7 +204,7 @@ class TestOverrides:
     def test_an_overridden_member_is_what_the_platform_chooses(self):
         register_backend(AttentionBackendEnum.SDPA, path(ReferenceBackend))
 
-        choice = choose(HALF, dispatcher())
+        choice = choose(SLOPED, dispatcher())
 
         assert choice.backend is ReferenceBackend
         assert choice.considered[0].name == "SDPA"
@@ -214,7 +214,7 @@ class TestOverrides:
         made = dispatcher()
 
         choice = choose(LAYER, made)
-        choose(HALF, made)
+        choose(SLOPED, made)
 
         assert choice.backend is SDPABackend
         failed = by_name(choice)["CPU_ATTN"]
@@ -258,7 +258,7 @@ def test_the_devices_capability_is_asked_for():
 
 
 def test_rows_are_for_people():
-    rows = list(choose(HALF, dispatcher()).rows())
+    rows = list(choose(SLOPED, dispatcher()).rows())
 
     assert rows[0] == (
         path(SDPABackend),

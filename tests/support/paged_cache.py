@@ -11,7 +11,7 @@ from vllm_ext import _custom_ops
 SCALE = 0.3
 
 
-DTYPES = [torch.float32, torch.bfloat16]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 """That the kernels compute with."""
 
 

@@ -262,12 +262,25 @@ def test_logits_that_the_kernel_cannot_read_are_drawn_from_in_torch():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"logits": torch.zeros(2, 8).double()}, "the kernels take float32 in host memory, given torch.float64"),
-        ({"logits": torch.zeros(8, 2).T}, r"draw_tokens takes logits .* given \[2, 8\] with strides \(1, 2\)"),
+        (
+            {"logits": torch.zeros(2, 8).double()},
+            "the kernels take float32, bfloat16 or float16, .* given torch.float64",
+        ),
+        (
+            {
+                name: torch.zeros(2, 8 if name == "logits" else 1).bfloat16()
+                for name in ("logits", "temperature", "top_p")
+            },
+            r"draw_tokens takes logits .* as float32, .* given torch.bfloat16",
+        ),
+        (
+            {"logits": torch.zeros(8, 2).T},
+            r"draw_tokens takes logits .* given torch.float32 \[2, 8\] with strides \(1, 2\)",
+        ),
         ({"top_k": torch.zeros(2)}, "the kernels take indices as int64 in host memory, given torch.float32"),
         ({"uniform": torch.zeros(2)}, r"draw_tokens takes .* random numbers as float64, given .* and torch.float32"),
     ],
-    ids=["dtype", "strides", "top_k", "uniform"],
+    ids=["dtype", "bfloat16", "strides", "top_k", "uniform"],
 )
 def test_what_the_kernel_would_misread_is_refused(change, message):
     ones = torch.ones(2)

@@ -57,7 +57,7 @@ def logits_of_random_steps(driver: DrivenWorker, seed: int, num_steps: int = 40)
     return logits
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("seed", range(4))
 def test_replayed_steps_have_the_logits_of_computed_ones_bit_by_bit(random_llama, seed, dtype):
     if not _custom_ops.linear_panel(dtype):

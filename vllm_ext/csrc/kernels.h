@@ -8,7 +8,7 @@
 
 #include <stdint.h>
 
-typedef enum { FLOAT32, BFLOAT16 } element;
+typedef enum { FLOAT32, BFLOAT16, FLOAT16 } element;
 
 /* out = x / sqrt(mean(x^2) + eps) * weight, by row; with a residual, x is added to it first and it takes x's place. Rows
    of x lie side by side in groups, whose distance is x_stride. */
@@ -57,8 +57,8 @@ void paged_decode(kv_cache cache, attention_batch batch);
 void paged_prefill(kv_cache cache, attention_batch batch);
 
 /* out[m, n] = x[m, k] @ weight.T + bias; bias may be NULL. The weight lies in panels of LINEAR_PANEL rows, aligned to 64
-   bytes and filled up with zeros: of float32 [panels, k, LINEAR_PANEL]; of bfloat16, whose k and x_stride are even, as
-   pairs, [panels, k / 2, LINEAR_PANEL, 2]. Only where can_multiply() says so. */
+   bytes and filled up with zeros, [panels, k, LINEAR_PANEL]; that of bfloat16 as pairs, [panels, k / 2, LINEAR_PANEL, 2].
+   But for float32, k and x_stride are even. Only where can_multiply() says so. */
 #define LINEAR_PANEL 32
 
 typedef struct {

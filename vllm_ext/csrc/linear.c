@@ -27,7 +27,8 @@ typedef float unit __attribute__((may_alias)); /* see linear_tile.h */
 
 int can_multiply(element e)
 {
-    if (e == BFLOAT16 && !__builtin_cpu_supports("avx512bf16"))
+    /* Where a processor has a unit for matrices of bfloat16, or computes in float16, the library behind torch does. */
+    if ((e == BFLOAT16 && __builtin_cpu_supports("amx-bf16")) || (e == FLOAT16 && __builtin_cpu_supports("avx512fp16")))
         return 0;
     return __builtin_cpu_supports("x86-64-v4") > 0;
 }
@@ -46,21 +47,75 @@ enum { NEVER, EACH_STEP, SELDOM };
    are `start_stride` apart (0 for a bias); NULL stands for zeros. Of `ahead`, `lines` vectors are fetched at a time. */
 typedef struct {
     float *out;
-    const unit *x, *panel, *ahead;
+    const unit *x, *panel, *ahead; /* float32, or two numbers in the place of one */
     const float *start;
     int64_t out_stride, x_stride, start_stride, depth, lines;
 } tile;
 
 #define NAME(x) x##_float32
 #define TARGET AVX512
-#define PLUS_PRODUCT(sum, w, unit) ((sum) + (unit) * (w))
+#define STEP 1
+#define PLUS_PRODUCT(sum, w, v, x) ((sum) + *(x) * (w)[v])
 #include "linear_tile.h"
 
-#define NAME(x) x##_bfloat16
+#define NAME(x) x##_bfloat16_pairs
 #define TARGET __attribute__((target("arch=x86-64-v4,avx512bf16")))
-#define PLUS_PRODUCT(sum, w, unit)                                                                                     \
-    ((vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(w), (__m512bh)_mm512_set1_ps(unit)))
+#define STEP 1
+#define PLUS_PRODUCT(sum, w, v, x)                                                                                     \
+    ((vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(w)[v], (__m512bh)_mm512_set1_ps(*(x))))
 #include "linear_tile.h"
+
+/* Two products are added to a sum one after the other: compilers would add them first, which is one operation more. */
+#define PLUS(sum, a, b) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(sum))
+
+/* Without that instruction: a bfloat16 is the upper half of a float32. */
+typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
+#define FIRST(x) ((bits)(x) << 16)
+#define SECOND(x) ((bits)(x) & 0xffff0000)
+#define NAME(x) x##_bfloat16
+#define TARGET AVX512
+#define STEP 1
+#define PLUS_PRODUCT(sum, w, v, x)                                                                                     \
+    ((vector)PLUS(PLUS(sum, FIRST(_mm512_set1_ps(*(x))), FIRST((w)[v])), SECOND(_mm512_set1_ps(*(x))), SECOND((w)[v])))
+#include "linear_tile.h"
+
+/* Of x in float32: see multiply_converted(). */
+#define HALF_LINE(w, i) _mm512_cvtph_ps(((const __m256i *)(w))[i])
+#define NAME(x) x##_float16
+#define TARGET AVX512
+#define STEP 2
+#define PLUS_PRODUCT(sum, w, v, x)                                                                                     \
+    ((vector)PLUS(PLUS(sum, _mm512_set1_ps((x)[0]), HALF_LINE(w, v)), _mm512_set1_ps((x)[1]), HALF_LINE(w, VECTORS + (v))))
+#include "linear_tile.h"
+
+/* It would take longer to convert a number of x for each panel's column than to multiply by it. */
+AVX512 static void multiply_converted(tile t, int64_t rows, int fetches)
+{
+    float converted[ROWS * 2 * DEPTH];
+    int64_t count = 2 * t.depth;
+    for (int64_t r = 0; r < rows; r++) {
+        const uint16_t *row = (const uint16_t *)(t.x + r * t.x_stride);
+        int64_t i = 0;
+        for (; i + LANES <= count; i += LANES)
+            _mm512_storeu_ps(converted + r * count + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(row + i))));
+        for (; i < count; i++)
+            converted[r * count + i] = load(row, i, FLOAT16);
+    }
+    t.x = converted, t.x_stride = count;
+    multiply_tile_float16(t, rows, fetches);
+}
+
+AVX512 static void multiply_tile(tile t, int64_t rows, int fetches, element e)
+{
+    if (e == FLOAT32)
+        multiply_tile_float32(t, rows, fetches);
+    else if (e == FLOAT16)
+        multiply_converted(t, rows, fetches);
+    else if (__builtin_cpu_supports("avx512bf16"))
+        multiply_tile_bfloat16_pairs(t, rows, fetches);
+    else
+        multiply_tile_bfloat16(t, rows, fetches);
+}
 
 /* See AHEAD. Of several chunks, all but the first find their panel near. */
 static int fetches_of(linear_args a, int64_t tiles)
@@ -83,7 +138,7 @@ AVX512 static void multiply_chunk(linear_args a, int64_t p, int64_t begin, int64
 {
     int64_t rows = end - begin, tiles = (rows + ROWS - 1) / ROWS;
     int64_t columns = a.n - p * WIDTH < WIDTH ? a.n - p * WIDTH : WIDTH;
-    int64_t per_unit = a.element == BFLOAT16 ? 2 : 1, k = a.k / per_unit, x_stride = a.x_stride / per_unit;
+    int64_t per_unit = a.element == FLOAT32 ? 1 : 2, k = a.k / per_unit, x_stride = a.x_stride / per_unit;
     float beside[CHUNK * WIDTH], bias[WIDTH] = {0};
     int fetches = fetches_of(a, tiles);
     int64_t lines = ((fetches == SELDOM ? STEPS : 1) * VECTORS + tiles - 1) / tiles;
@@ -111,10 +166,7 @@ AVX512 static void multiply_chunk(linear_args a, int64_t p, int64_t begin, int64
                 .depth = depth,
                 .lines = lines,
             };
-            if (a.element == BFLOAT16)
-                multiply_tile_bfloat16(t, next - row, fetches);
-            else
-                multiply_tile_float32(t, next - row, fetches);
+            multiply_tile(t, next - row, fetches, a.element);
         }
     if (!directly)
         WITH_ELEMENT(a.element, store_rows, target, a, beside, rows, columns);

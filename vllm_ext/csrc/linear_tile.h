@@ -1,10 +1,11 @@
 /* How linear.c multiplies a tile, for one element. Included once for each, with
      NAME(x)                      x under a name of its own
      TARGET                       the attribute that says for which processors
-     PLUS_PRODUCT(sum, w, unit)   a vector of sums, and the products of a vector of weights with one unit of x
+     STEP                         float32 of x, or what takes as much room, in a step of depth
+     PLUS_PRODUCT(sum, w, v, x)   sum number v of a row, and what a step adds to it: w the weights, x the row
 
-   A unit is 4 bytes: a float32, or two bfloat16 that follow each other in a row. So both elements are the same to all
-   that counts, and to the caches. */
+   A step reads as many bytes of weights in each element: those for one number of a row in float32, for two in others. So
+   all elements are the same to what counts steps, and to the caches. */
 
 /* Something is fetched EACH_STEP of depth, SELDOM, or NEVER. */
 static inline __attribute__((always_inline)) TARGET void NAME(multiply_rows)(tile t, int rows, int fetches)
@@ -28,7 +29,7 @@ static inline __attribute__((always_inline)) TARGET void NAME(multiply_rows)(til
             for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
                 for (int v = 0; v < VECTORS; v++)
-                    sums[r][v] = PLUS_PRODUCT(sums[r][v], weights[v], t.x[r * t.x_stride + i]);
+                    sums[r][v] = PLUS_PRODUCT(sums[r][v], weights, v, (t.x + r * t.x_stride + i * STEP));
         }
     }
 #pragma GCC unroll 12
@@ -59,4 +60,5 @@ TARGET static void NAME(multiply_tile)(tile t, int64_t rows, int fetches)
 #undef CASE
 #undef NAME
 #undef TARGET
+#undef STEP
 #undef PLUS_PRODUCT

@@ -12,7 +12,6 @@
 typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
 typedef float NAME(unaligned) __attribute__((vector_size(4 * LANES), aligned(4)));
 typedef int32_t NAME(numbers) __attribute__((vector_size(4 * LANES)));
-typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(2)));
 
 /* A panel of query rows, and what was summed up for it. */
 typedef struct {
@@ -172,21 +171,19 @@ INLINE void NAME(transpose)(NAME(vector) x[LANES])
 #endif
 
 #if LANES > 4
-/* Numbers [i, i + LANES), converted as load() and store() of numbers.h do. */
+/* Numbers [i, i + LANES). */
 INLINE NAME(vector) NAME(load_vector)(const void *numbers, int64_t i, element e)
 {
-    if (e == FLOAT32)
-        return *(const NAME(unaligned) *)at(numbers, i, e);
-    return (NAME(vector))(__builtin_convertvector(*(const NAME(halves) *)at(numbers, i, e), NAME(numbers)) << 16);
+    NAME(vector) x;
+    for (int j = 0; j < LANES; j++)
+        x[j] = load(numbers, i + j, e);
+    return x;
 }
 
 INLINE void NAME(store_vector)(void *numbers, int64_t i, NAME(vector) x, element e)
 {
-    NAME(numbers) bits = (NAME(numbers))x;
-    if (e == FLOAT32)
-        *(NAME(unaligned) *)at(numbers, i, e) = x;
-    else
-        *(NAME(halves) *)at(numbers, i, e) = __builtin_convertvector((bits + 0x7fff + (bits >> 16 & 1)) >> 16, NAME(halves));
+    for (int j = 0; j < LANES; j++)
+        store(numbers, i + j, x[j], e);
 }
 #endif
 
@@ -206,7 +203,7 @@ TARGET static void NAME(begin_panel)(NAME(panel) *p, tile t, int64_t begin)
 #if LANES > 4
     for (; i + LANES <= t.size; i += LANES) {
         for (int j = 0; j < LANES; j++)
-            p->queries[i + j] = NAME(load_vector)(rows[j], i, t.element) * t.scale;
+            p->queries[i + j] = WITH_ELEMENT(t.element, NAME(load_vector), rows[j], i) * t.scale;
         NAME(transpose)(p->queries + i);
     }
 #endif
@@ -230,7 +227,7 @@ TARGET static void NAME(end_panel)(NAME(panel) *p, tile t, int64_t begin)
             p->sums[i + j] *= factors;
         NAME(transpose)(p->sums + i);
         for (int64_t j = 0; j < count; j++)
-            NAME(store_vector)(rows[j], i, p->sums[i + j], t.element);
+            WITH_ELEMENT(t.element, NAME(store_vector), rows[j], i, p->sums[i + j]);
     }
 #endif
     for (; i < t.size; i++)

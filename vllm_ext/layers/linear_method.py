@@ -32,7 +32,7 @@ class PackedLinearMethod(LinearMethod):
         if weight is not None and _custom_ops.can_multiply(weight):
             layer.linear_method = KernelLinearMethod(weight.data)
             layer.weight = None
-        elif weight is not None and _can_pack(weight.dtype):
+        elif weight is not None and OneDNNLinearMethod.can_pack(weight.dtype):
             layer.linear_method = OneDNNLinearMethod(weight.data)
             layer.weight = None
         else:
@@ -64,6 +64,17 @@ class OneDNNLinearMethod(LinearMethod):
     # Packed for 16 rows, a weight is as fast for 1 and for 1000; packed for 1, it takes twice as long for 16.
     _ROWS_HINT = 16
 
+    @staticmethod
+    def can_pack(dtype: torch.dtype) -> bool:
+        """Whether oneDNN multiplies this dtype with the machine's own instructions."""
+        if not torch.backends.mkldnn.is_available():
+            return False
+        if dtype is torch.bfloat16:
+            return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        if dtype is torch.float16:
+            return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+        return dtype is torch.float32
+
     def __init__(self, weight: torch.Tensor) -> None:
         self._packed = torch.ops.mkldnn._reorder_linear_weight(weight, self._ROWS_HINT)
 
@@ -72,14 +83,3 @@ class OneDNNLinearMethod(LinearMethod):
 
     def apply(self, layer: LinearLayer, x: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, bias, "none", [], "")
-
-
-def _can_pack(dtype: torch.dtype) -> bool:
-    """Whether oneDNN multiplies this dtype with the machine's own instructions."""
-    if not torch.backends.mkldnn.is_available():
-        return False
-    if dtype is torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if dtype is torch.float16:
-        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
-    return dtype is torch.float32

@@ -95,7 +95,8 @@ def draw_tokens(logits: torch.Tensor, choice: Choice, uniform: npt.NDArray[np.fl
 
     Returns: int64 ``[drawing rows]``.
     """
-    if logits.is_cpu and logits.stride(1) == 1 and _custom_ops.why_missing() is None:
+    is_readable = logits.is_cpu and logits.dtype is torch.float32 and logits.stride(1) == 1
+    if is_readable and _custom_ops.why_missing() is None:
         arrays = (choice.rows, choice.temperature, choice.top_k, choice.top_p, uniform)
         return _custom_ops.draw_tokens(logits, *map(torch.from_numpy, arrays))
     return draw_tokens_native(logits, choice, uniform)

@@ -95,9 +95,9 @@ class CPUAttentionImpl(SDPAImpl):
 
 
 class CPUAttentionBackend(SDPABackend):
-    """Processors with the compiled kernels, in float32 or bfloat16; any head size and block size."""
+    """Processors with the compiled kernels, in float32, bfloat16 or float16; any head size and block size."""
 
-    supported_dtypes = ("bfloat16", "float32")
+    supported_dtypes = ("float16", "bfloat16", "float32")
 
     @staticmethod
     def get_name() -> str:
