@@ -7,7 +7,7 @@ setup(
             "vllm_ext._C",
             [
                 f"vllm_ext/csrc/{name}.c"
-                for name in ("kernels", "linear", "decode", "prefill", "graph", "sampling", "module")
+                for name in ("kernels", "argmax", "linear", "decode", "prefill", "graph", "sampling", "module")
             ],
             depends=[
                 f"vllm_ext/csrc/{name}.h"

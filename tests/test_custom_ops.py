@@ -154,6 +154,38 @@ def test_two_dtypes_in_a_call_are_refused():
         _custom_ops.rms_norm(randn(1, 4), randn(4, dtype=torch.bfloat16), 1e-5, None)
 
 
+@each_dtype
+class TestArgmax:
+    @settings(deadline=None, max_examples=60)
+    @given(
+        st.integers(1, 5), st.sampled_from([1, 2, 100, 1023, 1024, 1025, 5000]), st.integers(0, 2**16), st.booleans()
+    )
+    def test_the_first_of_the_largest_is_found(self, dtype, rows, size, seed, few_values):
+        x = randn(rows, size + 3, seed=seed)[:, 3:]
+        x = (x.round() if few_values else x).to(dtype)
+
+        # torch says nothing of which it takes of several.
+        assert _custom_ops.argmax(x).tolist() == x.float().numpy().argmax(axis=-1).tolist()
+
+    def test_numbers_of_all_kinds_are_in_order(self, dtype):
+        inf, nan, tiny = torch.inf, torch.nan, torch.finfo(dtype).smallest_normal
+        rows = [
+            [-inf, -inf, -inf],
+            [-inf, -1, -2],
+            [-0.0, 0.0, -1],
+            [0.0, tiny, 0.5 * tiny],
+            [1, inf, inf],
+            [inf, -nan, nan],
+        ]
+
+        assert _custom_ops.argmax(torch.tensor(rows, dtype=dtype)).tolist() == [0, 1, 0, 1, 1, 1]
+
+    @pytest.mark.parametrize("shape", [(2, 0), (3, 2)], ids=["empty", "strides"])
+    def test_what_it_would_misread_is_refused(self, dtype, shape):
+        with pytest.raises(TypeError, match="argmax takes dense rows of some numbers"):
+            _custom_ops.argmax(torch.zeros(shape, dtype=dtype) if 0 in shape else torch.zeros(shape, dtype=dtype).T)
+
+
 halves = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 
 

@@ -272,6 +272,21 @@ def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out
     return out
 
 
+def argmax(x: torch.Tensor) -> torch.Tensor:
+    """The first place of each row's largest number, as a new tensor: int64 ``[rows]``. NaN is larger than all.
+
+    Args:
+        x: ``[rows, size]``, not empty, dense in the last dimension.
+    """
+    element = _element_of(x)
+    rows, size = x.shape
+    if not size or x.stride(1) != 1:
+        raise TypeError(f"argmax takes dense rows of some numbers, given {list(x.shape)} with strides {x.stride()}")
+    out = torch.empty(rows, dtype=torch.int64)
+    _C.argmax(out.data_ptr(), x.data_ptr(), rows, size, x.stride(0), element, torch.get_num_threads())
+    return out
+
+
 def draw_tokens(
     logits: torch.Tensor,
     rows: torch.Tensor,

@@ -26,6 +26,7 @@ CASES = {
     "rms_norm, residual": lambda: (torch.randn(3, 8), torch.randn(8), 1e-5, torch.randn(3, 8)),
     "silu_and_mul": lambda: (torch.randn(3, 8),),
     "rotary_embedding": lambda: (torch.tensor([1, 0]), torch.randn(2, 16), torch.randn(5, 16), 8),
+    "argmax": lambda: (torch.randn(3, 50)[:, 2:],),
     "draw_tokens": lambda: (
         torch.randn(3, 50),
         torch.tensor([2, 0]),

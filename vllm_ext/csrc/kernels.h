@@ -27,6 +27,9 @@ void rotary_embedding(void *out, const void *x, const int64_t *positions, const 
 void embedding(void *out, const int64_t *ids, const void *table, int64_t count, int64_t rows, int64_t size, element e,
                int *failed);
 
+/* out[rows]: the first place of the largest of a row's `size` numbers, at least one; NaN is larger than all. */
+void argmax(int64_t *out, const void *x, int64_t rows, int64_t size, int64_t x_stride, element e);
+
 /* A layer's cache: [blocks, kv_heads, block_size, 2 * size], key before value. */
 typedef struct {
     void *data;

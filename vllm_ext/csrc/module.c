@@ -69,12 +69,18 @@ static void run_embedding(const value *v, int *failed)
     embedding(v[0].p, v[1].p, v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n, failed);
 }
 
+static void run_argmax(const value *v, int *failed)
+{
+    argmax(v[0].p, v[1].p, v[2].n, v[3].n, v[4].n, (element)v[5].n);
+}
+
 static int64_t many(const value *v) { return INT64_MAX; }
 static int64_t numbers_of_rms_norm(const value *v) { return v[4].n * v[5].n; }
 static int64_t numbers_of_silu_and_mul(const value *v) { return v[2].n * v[3].n; }
 static int64_t numbers_of_rotary_embedding(const value *v) { return v[4].n * v[5].n * v[6].n; }
 static int64_t numbers_of_store_kv(const value *v) { return v[8].n * v[1].n * v[3].n; }
 static int64_t numbers_of_embedding(const value *v) { return v[3].n * v[5].n; }
+static int64_t numbers_of_argmax(const value *v) { return v[2].n * v[3].n; }
 
 /* Behind these arguments each takes the number of threads. */
 static const kernel kernels[] = {
@@ -86,9 +92,10 @@ static const kernel kernels[] = {
     {"paged_prefill", "pppnnnnppppnnnnnnff", run_paged_prefill, many},
     {"linear", "ppppnnnnn", run_linear, many},
     {"embedding", "pppnnnn", run_embedding, numbers_of_embedding},
+    {"argmax", "ppnnnn", run_argmax, numbers_of_argmax},
 };
 
-enum { RMS_NORM, SILU_AND_MUL, ROTARY_EMBEDDING, STORE_KV, PAGED_DECODE, PAGED_PREFILL, LINEAR, EMBEDDING };
+enum { RMS_NORM, SILU_AND_MUL, ROTARY_EMBEDDING, STORE_KV, PAGED_DECODE, PAGED_PREFILL, LINEAR, EMBEDDING, ARGMAX };
 
 static PyObject *invoke(const kernel *k, PyObject *const *args, Py_ssize_t given)
 {
@@ -133,6 +140,7 @@ FUNCTION(paged_decode, PAGED_DECODE)
 FUNCTION(paged_prefill, PAGED_PREFILL)
 FUNCTION(linear, LINEAR)
 FUNCTION(embedding, EMBEDDING)
+FUNCTION(argmax, ARGMAX)
 
 static PyObject *py_linear_panel(PyObject *self, PyObject *number)
 {
@@ -182,6 +190,7 @@ static PyMethodDef methods[] = {
                           "count, group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
     METHOD(linear, "linear(out, x, weight, bias, m, n, k, x_stride, element, threads)"),
     METHOD(embedding, "embedding(out, ids, table, count, rows, size, element, threads)"),
+    METHOD(argmax, "argmax(out, x, rows, size, x_stride, element, threads)"),
     {"linear_panel", py_linear_panel, METH_O,
      "linear_panel(element): rows of a weight in one panel; 0 where linear() cannot run"},
     {"draw_tokens", py_draw_tokens, METH_VARARGS,

@@ -37,6 +37,10 @@ def _linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, ou
     return x.new_empty((x.shape[0], out_features))
 
 
+def _argmax(x: torch.Tensor) -> torch.Tensor:
+    return x.new_empty(x.shape[0], dtype=torch.int64)
+
+
 def _draw_tokens(logits: torch.Tensor, rows: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
     return torch.empty_like(rows)
 
@@ -51,6 +55,7 @@ _OPS: tuple[tuple[Callable[..., Any], list[str], Callable[..., Any]], ...] = (
     (_custom_ops.rotary_embedding, [], _rotary_embedding),
     (_custom_ops.linear, [], _linear),
     (_custom_ops.embedding, [], _embedding),
+    (_custom_ops.argmax, [], _argmax),
     (_custom_ops.draw_tokens, [], _draw_tokens),
     (_custom_ops.reshape_and_cache, ["kv_cache"], _nothing),
     (_custom_ops.paged_attention_decode, ["output"], _nothing),
