@@ -40,22 +40,21 @@ ALWAYS_INLINE span span_at(piece p, int64_t token, element e)
 }
 
 /* The processor foresees reads within a block only. So while the heads of a pass score a span, each fetches its part of
-   the next one: bytes [begin, end) of each token. Many fetches at once would stop it. */
+   the next one: bytes [begin, end) of each token's. Many fetches at once would stop it. */
 typedef struct {
     const char *content; /* NULL where nothing follows */
-    int64_t begin, end;
+    int64_t bytes, begin, end;
 } fetch;
 
 ALWAYS_INLINE void score(float *restrict scores, const float *restrict query, span s, fetch next, float cap, int64_t size,
                          element e)
 {
-    int64_t bytes = (int64_t)bytes_of(2 * size, e);
     for (int64_t t = 0; t < s.tokens; t++) {
         const void *key = at(s.content, t * 2 * size, e);
         float sum = 0;
         if (next.content)
             for (int64_t i = next.begin; i < next.end; i += CACHE_LINE)
-                __builtin_prefetch(next.content + t * bytes + i, 0, 2);
+                __builtin_prefetch(next.content + t * next.bytes + i, 0, 2);
         for (int64_t i = 0; i < size; i++)
             sum += query[i] * load(key, i, e);
         scores[t] = sum;
@@ -104,11 +103,19 @@ ALWAYS_INLINE void accumulate(float *restrict sums, float factor, const float *r
     }
 }
 
-/* Query heads [begin, end) in one pass over the cache. */
-ALWAYS_INLINE void attend_heads(piece p, int64_t begin, int64_t end, int64_t size, element e)
+/* A span in float32, at `wide`. */
+ALWAYS_INLINE span widened(float *restrict wide, span s, int64_t size, element e)
+{
+    for (int64_t i = 0; i < s.tokens * 2 * size; i++)
+        wide[i] = load(s.content, i, e);
+    return (span){wide, s.tokens};
+}
+
+/* Query heads [begin, end) in one pass over the cache, whose elements are `e`; they are computed with as `of`. */
+ALWAYS_INLINE void attend_heads(piece p, int64_t begin, int64_t end, int64_t size, element e, element of)
 {
     int64_t parts = end - begin, bytes = (int64_t)bytes_of(2 * size, e);
-    float top[HEADS], total[HEADS] = {0}, queries[HEADS * size], sums[HEADS * size];
+    float top[HEADS], total[HEADS] = {0}, queries[HEADS * size], sums[HEADS * size], wide[SPAN * 2 * size];
     for (int i = 0; i < HEADS; i++)
         top[i] = LOWEST;
     for (int64_t i = 0; i < parts * size; i++) {
@@ -118,12 +125,13 @@ ALWAYS_INLINE void attend_heads(piece p, int64_t begin, int64_t end, int64_t siz
     span s = span_at(p, p.first, e);
     for (int64_t token = p.first; token < p.len;) {
         span next = token + s.tokens < p.len ? span_at(p, token + s.tokens, e) : (span){p.after, 0};
+        span seen = of == e ? s : widened(wide, s, size, e);
         for (int64_t g = 0; g < parts; g++) {
             float scores[SPAN];
-            fetch ahead = {next.content, bytes * g / parts, bytes * (g + 1) / parts};
-            score(scores, queries + g * size, s, ahead, p.cap, size, e);
+            fetch ahead = {next.content, bytes, bytes * g / parts, bytes * (g + 1) / parts};
+            score(scores, queries + g * size, seen, ahead, p.cap, size, of);
             float factor = weigh(scores, top + g, total + g);
-            accumulate(sums + g * size, factor, scores, s, size, e);
+            accumulate(sums + g * size, factor, scores, seen, size, of);
         }
         token += s.tokens;
         s = next;
@@ -135,8 +143,12 @@ ALWAYS_INLINE void attend_heads(piece p, int64_t begin, int64_t end, int64_t siz
 
 ALWAYS_INLINE void attend_sized(piece p, int64_t size, element e)
 {
-    for (int64_t begin = 0; begin < p.group; begin += HEADS)
-        attend_heads(p, begin, begin + HEADS < p.group ? begin + HEADS : p.group, size, e);
+    /* Heads that share keys and values share their conversion; for one head it is quicker on the way. */
+    if (p.group == 1)
+        attend_heads(p, 0, 1, size, e, e);
+    else
+        for (int64_t begin = 0; begin < p.group; begin += HEADS)
+            attend_heads(p, begin, begin + HEADS < p.group ? begin + HEADS : p.group, size, e, FLOAT32);
 }
 
 /* Loops of known length are unrolled. */
