@@ -54,13 +54,13 @@ typedef struct {
 
 #define NAME(x) x##_float32
 #define TARGET AVX512
-#define STEP 1
+#define X_PER_STEP 1
 #define PLUS_PRODUCT(sum, w, v, x) ((sum) + *(x) * (w)[v])
 #include "linear_tile.h"
 
 #define NAME(x) x##_bfloat16_pairs
 #define TARGET __attribute__((target("arch=x86-64-v4,avx512bf16")))
-#define STEP 1
+#define X_PER_STEP 1
 #define PLUS_PRODUCT(sum, w, v, x)                                                                                     \
     ((vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(w)[v], (__m512bh)_mm512_set1_ps(*(x))))
 #include "linear_tile.h"
@@ -69,12 +69,12 @@ typedef struct {
 #define PLUS(sum, a, b) _mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(sum))
 
 /* Without that instruction: a bfloat16 is the upper half of a float32. */
-typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
-#define FIRST(x) ((bits)(x) << 16)
-#define SECOND(x) ((bits)(x) & 0xffff0000)
+typedef uint32_t words __attribute__((vector_size(4 * LANES)));
+#define FIRST(x) ((words)(x) << 16)
+#define SECOND(x) ((words)(x) & 0xffff0000)
 #define NAME(x) x##_bfloat16
 #define TARGET AVX512
-#define STEP 1
+#define X_PER_STEP 1
 #define PLUS_PRODUCT(sum, w, v, x)                                                                                     \
     ((vector)PLUS(PLUS(sum, FIRST(_mm512_set1_ps(*(x))), FIRST((w)[v])), SECOND(_mm512_set1_ps(*(x))), SECOND((w)[v])))
 #include "linear_tile.h"
@@ -83,7 +83,7 @@ typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
 #define HALF_LINE(w, i) _mm512_cvtph_ps(((const __m256i *)(w))[i])
 #define NAME(x) x##_float16
 #define TARGET AVX512
-#define STEP 2
+#define X_PER_STEP 2
 #define PLUS_PRODUCT(sum, w, v, x)                                                                                     \
     ((vector)PLUS(PLUS(sum, _mm512_set1_ps((x)[0]), HALF_LINE(w, v)), _mm512_set1_ps((x)[1]), HALF_LINE(w, VECTORS + (v))))
 #include "linear_tile.h"

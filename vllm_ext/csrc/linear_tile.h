@@ -1,7 +1,7 @@
 /* How linear.c multiplies a tile, for one element. Included once for each, with
      NAME(x)                      x under a name of its own
      TARGET                       the attribute that says for which processors
-     STEP                         float32 of x, or what takes as much room, in a step of depth
+     X_PER_STEP                   float32 of x, or what takes as much room, in a step of depth
      PLUS_PRODUCT(sum, w, v, x)   sum number v of a row, and what a step adds to it: w the weights, x the row
 
    A step reads as many bytes of weights in each element: those for one number of a row in float32, for two in others. So
@@ -29,7 +29,7 @@ static inline __attribute__((always_inline)) TARGET void NAME(multiply_rows)(til
             for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
                 for (int v = 0; v < VECTORS; v++)
-                    sums[r][v] = PLUS_PRODUCT(sums[r][v], weights, v, (t.x + r * t.x_stride + i * STEP));
+                    sums[r][v] = PLUS_PRODUCT(sums[r][v], weights, v, (t.x + r * t.x_stride + i * X_PER_STEP));
         }
     }
 #pragma GCC unroll 12
@@ -60,5 +60,5 @@ TARGET static void NAME(multiply_tile)(tile t, int64_t rows, int fetches)
 #undef CASE
 #undef NAME
 #undef TARGET
-#undef STEP
+#undef X_PER_STEP
 #undef PLUS_PRODUCT

@@ -1,102 +1,6 @@
 /* vllm_ext._C: the kernels under Python, with addresses and sizes as numbers. vllm_ext._custom_ops checks them. */
 #include "binding.h"
 
-static void run_rms_norm(const value *v, int *failed)
-{
-    rms_norm(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, v[8].f, (element)v[9].n);
-}
-
-static void run_silu_and_mul(const value *v, int *failed)
-{
-    silu_and_mul(v[0].p, v[1].p, v[2].n, v[3].n, (element)v[4].n);
-}
-
-static void run_rotary_embedding(const value *v, int *failed)
-{
-    rotary_embedding(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, (element)v[8].n);
-}
-
-static void run_store_kv(const value *v, int *failed)
-{
-    kv_cache cache = {v[0].p, v[1].n, v[2].n, v[3].n, (element)v[4].n};
-    store_kv(cache, v[5].p, v[6].p, v[7].p, v[8].n, v[9].n, v[10].n);
-}
-
-/* What both kinds of attention take; argument 9 is their own. */
-static attention_batch batch_of(const value *v)
-{
-    return (attention_batch){
-        .out = v[0].p,
-        .query = v[1].p,
-        .tables = v[7].p,
-        .lens = v[8].p,
-        .rows = v[10].p,
-        .count = v[11].n,
-        .group = v[12].n,
-        .table_stride = v[13].n,
-        .query_stride = v[14].n,
-        .out_stride = v[15].n,
-        .window = v[16].n,
-        .scale = v[17].f,
-        .cap = v[18].f,
-    };
-}
-
-static void run_paged_decode(const value *v, int *failed)
-{
-    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n};
-    attention_batch batch = batch_of(v);
-    batch.tokens = v[9].p;
-    paged_decode(cache, batch);
-}
-
-static void run_paged_prefill(const value *v, int *failed)
-{
-    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n};
-    attention_batch batch = batch_of(v);
-    batch.starts = v[9].p;
-    paged_prefill(cache, batch);
-}
-
-static void run_linear(const value *v, int *failed)
-{
-    linear_args a = {v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, (element)v[8].n};
-    linear(a);
-}
-
-static void run_embedding(const value *v, int *failed)
-{
-    embedding(v[0].p, v[1].p, v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n, failed);
-}
-
-static void run_argmax(const value *v, int *failed)
-{
-    argmax(v[0].p, v[1].p, v[2].n, v[3].n, v[4].n, (element)v[5].n);
-}
-
-static int64_t many(const value *v) { return INT64_MAX; }
-static int64_t numbers_of_rms_norm(const value *v) { return v[4].n * v[5].n; }
-static int64_t numbers_of_silu_and_mul(const value *v) { return v[2].n * v[3].n; }
-static int64_t numbers_of_rotary_embedding(const value *v) { return v[4].n * v[5].n * v[6].n; }
-static int64_t numbers_of_store_kv(const value *v) { return v[8].n * v[1].n * v[3].n; }
-static int64_t numbers_of_embedding(const value *v) { return v[3].n * v[5].n; }
-static int64_t numbers_of_argmax(const value *v) { return v[2].n * v[3].n; }
-
-/* Behind these arguments each takes the number of threads. */
-static const kernel kernels[] = {
-    {"rms_norm", "ppppnnnnfn", run_rms_norm, numbers_of_rms_norm},
-    {"silu_and_mul", "ppnnn", run_silu_and_mul, numbers_of_silu_and_mul},
-    {"rotary_embedding", "ppppnnnnn", run_rotary_embedding, numbers_of_rotary_embedding},
-    {"store_kv", "pnnnnpppnnn", run_store_kv, numbers_of_store_kv},
-    {"paged_decode", "pppnnnnppppnnnnnnff", run_paged_decode, many},
-    {"paged_prefill", "pppnnnnppppnnnnnnff", run_paged_prefill, many},
-    {"linear", "ppppnnnnn", run_linear, many},
-    {"embedding", "pppnnnn", run_embedding, numbers_of_embedding},
-    {"argmax", "ppnnnn", run_argmax, numbers_of_argmax},
-};
-
-enum { RMS_NORM, SILU_AND_MUL, ROTARY_EMBEDDING, STORE_KV, PAGED_DECODE, PAGED_PREFILL, LINEAR, EMBEDDING, ARGMAX };
-
 static PyObject *invoke(const kernel *k, PyObject *const *args, Py_ssize_t given)
 {
     Py_ssize_t count = (Py_ssize_t)strlen(k->format);
@@ -127,20 +31,97 @@ static PyObject *invoke(const kernel *k, PyObject *const *args, Py_ssize_t given
     Py_RETURN_NONE;
 }
 
-#define FUNCTION(name, number)                                                                                         \
-    static PyObject *py_##name(PyObject *self, PyObject *const *args, Py_ssize_t count)                                \
+/* A kernel of kernels.h under Python, where it takes what `format` says, and the number of threads. `count`: the numbers that
+   it computes with arguments v. */
+#define KERNEL(name, format, count)                                                                                    \
+    static int64_t numbers_of_##name(const value *v) { return count; }                                                 \
+    static const kernel kernel_##name = {#name, format, run_##name, numbers_of_##name};                                \
+    static PyObject *py_##name(PyObject *self, PyObject *const *args, Py_ssize_t given)                                \
     {                                                                                                                  \
-        return invoke(kernels + number, args, count);                                                                  \
+        return invoke(&kernel_##name, args, given);                                                                    \
     }
-FUNCTION(rms_norm, RMS_NORM)
-FUNCTION(silu_and_mul, SILU_AND_MUL)
-FUNCTION(rotary_embedding, ROTARY_EMBEDDING)
-FUNCTION(store_kv, STORE_KV)
-FUNCTION(paged_decode, PAGED_DECODE)
-FUNCTION(paged_prefill, PAGED_PREFILL)
-FUNCTION(linear, LINEAR)
-FUNCTION(embedding, EMBEDDING)
-FUNCTION(argmax, ARGMAX)
+
+static void run_rms_norm(const value *v, int *failed)
+{
+    rms_norm(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, v[8].f, (element)v[9].n);
+}
+KERNEL(rms_norm, "ppppnnnnfn", v[4].n * v[5].n)
+
+static void run_silu_and_mul(const value *v, int *failed)
+{
+    silu_and_mul(v[0].p, v[1].p, v[2].n, v[3].n, (element)v[4].n);
+}
+KERNEL(silu_and_mul, "ppnnn", v[2].n * v[3].n)
+
+static void run_rotary_embedding(const value *v, int *failed)
+{
+    rotary_embedding(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, (element)v[8].n);
+}
+KERNEL(rotary_embedding, "ppppnnnnn", v[4].n * v[5].n * v[6].n)
+
+static void run_store_kv(const value *v, int *failed)
+{
+    kv_cache cache = {v[0].p, v[1].n, v[2].n, v[3].n, (element)v[4].n};
+    store_kv(cache, v[5].p, v[6].p, v[7].p, v[8].n, v[9].n, v[10].n);
+}
+KERNEL(store_kv, "pnnnnpppnnn", v[8].n * v[1].n * v[3].n)
+
+/* What both kinds of attention take; argument 9 is their own. */
+static attention_batch batch_of(const value *v)
+{
+    return (attention_batch){
+        .out = v[0].p,
+        .query = v[1].p,
+        .tables = v[7].p,
+        .lens = v[8].p,
+        .rows = v[10].p,
+        .count = v[11].n,
+        .group = v[12].n,
+        .table_stride = v[13].n,
+        .query_stride = v[14].n,
+        .out_stride = v[15].n,
+        .window = v[16].n,
+        .scale = v[17].f,
+        .cap = v[18].f,
+    };
+}
+
+static void run_paged_decode(const value *v, int *failed)
+{
+    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n};
+    attention_batch batch = batch_of(v);
+    batch.tokens = v[9].p;
+    paged_decode(cache, batch);
+}
+KERNEL(paged_decode, "pppnnnnppppnnnnnnff", INT64_MAX)
+
+static void run_paged_prefill(const value *v, int *failed)
+{
+    kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n};
+    attention_batch batch = batch_of(v);
+    batch.starts = v[9].p;
+    paged_prefill(cache, batch);
+}
+KERNEL(paged_prefill, "pppnnnnppppnnnnnnff", INT64_MAX)
+
+static void run_linear(const value *v, int *failed)
+{
+    linear_args a = {v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, (element)v[8].n};
+    linear(a);
+}
+KERNEL(linear, "ppppnnnnn", INT64_MAX)
+
+static void run_embedding(const value *v, int *failed)
+{
+    embedding(v[0].p, v[1].p, v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n, failed);
+}
+KERNEL(embedding, "pppnnnn", v[3].n * v[5].n)
+
+static void run_argmax(const value *v, int *failed)
+{
+    argmax(v[0].p, v[1].p, v[2].n, v[3].n, v[4].n, (element)v[5].n);
+}
+KERNEL(argmax, "ppnnnn", v[2].n * v[3].n)
 
 static PyObject *py_linear_panel(PyObject *self, PyObject *number)
 {
