@@ -30,6 +30,7 @@ ROWS = (
     "dispatch",
     "distributed",
     "csrc",
+    "huge_pages",
     "_custom_ops",
     "layers",
     "attention",

@@ -17,6 +17,8 @@ from typing import Any
 # Before the kernels, so that they find its OpenMP loaded.
 import torch
 
+from vllm_ext import huge_pages
+
 try:
     _C: Any = importlib.import_module("vllm_ext._C")
 except ImportError:
@@ -234,7 +236,7 @@ def pack_weight(weight: torch.Tensor) -> torch.Tensor:
     out_features, in_features = weight.shape
     together = 2 if weight.dtype is torch.bfloat16 else 1
     width = in_features // together
-    packed = weight.new_zeros((-(-out_features // panel), width, panel, together))
+    packed = huge_pages.zeros((-(-out_features // panel), width, panel, together), weight.dtype)
     parts = weight.view(out_features, width, together)
     whole = out_features // panel
     packed[:whole] = parts[: whole * panel].view(whole, panel, width, together).transpose(1, 2)

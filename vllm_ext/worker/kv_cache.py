@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
-import mmap
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
+from vllm_ext import huge_pages
 from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm_ext.errors import EngineError
 
@@ -45,14 +44,10 @@ def bind_kv_cache(caches: Mapping[str, torch.Tensor], layers: Mapping[str, Any])
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros: the padding of a gather is multiplied by 0, so what was never written must not be NaN."""
-    if not torch.empty(0, device=device).is_cpu:
-        return torch.zeros(shape, dtype=dtype, device=device)
-    # Fresh pages of the host are zero, and take memory only once they are written: start-up does not wait for them.
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        # A step touches many blocks for the first time, and each page costs; huge ones are few.
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
+    if torch.empty(0, device=device).is_cpu:
+        # Memory as it is written: start-up does not wait for it.
+        return huge_pages.zeros(shape, dtype)
+    return torch.zeros(shape, dtype=dtype, device=device)
 
 
 def _full_attention(group: KVCacheGroupSpec) -> FullAttentionSpec:
