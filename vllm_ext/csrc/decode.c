@@ -6,40 +6,45 @@
 #include "softmax.h"
 
 #include <math.h>
+#include <omp.h>
 #include <string.h>
 
-/* One KV head of one request: what a thread computes at once. */
+/* Some KV heads of one request: what a thread computes at once. */
 typedef struct {
     void *out;
     const void *query, *cache, *after; /* where the next piece begins in the cache, or NULL */
     const int32_t *blocks;
-    int64_t group, size, first, len, block_size, block_stride;
+    int64_t kv_heads, group, size, first, len, block_size, block_stride, head_stride;
     float scale, cap; /* see by_powers_of_2() */
     element element;
 } piece;
 
 /* Tokens that are scored and accumulated together: a vector of scores, which fits any block size of 16 and more. */
 #define SPAN 16
-/* Query heads that pass over the cache together; more of them pass again. */
-#define HEADS 8
+/* Query heads that pass over the cache together, and numbers of theirs, which stay in the first cache of the processor. */
+#define HEADS 32
+#define NUMBERS 2048
+/* Pieces for each thread, if there are as many: requests are of different lengths. */
+#define PIECES 4
 /* Bytes in a line of the cache of the processor. */
 #define CACHE_LINE 64
 
-/* Up to SPAN tokens of the cache that follow each other in memory, [tokens, 2 * size]. */
+/* Up to SPAN tokens of a KV head that follow each other in memory, [tokens, 2 * size]. */
 typedef struct {
     const void *content;
     int64_t tokens;
 } span;
 
-ALWAYS_INLINE span span_at(piece p, int64_t token, element e)
+ALWAYS_INLINE span span_at(piece p, int64_t token, int64_t head, element e)
 {
     int64_t offset = token % p.block_size, tokens = p.block_size - offset;
     tokens = tokens < SPAN ? tokens : SPAN;
-    return (span){at(p.cache, p.blocks[token / p.block_size] * p.block_stride + offset * 2 * p.size, e),
+    int64_t block = p.blocks[token / p.block_size] * p.block_stride;
+    return (span){at(p.cache, block + head * p.head_stride + offset * 2 * p.size, e),
                   tokens < p.len - token ? tokens : p.len - token};
 }
 
-/* The processor foresees reads within a block only. So while the heads of a pass score a span, each fetches its part of
+/* The processor foresees reads within a block only. So while the query heads score a span, each fetches its part of
    the next one: bytes [begin, end) of each token's. Many fetches at once would stop it. */
 typedef struct {
     const char *content; /* NULL where nothing follows */
@@ -111,44 +116,63 @@ ALWAYS_INLINE span widened(float *restrict wide, span s, int64_t size, element e
     return (span){wide, s.tokens};
 }
 
-/* Query heads [begin, end) in one pass over the cache, whose elements are `e`; they are computed with as `of`. */
+/* How many query heads pass over the cache together. */
+ALWAYS_INLINE int64_t heads_of_pass(int64_t size)
+{
+    int64_t heads = NUMBERS / size;
+    return heads > HEADS ? HEADS : heads > 1 ? heads : 1;
+}
+
+/* Query heads [begin, end) of each KV head, in one pass over the cache, whose elements are `e`; they are computed with as
+   `of`. The heads of a block lie side by side: a span of each in turn is memory in order, which is read faster. */
 ALWAYS_INLINE void attend_heads(piece p, int64_t begin, int64_t end, int64_t size, element e, element of)
 {
-    int64_t parts = end - begin, bytes = (int64_t)bytes_of(2 * size, e);
-    float top[HEADS], total[HEADS] = {0}, queries[HEADS * size], sums[HEADS * size], wide[SPAN * 2 * size];
+    int64_t parts = end - begin, bytes = (int64_t)bytes_of(2 * size, e), most = heads_of_pass(size);
+    float top[HEADS], total[HEADS] = {0}, queries[most * size], sums[most * size], wide[SPAN * 2 * size];
     for (int i = 0; i < HEADS; i++)
         top[i] = LOWEST;
-    for (int64_t i = 0; i < parts * size; i++) {
-        queries[i] = load(p.query, begin * size + i, e) * p.scale;
-        sums[i] = 0;
-    }
-    span s = span_at(p, p.first, e);
-    for (int64_t token = p.first; token < p.len;) {
-        span next = token + s.tokens < p.len ? span_at(p, token + s.tokens, e) : (span){p.after, 0};
-        span seen = of == e ? s : widened(wide, s, size, e);
-        for (int64_t g = 0; g < parts; g++) {
-            float scores[SPAN];
-            fetch ahead = {next.content, bytes, bytes * g / parts, bytes * (g + 1) / parts};
-            score(scores, queries + g * size, seen, ahead, p.cap, size, of);
-            float factor = weigh(scores, top + g, total + g);
-            accumulate(sums + g * size, factor, scores, seen, size, of);
+    for (int64_t h = 0; h < p.kv_heads; h++)
+        for (int64_t i = 0; i < parts * size; i++) {
+            queries[h * parts * size + i] = load(p.query, (h * p.group + begin) * size + i, e) * p.scale;
+            sums[h * parts * size + i] = 0;
         }
-        token += s.tokens;
-        s = next;
+    span s = span_at(p, p.first, 0, e);
+    for (int64_t token = p.first; token < p.len;) {
+        int64_t tokens = s.tokens;
+        for (int64_t h = 0; h < p.kv_heads; h++) {
+            span next = h + 1 < p.kv_heads       ? span_at(p, token, h + 1, e)
+                        : token + tokens < p.len ? span_at(p, token + tokens, 0, e)
+                                                 : (span){p.after, 0};
+            span seen = of == e ? s : widened(wide, s, size, e);
+            for (int64_t g = 0; g < parts; g++) {
+                float scores[SPAN];
+                int64_t i = h * parts + g;
+                fetch ahead = {next.content, bytes, bytes * g / parts, bytes * (g + 1) / parts};
+                score(scores, queries + i * size, seen, ahead, p.cap, size, of);
+                float factor = weigh(scores, top + i, total + i);
+                accumulate(sums + i * size, factor, scores, seen, size, of);
+            }
+            s = next;
+        }
+        token += tokens;
     }
-    for (int64_t g = 0; g < parts; g++)
-        for (int64_t i = 0; i < size; i++)
-            store(p.out, (begin + g) * size + i, sums[g * size + i] * (1.0f / total[g]), e);
+    for (int64_t h = 0; h < p.kv_heads; h++)
+        for (int64_t g = 0; g < parts; g++) {
+            int64_t i = h * parts + g;
+            for (int64_t j = 0; j < size; j++)
+                store(p.out, (h * p.group + begin + g) * size + j, sums[i * size + j] * (1.0f / total[i]), e);
+        }
 }
 
 ALWAYS_INLINE void attend_sized(piece p, int64_t size, element e)
 {
+    int64_t most = heads_of_pass(size);
     /* Heads that share keys and values share their conversion; for one head it is quicker on the way. */
     if (p.group == 1)
         attend_heads(p, 0, 1, size, e, e);
     else
-        for (int64_t begin = 0; begin < p.group; begin += HEADS)
-            attend_heads(p, begin, begin + HEADS < p.group ? begin + HEADS : p.group, size, e, FLOAT32);
+        for (int64_t begin = 0; begin < p.group; begin += most)
+            attend_heads(p, begin, begin + most < p.group ? begin + most : p.group, size, e, FLOAT32);
 }
 
 /* Loops of known length are unrolled. */
@@ -167,38 +191,54 @@ static void attend(piece p)
     }
 }
 
-static piece piece_of(kv_cache cache, attention_batch batch, int64_t number)
+/* Of how many pieces a request consists, where each has up to `kv_heads` heads. */
+static int64_t pieces_of(kv_cache cache, int64_t kv_heads) { return (cache.kv_heads + kv_heads - 1) / kv_heads; }
+
+static piece piece_of(kv_cache cache, attention_batch batch, int64_t kv_heads, int64_t number)
 {
     element e = cache.element;
-    int64_t i = number / cache.kv_heads, h = number % cache.kv_heads, head_stride = cache.block_size * 2 * cache.size;
-    int64_t row = batch.rows[i], heads = h * batch.group * cache.size, len = batch.lens[row];
+    int64_t pieces = pieces_of(cache, kv_heads), i = number / pieces, begin = number % pieces * kv_heads;
+    int64_t head_stride = cache.block_size * 2 * cache.size;
+    int64_t row = batch.rows[i], heads = begin * batch.group * cache.size, len = batch.lens[row];
     return (piece){
         .out = at(batch.out, batch.tokens[i] * batch.out_stride + heads, e),
         .query = at(batch.query, batch.tokens[i] * batch.query_stride + heads, e),
-        .cache = at(cache.data, h * head_stride, e),
+        .cache = at(cache.data, begin * head_stride, e),
         .blocks = batch.tables + row * batch.table_stride,
+        .kv_heads = cache.kv_heads - begin < kv_heads ? cache.kv_heads - begin : kv_heads,
         .group = batch.group,
         .size = cache.size,
         .first = batch.window > 0 && len > batch.window ? len - batch.window : 0,
         .len = len,
         .block_size = cache.block_size,
         .block_stride = cache.kv_heads * head_stride,
+        .head_stride = head_stride,
         .scale = batch.scale,
         .cap = batch.cap,
         .element = e,
     };
 }
 
+/* KV heads of a piece: as many as pass together, but so few that there are pieces for all threads. */
+static int64_t kv_heads_of_piece(kv_cache cache, attention_batch batch)
+{
+    int64_t heads = heads_of_pass(cache.size) / batch.group;
+    heads = heads > cache.kv_heads ? cache.kv_heads : heads > 1 ? heads : 1;
+    while (heads > 1 && batch.count * pieces_of(cache, heads) < PIECES * omp_get_num_threads())
+        heads = (heads + 1) / 2;
+    return heads;
+}
+
 void paged_decode(kv_cache cache, attention_batch batch)
 {
     batch = by_powers_of_2(batch);
-    int64_t count = batch.count * cache.kv_heads;
+    int64_t kv_heads = kv_heads_of_piece(cache, batch), count = batch.count * pieces_of(cache, kv_heads);
 #pragma omp for
     for (int64_t number = 0; number < count; number++) {
-        piece p = piece_of(cache, batch, number);
+        piece p = piece_of(cache, batch, kv_heads, number);
         if (number + 1 < count) {
-            piece next = piece_of(cache, batch, number + 1);
-            p.after = span_at(next, next.first, next.element).content;
+            piece next = piece_of(cache, batch, kv_heads, number + 1);
+            p.after = span_at(next, next.first, 0, next.element).content;
         }
         attend(p);
     }
