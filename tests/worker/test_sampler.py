@@ -27,6 +27,16 @@ def test_temperature_0_takes_the_first_of_the_most_likely_tokens():
         assert sample(Sampler(0), logits.to(dtype), [GREEDY, GREEDY]) == [1, 0]
 
 
+def test_logits_of_16_bits_leave_nothing_to_batches_of_other_sizes():
+    sampler, generator = Sampler(0), torch.Generator().manual_seed(0)
+
+    for rows, vocabulary in [(3, 40), (1, 7), (5, 40), (2, 90)]:
+        logits = torch.randn(rows, vocabulary, generator=generator).bfloat16()
+        params = [seeded(seed) for seed in range(rows)]
+
+        assert sample(sampler, logits, params) == sample(Sampler(0), logits.float(), params)
+
+
 def test_tokens_come_as_often_as_their_probabilities_say():
     probabilities = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05])
     rows = 20_000

@@ -37,6 +37,7 @@ class Sampler(PluggableLayer):
     def __init__(self, seed: int) -> None:
         super().__init__()
         self._generator = torch.Generator().manual_seed(seed)
+        self._wide = torch.empty(0)
 
     def forward(self, logits: torch.Tensor, metadata: SamplingMetadata | None = None) -> SamplerOutput:
         """Choose a token per row.
@@ -49,11 +50,21 @@ class Sampler(PluggableLayer):
             return SamplerOutput(ops.most_likely(logits), {})
         scored = list(metadata.num_logprobs)
         raw = logits[scored] if scored else None
-        logits = self.process_logits(logits.float(), metadata)
+        logits = self.process_logits(self._widened(logits), metadata)
         token_ids = self._choose(logits, metadata)
         if raw is None:
             return SamplerOutput(token_ids, {})
         return SamplerOutput(token_ids, _logprobs(raw, token_ids[scored], metadata.num_logprobs))
+
+    def _widened(self, logits: torch.Tensor) -> torch.Tensor:
+        """The same in float32, which is valid until the next call: megabytes that came new from the system in each step
+        would take longer than what is computed with them.
+        """
+        if logits.dtype is torch.float32:
+            return logits
+        if self._wide.numel() < logits.numel() or self._wide.device != logits.device:
+            self._wide = torch.empty(logits.numel(), dtype=torch.float32, device=logits.device)
+        return self._wide[: logits.numel()].view(logits.shape).copy_(logits)
 
     def process_logits(self, logits: torch.Tensor, metadata: SamplingMetadata) -> torch.Tensor:
         """The logits that the likeliest token is taken of. An extension of vLLM's contract.
