@@ -16,7 +16,7 @@
 /* So much of a panel, 256 KB, is read by all tiles of a chunk before the next part: it stays in the second cache. */
 #define DEPTH 2048
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#if BUILT_FOR(4)
 #include <immintrin.h>
 
 #define AVX512 __attribute__((target("arch=x86-64-v4")))
@@ -110,7 +110,7 @@ AVX512 static void multiply_tile(tile t, int64_t rows, int fetches, element e)
         multiply_tile_float32(t, rows, fetches);
     else if (e == FLOAT16)
         multiply_converted(t, rows, fetches);
-    else if (__builtin_cpu_supports("avx512bf16"))
+    else if (BUILT_FOR(5) && __builtin_cpu_supports("avx512bf16"))
         multiply_tile_bfloat16_pairs(t, rows, fetches);
     else
         multiply_tile_bfloat16(t, rows, fetches);

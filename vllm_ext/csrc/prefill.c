@@ -52,12 +52,14 @@ static void gather(float *content, tile t, int64_t first, int64_t count)
     }
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#if BUILT_FOR(4)
 #define NAME(x) x##_v4
 #define TARGET __attribute__((target("arch=x86-64-v4,prefer-vector-width=512")))
 #define LANES 16
 #include "prefill_tile.h"
+#endif
 
+#if BUILT_FOR(3)
 #define NAME(x) x##_v3
 #define TARGET __attribute__((target("arch=x86-64-v3")))
 #define LANES 8
@@ -71,9 +73,11 @@ static void gather(float *content, tile t, int64_t first, int64_t count)
 
 static void (*attend_here(void))(tile)
 {
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#if BUILT_FOR(4)
     if (__builtin_cpu_supports("x86-64-v4"))
         return attend_v4;
+#endif
+#if BUILT_FOR(3)
     if (__builtin_cpu_supports("x86-64-v3"))
         return attend_v3;
 #endif
