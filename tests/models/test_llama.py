@@ -41,8 +41,7 @@ def make_reference(**shape) -> LlamaForCausalLM:
         hidden_size=48,
         intermediate_size=80,
         num_hidden_layers=2,
-        max_position_embeddings=128,
-        **({"head_dim": 16} | shape),
+        **({"head_dim": 16, "max_position_embeddings": 128} | shape),
     )
     model = LlamaForCausalLM(config).eval()
     with torch.no_grad():
@@ -73,6 +72,23 @@ def test_prefill_and_decode_give_the_logits_of_transformers(tmp_path, shape):
             logits.append(driver.logits)
 
     torch.testing.assert_close(torch.cat(logits), reference_logits(reference, token_ids)[36:], atol=1e-4, rtol=0)
+
+
+def test_a_long_step_goes_through_the_feed_forward_part_in_pieces(tmp_path):
+    reference = make_reference(num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=2048)
+    reference.save_pretrained(tmp_path)
+    token_ids = torch.randint(VOCAB, (1100,)).tolist()
+    sizes = []
+
+    with driven_worker(tmp_path, num_blocks=80, engine__dtype="float32") as driver:
+        first = driver.worker.model_runner.model.model.layers[0]
+        first.mlp.act_fn.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+        driver.add("r", token_ids)
+        driver.step({"r": 1100})
+        logits = driver.logits
+
+    assert sizes == [512, 512, 76]
+    torch.testing.assert_close(logits, reference_logits(reference, token_ids)[-1:], atol=1e-4, rtol=0)
 
 
 def test_a_mixed_batch_gives_each_request_its_own_logits(tmp_path):

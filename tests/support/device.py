@@ -128,9 +128,11 @@ class DrivenWorker:
 
 
 @contextmanager
-def driven_worker(model: Path, *, dummy_weights: bool = False, **settings: Any) -> Iterator[DrivenWorker]:
+def driven_worker(
+    model: Path, *, num_blocks: int = 64, dummy_weights: bool = False, **settings: Any
+) -> Iterator[DrivenWorker]:
     """A :class:`DrivenWorker` on the checkpoint ``model``, shut down at the end."""
-    driver = DrivenWorker(make_dispatcher(model, **settings), dummy_weights=dummy_weights)
+    driver = DrivenWorker(make_dispatcher(model, **settings), num_blocks=num_blocks, dummy_weights=dummy_weights)
     try:
         yield driver
     finally:

@@ -101,6 +101,22 @@ def test_a_batch_size_is_recorded_once_and_replayed_from_then_on(random_llama):
 
 
 @needs_kernels
+def test_a_step_of_very_many_requests_is_computed_and_others_are_replayed_all_the_same(random_llama):
+    with driven_worker(random_llama, num_blocks=520, engine__max_num_seqs=520) as driver:
+        names = [str(number) for number in range(520)]
+        for name in names:
+            driver.add(name, [1])
+        driver.step(dict.fromkeys(names, 1))
+        driver.step(dict.fromkeys(names, 1))
+        driver.step(dict.fromkeys(names[:500], 1))
+
+        assert wrapper_of(driver).why_not is None
+        sizes = {descriptor.num_tokens for descriptor in wrapper_of(driver)._graphs}
+
+    assert (500 in sizes, 520 in sizes) == (True, False)
+
+
+@needs_kernels
 def test_sizes_share_the_memory_of_what_is_computed_in_between(random_llama):
     with driven_worker(random_llama, engine__block_size=4, engine__max_num_seqs=6) as driver:
         logits_of_random_steps(driver, seed=0)

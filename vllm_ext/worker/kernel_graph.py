@@ -74,6 +74,12 @@ def record_kernels() -> Iterator[KernelGraph]:
         graph._calls = _custom_ops._C.stop_recording()
 
 
+_MAX_CAPTURE_SIZE = 512
+"""Tokens; vLLM's ``max_cudagraph_capture_size``. Of a longer step Python is no part worth mentioning, and models may
+compute it in pieces, which torch puts together.
+"""
+
+
 class KernelGraphWrapper(AbstractStaticGraphWrapper):
     """Replays decode steps of models that compute with nothing but the compiled kernels.
 
@@ -98,7 +104,9 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         context = get_forward_context()
         descriptor = context.batch_descriptor
-        if descriptor is None or context.cudagraph_runtime_mode != self.runtime_mode or self.why_not:
+        if descriptor is None or context.cudagraph_runtime_mode != self.runtime_mode:
+            return self.runnable(*args, **kwargs)
+        if self.why_not or descriptor.num_tokens > _MAX_CAPTURE_SIZE:
             return self.runnable(*args, **kwargs)
         graph = self._graphs.get(descriptor)
         if graph is not None:
