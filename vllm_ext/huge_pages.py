@@ -30,8 +30,7 @@ def zeros(shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
     Tensors below 32 MB share pieces of that size, which are given back once no tensor is left in them.
     """
     global _piece, _used
-    count = math.prod(shape)
-    size = -(-count * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
+    size = -(-math.prod(shape) * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
     if size >= _PIECE:
         return _tensor(_mapping(size), 0, shape, dtype)
     with _lock:

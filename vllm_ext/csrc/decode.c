@@ -128,14 +128,14 @@ ALWAYS_INLINE int64_t heads_of_pass(int64_t size)
 ALWAYS_INLINE void attend_heads(piece p, int64_t begin, int64_t end, int64_t size, element e, element of)
 {
     int64_t parts = end - begin, bytes = (int64_t)bytes_of(2 * size, e), most = heads_of_pass(size);
+    int64_t heads = p.kv_heads * parts; /* side by side: a piece of several KV heads has all query heads of each */
     float top[HEADS], total[HEADS] = {0}, queries[most * size], sums[most * size], wide[SPAN * 2 * size];
     for (int i = 0; i < HEADS; i++)
         top[i] = LOWEST;
-    for (int64_t h = 0; h < p.kv_heads; h++)
-        for (int64_t i = 0; i < parts * size; i++) {
-            queries[h * parts * size + i] = load(p.query, (h * p.group + begin) * size + i, e) * p.scale;
-            sums[h * parts * size + i] = 0;
-        }
+    for (int64_t i = 0; i < heads * size; i++) {
+        queries[i] = load(p.query, begin * size + i, e) * p.scale;
+        sums[i] = 0;
+    }
     span s = span_at(p, p.first, 0, e);
     for (int64_t token = p.first; token < p.len;) {
         int64_t tokens = s.tokens;
@@ -156,12 +156,9 @@ ALWAYS_INLINE void attend_heads(piece p, int64_t begin, int64_t end, int64_t siz
         }
         token += tokens;
     }
-    for (int64_t h = 0; h < p.kv_heads; h++)
-        for (int64_t g = 0; g < parts; g++) {
-            int64_t i = h * parts + g;
-            for (int64_t j = 0; j < size; j++)
-                store(p.out, (h * p.group + begin + g) * size + j, sums[i * size + j] * (1.0f / total[i]), e);
-        }
+    for (int64_t g = 0; g < heads; g++)
+        for (int64_t i = 0; i < size; i++)
+            store(p.out, (begin + g) * size + i, sums[g * size + i] * (1.0f / total[g]), e);
 }
 
 ALWAYS_INLINE void attend_sized(piece p, int64_t size, element e)
