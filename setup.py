@@ -11,7 +11,10 @@ setup(
             ],
             depends=[
                 f"vllm_ext/csrc/{name}.h"
-                for name in ("kernels", "numbers", "binding", "linear_tile", "prefill_tile", "processors", "softmax")
+                for name in (
+                    *("kernels", "numbers", "binding", "processors", "softmax"),
+                    *("linear_elements", "linear_tile", "prefill_tile"),
+                )
             ],
             # Not linked with -ffast-math: that would change the floating-point mode of the whole process.
             extra_compile_args=["-O3", "-ffast-math", "-fopenmp"],

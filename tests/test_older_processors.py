@@ -16,6 +16,8 @@ ROOT = Path(__file__).parent.parent
 TESTS = ("test_custom_ops.py", "test_paged_prefill.py", "worker/test_draw_tokens.py")
 ANY_X86, AVX2, AVX512 = 1, 3, 4
 """As GENERATION in csrc/processors.h."""
+PANELS = {ANY_X86: {0}, AVX2: {0, 16}, AVX512: {0, 16, 32}}
+"""Rows of a weight that are multiplied together; this processor may be older than what is built for."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -45,7 +47,7 @@ def test_kernels_of_older_processors_pass_the_tests_of_kernels(generation, folde
     said = subprocess.run([sys.executable, "-c", where], cwd=folder, check=True, capture_output=True, text=True)
     path, panel = said.stdout.split()
     assert Path(path).is_relative_to(folder)
-    assert panel == "0" or generation == AVX512
+    assert int(panel) in PANELS[generation]
 
     tests = [ROOT / "tests" / name for name in TESTS]
     command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", *tests]

@@ -223,6 +223,12 @@ def linear_panel(dtype: torch.dtype) -> int:
     return int(_C.linear_panel(_ELEMENTS[dtype])) if are_usable(dtype) else 0
 
 
+@cache
+def _converts(dtype: torch.dtype) -> bool:
+    """Whether :func:`linear` needs room for its input in float32."""
+    return bool(_C.linear_converts(_ELEMENTS[dtype]))
+
+
 def can_multiply(weight: torch.Tensor) -> bool:
     """Whether :func:`linear` takes this weight ``[out, in]`` here. It takes four bytes of a row at once."""
     return linear_panel(weight.dtype) > 0 and weight.shape[1] * weight.itemsize % 4 == 0
@@ -259,18 +265,9 @@ def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out
     if x.stride(1) != 1 or in_features != expected or x.stride(0) * x.itemsize % 4:
         raise TypeError(f"linear takes dense [rows, {expected}], given {list(x.shape)} with strides {x.stride()}")
     out = x.new_empty((rows, out_features))
-    _C.linear(
-        out.data_ptr(),
-        x.data_ptr(),
-        packed.data_ptr(),
-        0 if bias is None else bias.data_ptr(),
-        rows,
-        out_features,
-        in_features,
-        x.stride(0),
-        element,
-        torch.get_num_threads(),
-    )
+    converted = x.new_empty((rows, in_features), dtype=torch.float32) if _converts(x.dtype) else None
+    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (out, x, packed, bias, converted)]
+    _C.linear(*addresses, rows, out_features, in_features, x.stride(0), element, torch.get_num_threads())
     return out
 
 

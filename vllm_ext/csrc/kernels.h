@@ -59,19 +59,21 @@ void paged_decode(kv_cache cache, attention_batch batch);
    the tokens in its cache. Each sees the tokens up to itself. The longest request should be the first. */
 void paged_prefill(kv_cache cache, attention_batch batch);
 
-/* out[m, n] = x[m, k] @ weight.T + bias; bias may be NULL. The weight lies in panels of LINEAR_PANEL rows, aligned to 64
-   bytes and filled up with zeros, [panels, k, LINEAR_PANEL]; that of bfloat16 as pairs, [panels, k / 2, LINEAR_PANEL, 2].
-   But for float32, k and x_stride are even. Only where can_multiply() says so. */
-#define LINEAR_PANEL 32
+/* out[m, n] = x[m, k] @ weight.T + bias; bias may be NULL. The weight lies in panels of linear_panel() rows, aligned to 64
+   bytes and filled up with zeros, [panels, k, panel]; that of bfloat16 as pairs, [panels, k / 2, panel, 2]. But for float32,
+   k and x_stride are even. Not where that is 0. Where linear_converts() the element, `converted` has room for x in float32,
+   [m, k]: it would take longer to convert a number for each panel than to multiply by it. Elsewhere it is NULL. */
 
 typedef struct {
     void *out;
     const void *x, *weight, *bias;
+    float *converted;
     int64_t m, n, k, x_stride;
     element element;
 } linear_args;
 
-int can_multiply(element e);
+int64_t linear_panel(element e);
+int linear_converts(element e);
 void linear(linear_args a);
 
 /* So few numbers are done before a second thread has begun. */

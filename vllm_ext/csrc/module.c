@@ -106,10 +106,10 @@ KERNEL(paged_prefill, "pppnnnnppppnnnnnnff", INT64_MAX)
 
 static void run_linear(const value *v, int *failed)
 {
-    linear_args a = {v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, (element)v[8].n};
+    linear_args a = {v[0].p, v[1].p, v[2].p, v[3].p, v[4].p, v[5].n, v[6].n, v[7].n, v[8].n, (element)v[9].n};
     linear(a);
 }
-KERNEL(linear, "ppppnnnnn", INT64_MAX)
+KERNEL(linear, "pppppnnnnn", INT64_MAX)
 
 static void run_embedding(const value *v, int *failed)
 {
@@ -126,7 +126,13 @@ KERNEL(argmax, "ppnnnn", v[2].n * v[3].n)
 static PyObject *py_linear_panel(PyObject *self, PyObject *number)
 {
     long e = PyLong_AsLong(number);
-    return PyErr_Occurred() ? NULL : PyLong_FromLong(can_multiply((element)e) ? LINEAR_PANEL : 0);
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(linear_panel((element)e));
+}
+
+static PyObject *py_linear_converts(PyObject *self, PyObject *number)
+{
+    long e = PyLong_AsLong(number);
+    return PyErr_Occurred() ? NULL : PyBool_FromLong(linear_converts((element)e));
 }
 
 static PyObject *py_draw_tokens(PyObject *self, PyObject *args)
@@ -169,11 +175,12 @@ static PyMethodDef methods[] = {
                          "count, group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
     METHOD(paged_prefill, "paged_prefill(out, query, cache, kv_heads, block_size, size, element, tables, lens, starts, rows, "
                           "count, group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
-    METHOD(linear, "linear(out, x, weight, bias, m, n, k, x_stride, element, threads)"),
+    METHOD(linear, "linear(out, x, weight, bias, converted, m, n, k, x_stride, element, threads)"),
     METHOD(embedding, "embedding(out, ids, table, count, rows, size, element, threads)"),
     METHOD(argmax, "argmax(out, x, rows, size, x_stride, element, threads)"),
     {"linear_panel", py_linear_panel, METH_O,
      "linear_panel(element): rows of a weight in one panel; 0 where linear() cannot run"},
+    {"linear_converts", py_linear_converts, METH_O, "linear_converts(element): whether linear() needs room for x in float32"},
     {"draw_tokens", py_draw_tokens, METH_VARARGS,
      "draw_tokens(out, logits, rows, scales, top_k, top_p, uniform, count, size, stride, threads)"},
     {"start_recording", py_start_recording, METH_NOARGS, "record the kernels that this thread calls from now on"},

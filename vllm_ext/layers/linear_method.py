@@ -44,7 +44,8 @@ class PackedLinearMethod(LinearMethod):
 
 class KernelLinearMethod(LinearMethod):
     """The compiled kernel on a weight ``[out, in]`` in panels: against oneDNN, 0.7 of the time for up to 8 rows, 0.8
-    for 16, and the same for hundreds (``tools/bench_linear.py``, Zen 4).
+    for 16, and the same for hundreds (``tools/bench_linear.py``, Zen 4; with AVX2 0.6, 0.7 and the same on Zen). What
+    torch does in 16 bits without AVX-512 takes twice as long for one row, and six times as long for 64.
     """
 
     def __init__(self, weight: torch.Tensor) -> None:
