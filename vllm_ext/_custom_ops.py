@@ -266,8 +266,9 @@ def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out
         raise TypeError(f"linear takes dense [rows, {expected}], given {list(x.shape)} with strides {x.stride()}")
     out = x.new_empty((rows, out_features))
     converted = x.new_empty((rows, in_features), dtype=torch.float32) if _converts(x.dtype) else None
-    addresses = [0 if tensor is None else tensor.data_ptr() for tensor in (out, x, packed, bias, converted)]
-    _C.linear(*addresses, rows, out_features, in_features, x.stride(0), element, torch.get_num_threads())
+    inputs = [0 if tensor is None else tensor.data_ptr() for tensor in (x, packed, bias, converted)]
+    sizes = (rows, out_features, in_features, x.stride(0))
+    _C.linear(out.data_ptr(), *inputs, *sizes, element, torch.get_num_threads())
     return out
 
 
