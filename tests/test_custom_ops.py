@@ -261,6 +261,15 @@ class TestLinear:
         tolerance = 3e-6 * math.sqrt(in_features) * 4
         torch.testing.assert_close(product.double(), expected, **close_in(dtype, 1e-5, tolerance))
 
+    @pytest.mark.parametrize("rows", [1, 6, 12, 13, 97])
+    def test_a_row_is_the_same_whatever_it_is_multiplied_with(self, rows, dtype):
+        x = randn(220, 5000, dtype=dtype)
+        packed = _custom_ops.pack_weight(randn(40, 5000, seed=1, dtype=dtype))
+
+        product = _custom_ops.linear(x[:rows], packed, None, 40)
+
+        assert torch.equal(product, _custom_ops.linear(x, packed, None, 40)[:rows])
+
     def test_it_writes_nothing_beside_its_output(self, dtype):
         whole = torch.full((3, 9 * 33), torch.nan, dtype=dtype)
         out = whole[1].view(9, 33)

@@ -5,6 +5,7 @@
      ROWS                     rows of x in a tile, at most
      PRODUCT(sum, x, line)    sum + x * line, of a number and a vector of weights
      FROM_FLOAT16(halves)     a vector of these
+     TO_FLOAT16(out, x)       and a vector's numbers, of x, as these
    and, where some processors of the generation have an instruction for it,
      PRODUCT_OF_PAIRS(sum, x, line)    sum + x[0] * line[0] + x[1] * line[1], of pairs of bfloat16
      PAIRS_TARGET                      the attribute that says for which
@@ -45,10 +46,44 @@ typedef uint32_t OF(words) __attribute__((vector_size(4 * LANES)));
 #include "linear_tile.h"
 #endif
 
+ALWAYS_INLINE TARGET void OF(widen_each)(float *restrict out, const void *restrict numbers, int64_t count, element e)
+{
+    int64_t i = 0;
+    for (; e == FLOAT16 && i + LANES <= count; i += LANES)
+        *(OF(unaligned) *)(out + i) = (OF(vector))FROM_FLOAT16(at(numbers, i, e));
+    for (; i < count; i++)
+        out[i] = load(numbers, i, e);
+}
+
+TARGET static void OF(widen)(float *out, const void *numbers, int64_t count, element e)
+{
+    WITH_ELEMENT(e, OF(widen_each), out, numbers, count);
+}
+
+/* Rows of a panel's sums, which go to columns [0, columns) of rows that are `stride` apart. */
+ALWAYS_INLINE TARGET void OF(narrow_each)(void *restrict out, const float *restrict sums, int64_t rows, int64_t columns,
+                                          int64_t stride, element e)
+{
+    for (int64_t r = 0; r < rows; r++) {
+        int64_t c = 0;
+        for (; e == FLOAT16 && c + LANES <= columns; c += LANES)
+            TO_FLOAT16(at(out, r * stride + c, e), sums + r * WIDTH + c);
+        for (; c < columns; c++)
+            store(out, r * stride + c, sums[r * WIDTH + c], e);
+    }
+}
+
+TARGET static void OF(narrow)(void *out, const float *sums, int64_t rows, int64_t columns, int64_t stride, element e)
+{
+    WITH_ELEMENT(e, OF(narrow_each), out, sums, rows, columns, stride);
+}
+
 static const generation OF(generation) = {
     .width = WIDTH,
     .rows = ROWS,
     .multiply = {OF(multiply_tile_float32), OF(multiply_tile_bfloat16), OF(multiply_tile_float16)},
+    .widen = OF(widen),
+    .narrow = OF(narrow),
 #ifdef PRODUCT_OF_PAIRS
     .multiply_pairs = OF(multiply_tile_bfloat16_pairs),
 #endif
@@ -60,6 +95,7 @@ static const generation OF(generation) = {
 #undef ROWS
 #undef PRODUCT
 #undef FROM_FLOAT16
+#undef TO_FLOAT16
 #undef PRODUCT_OF_PAIRS
 #undef PAIRS_TARGET
 #undef VECTORS

@@ -68,12 +68,6 @@ ALWAYS_INLINE float load(const void *numbers, int64_t i, element e)
     return e == BFLOAT16 ? float_of((uint32_t)half << 16) : from_float16(half);
 }
 
-ALWAYS_INLINE void to_float32(float *restrict out, const void *restrict numbers, int64_t count, element e)
-{
-    for (int64_t i = 0; i < count; i++)
-        out[i] = load(numbers, i, e);
-}
-
 /* Rounded to the nearest, and between two to the even one. */
 ALWAYS_INLINE void store(void *numbers, int64_t i, float x, element e)
 {

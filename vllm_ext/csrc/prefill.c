@@ -28,10 +28,16 @@ typedef struct {
     element element;
 } tile;
 
+ALWAYS_INLINE void copy(float *restrict out, const void *restrict source, int64_t count, element e)
+{
+    for (int64_t i = 0; i < count; i++)
+        out[i] = load(source, i, e);
+}
+
 EACH_PROCESSOR
 static void copy_numbers(float *out, const void *source, int64_t count, element e)
 {
-    WITH_ELEMENT(e, to_float32, out, source, count);
+    WITH_ELEMENT(e, copy, out, source, count);
 }
 
 /* Keys and values of tokens [first, first + count), [count, 2 * size], from their blocks. */
