@@ -58,7 +58,7 @@ enum { NEVER, EACH_STEP, SELDOM };
 #define ROWS 12
 #define PRODUCT(sum, x, line) ((vector_v4)_mm512_fmadd_ps(_mm512_set1_ps(x), (__m512)(line), (__m512)(sum)))
 #define FROM_FLOAT16(halves) _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(halves)))
-#define TO_FLOAT16(out, x) _mm256_storeu_si256((__m256i *)(out), _mm512_cvtps_ph(_mm512_loadu_ps(x), _MM_FROUND_NO_EXC))
+#define TO_FLOAT16(out, x) _mm256_storeu_si256((__m256i *)(out), _mm512_cvtps_ph(_mm512_loadu_ps(x), _MM_FROUND_TO_NEAREST_INT))
 #if BUILT_FOR(5)
 #define PRODUCT_OF_PAIRS(sum, x, line)                                                                                 \
     ((vector_v4)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(line), (__m512bh)_mm512_set1_ps(x)))
@@ -75,7 +75,7 @@ enum { NEVER, EACH_STEP, SELDOM };
 #define ROWS 6
 #define PRODUCT(sum, x, line) ((vector_v3)_mm256_fmadd_ps(_mm256_set1_ps(x), (__m256)(line), (__m256)(sum)))
 #define FROM_FLOAT16(halves) _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(halves)))
-#define TO_FLOAT16(out, x) _mm_storeu_si128((__m128i *)(out), _mm256_cvtps_ph(_mm256_loadu_ps(x), _MM_FROUND_NO_EXC))
+#define TO_FLOAT16(out, x) _mm_storeu_si128((__m128i *)(out), _mm256_cvtps_ph(_mm256_loadu_ps(x), _MM_FROUND_TO_NEAREST_INT))
 #include "linear_elements.h"
 #endif
 
