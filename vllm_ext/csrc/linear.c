@@ -42,7 +42,7 @@ typedef struct {
 #define AHEAD 1280
 #define FEW_TILES 2
 #define STEPS 16
-enum { NEVER, EACH_STEP, SELDOM };
+enum { EACH_STEP, SELDOM };
 
 #if BUILT_FOR(3)
 #include <immintrin.h>
@@ -138,8 +138,7 @@ static product product_of(linear_args a)
         .x_stride = a.converted ? a.k : a.x_stride / per_unit,
         .x_per_unit = a.converted ? 2 : 1,
         .steps_per_unit = shares ? 2 : 1,
-        /* See AHEAD. Of several chunks, all but the first find their panel near. */
-        .fetches = few ? EACH_STEP : a.m > CHUNK ? NEVER : SELDOM,
+        .fetches = few ? EACH_STEP : SELDOM,
         .shares = shares,
     };
 }
@@ -202,10 +201,11 @@ void linear(linear_args a)
         for (int64_t r = 0; r < a.m; r++)
             p.g->widen(a.converted + r * a.k, at(a.x, r * a.x_stride, a.element), a.k, a.element);
     }
-    /* A processor that other programs use, too, gets less of the work. */
+    /* All panels for one chunk of x after the other: x is read from the second cache, and a panel, which is smaller, from
+       further away. A processor that other programs use, too, gets less of the work. */
 #pragma omp for collapse(2) schedule(guided)
-    for (int64_t panel = 0; panel < panels; panel++)
-        for (int64_t c = 0; c < chunks; c++) {
+    for (int64_t c = 0; c < chunks; c++)
+        for (int64_t panel = 0; panel < panels; panel++) {
             int64_t begin = a.m * c / chunks, end = a.m * (c + 1) / chunks;
             if (p.shares)
                 multiply_shared(&p, panel, begin, end);

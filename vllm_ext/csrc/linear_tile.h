@@ -8,7 +8,7 @@
    A step reads as many bytes of weights in each element: those for one number of a row in float32, for two in others. So
    all elements are the same to what counts steps, and to the caches. */
 
-/* Something is fetched EACH_STEP of depth, SELDOM, or NEVER. */
+/* Something is fetched EACH_STEP of depth, or SELDOM. */
 static inline __attribute__((always_inline)) BUILD void NAME(multiply_rows)(const tile *whole, int rows, int fetches)
 {
     tile t = *whole;
@@ -48,10 +48,8 @@ static inline __attribute__((always_inline)) BUILD void NAME(multiply_rows)(cons
     case n:                                                                                                            \
         if (fetches == SELDOM)                                                                                         \
             NAME(multiply_rows)(t, n, SELDOM);                                                                         \
-        else if (fetches == EACH_STEP)                                                                                 \
-            NAME(multiply_rows)(t, n, EACH_STEP);                                                                      \
         else                                                                                                           \
-            NAME(multiply_rows)(t, n, NEVER);                                                                          \
+            NAME(multiply_rows)(t, n, EACH_STEP);                                                                      \
         break;
 
 /* With a number of rows that the compiler knows, the sums are registers. */
