@@ -61,9 +61,9 @@ void paged_prefill(kv_cache cache, attention_batch batch);
 
 /* out[m, n] = x[m, k] @ weight.T + bias; bias may be NULL. The weight lies in panels of linear_panel() rows, aligned to 64
    bytes and filled up with zeros, [panels, k, panel]; that of bfloat16 as pairs, [panels, k / 2, panel, 2]. But for float32,
-   k and x_stride are even. Not where that is 0. Where linear_converts() the element, `converted` has room for x in float32,
-   [m, k]: it would take longer to convert a number for each panel than to multiply by it. Elsewhere it is NULL. */
-
+   k and x_stride are even. Where linear_panel() is 0, it cannot run. Where linear_converts() the element, `converted` has
+   room for x in float32, [m, k]: it would take longer to convert a number for each panel than to multiply by it. Elsewhere
+   it is NULL. */
 typedef struct {
     void *out;
     const void *x, *weight, *bias;

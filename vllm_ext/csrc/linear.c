@@ -2,8 +2,6 @@
 #include "numbers.h"
 #include "processors.h"
 
-#include <string.h>
-
 /* A weight [n, k] lies in panels of some rows, each as [k, width]: what a step of the inner loop reads is contiguous, one
    line of the caches or more. A tile of some rows of x and one panel accumulates in registers. How many, and how wide, is
    for each generation of processors what its registers hold. */
