@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -24,27 +23,25 @@ from vllm_ext.engine.core_process_messages import (
 from vllm_ext.engine.processes import portable
 from vllm_ext.engine.processes.channel import Channel, Frame
 from vllm_ext.engine.processes.failure import Failure
-from vllm_ext.engine.processes.joined import SAID_BY_THE_ENGINE, join, speak_as
+from vllm_ext.engine.processes.joined import SAID_BY_THE_ENGINE, read_start, speak_as, tell
 from vllm_ext.engine.processes.portable import NotPortable
 
 _NAME = "engine core"
 
 
-def main(descriptor: int) -> None:
+def main(channel: Channel) -> None:
     """Serve the front end at the other end of the channel until it says so, or is gone."""
-    channel = join(descriptor)
+    start = read_start(channel)
     speak_as(_NAME, logging.WARNING, quiet=SAID_BY_THE_ENGINE)
     try:
-        started, receipt = take_over(decode_start(channel.receive()), _NAME)
+        started, receipt = take_over(decode_start(start), _NAME)
         core = EngineCore(started.dispatcher())
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised again, in the front end
-        channel.send(Frame(Kind.FAILURE, portable.encode(Failure.of(error, _NAME, "to start"))))
+        tell(channel, Frame(Kind.FAILURE, portable.encode(Failure.of(error, _NAME, "to start"))))
         return
 
     def send(message: FromCore) -> None:
-        # Where the front end is gone, the thread that reads finds out.
-        with contextlib.suppress(OSError):
-            channel.send(encode_message(message))
+        tell(channel, encode_message(message))
 
     inbox: SimpleQueue[ToCore] = SimpleQueue()
     config = core.vllm_config
@@ -55,7 +52,7 @@ def main(descriptor: int) -> None:
         config.cache_config.block_size,
         config.cache_config.num_gpu_blocks,
     )
-    channel.send(encode_ready(ready))
+    tell(channel, encode_ready(ready))
     threading.Thread(target=_read, args=(channel, inbox, send), name="vllm_ext-front-end", daemon=True).start()
     EngineCoreLoop(core, inbox, send).run()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from typing import Any
 
@@ -26,19 +25,18 @@ from vllm_ext.engine.executors.worker_messages import (
 from vllm_ext.engine.processes import portable
 from vllm_ext.engine.processes.channel import Channel, Frame
 from vllm_ext.engine.processes.failure import Failure
-from vllm_ext.engine.processes.joined import SAID_BY_THE_ENGINE, join, speak_as
+from vllm_ext.engine.processes.joined import SAID_BY_THE_ENGINE, read_start, speak_as, tell
 
 
-def main(descriptor: int) -> None:
+def main(channel: Channel) -> None:
     """Serve the executor at the other end of the channel until it hangs up."""
-    channel = join(descriptor)
-    start = msgspec.msgpack.decode(channel.receive().content, type=Start)
+    start = msgspec.msgpack.decode(read_start(channel).content, type=Start)
     name = f"worker {start.rank}"
     speak_as(name, logging.WARNING if start.rank == 0 else logging.ERROR, quiet=SAID_BY_THE_ENGINE)
     try:
         process = WorkerProcess(channel, start)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised again, in the engine's process
-        channel.send(Frame(Kind.FAILURE, _failure(error, start.rank, "to apply the engine's plan")))
+        tell(channel, Frame(Kind.FAILURE, _failure(error, start.rank, "to apply the engine's plan")))
         return
     process.serve()
 
@@ -52,7 +50,7 @@ class WorkerProcess:
         started, receipt = take_over(start.hand_over, "worker", start.rank)
         self._dispatcher: Dispatcher = started.dispatcher()
         self._worker: WorkerBase | None = None
-        channel.send(Frame(Kind.RECEIPT, msgspec.msgpack.encode(receipt)))
+        tell(channel, Frame(Kind.RECEIPT, msgspec.msgpack.encode(receipt)))
 
     def serve(self) -> None:
         """Answer calls one after the other; at the end the worker is shut down."""
@@ -97,9 +95,7 @@ class WorkerProcess:
             frame = encode_result(call_id, value if is_wanted else None)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised again, in the engine's process
             frame = Frame(Kind.FAILURE, _failure(error, self._start.rank, where, call_id))
-        # Where the executor has hung up, the next message is the end.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._channel.send(frame)
+        tell(self._channel, frame)
 
     def _call(self, call: Call) -> Any:
         if call.method == CREATE_WORKER:

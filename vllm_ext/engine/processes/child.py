@@ -16,13 +16,13 @@ from vllm_ext.errors import EngineError
 from vllm_ext.managers.side_effects import signal_name
 
 _START = (
-    "import sys; sys.path[:] = sys.argv[3:]; from importlib import import_module; "
-    "getattr(import_module(sys.argv[2]), 'main')(int(sys.argv[1]))"
+    "import sys; sys.path[:] = sys.argv[3:]; "
+    "from vllm_ext.engine.processes.joined import run; run(int(sys.argv[1]), sys.argv[2])"
 )
 
 
 class ChildProcess:
-    """Starts ``main(descriptor)`` of a module in a new Python, which sees the same packages as this one.
+    """Starts ``main(channel)`` of a module in a new Python, which sees the same packages as this one.
 
     It is no copy of this process: nothing but environment and path is inherited, and the program that was started is
     not run again. It is in a session of its own, so that an interrupt of the terminal reaches this process only. What
@@ -30,7 +30,7 @@ class ChildProcess:
 
     Args:
         name: for messages, such as ``worker 1``.
-        module: has the function ``main``, which makes its channel by :func:`~vllm_ext.engine.processes.joined.join`.
+        module: has the function ``main``, which is called with the other end of :attr:`channel`.
         environ: variables to set besides those of this process.
 
     Raises:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
+import importlib
 import logging
 import os
 import select
@@ -11,16 +13,24 @@ import socket
 import threading
 from collections.abc import Iterable
 
-from vllm_ext.engine.processes.channel import Channel
+from vllm_ext.engine.processes.channel import Channel, Frame
 
 _GRACE_S = 2.0
 """What the process may take to end by itself when its parent is gone."""
 _LOOK_MS = 1000
 """How often to look whether the parent is still there, where a copy of it keeps the connection open."""
 
-
 SAID_BY_THE_ENGINE = ("vllm_ext.managers", "vllm_ext.dispatch", "vllm_ext.plan")
 """Loggers whose words are the same in every process: the front end has said them."""
+
+
+def run(descriptor: int, module: str) -> None:
+    """All that the process does: ``main(channel)`` of the module.
+
+    It joins its parent first: the import takes seconds, and whatever the parent may have met, nobody waits for it then.
+    """
+    channel = join(descriptor)
+    importlib.import_module(module).main(channel)
 
 
 def join(descriptor: int) -> Channel:
@@ -36,6 +46,20 @@ def join(descriptor: int) -> Channel:
     end.set_inheritable(False)
     threading.Thread(target=_watch_parent, args=(end.fileno(), parent), name="vllm_ext-parent", daemon=True).start()
     return Channel(end)
+
+
+def read_start(channel: Channel) -> Frame:
+    """The parent's first message; SystemExit where it was gone before that."""
+    try:
+        return channel.receive()
+    except EOFError:
+        raise SystemExit(1) from None
+
+
+def tell(channel: Channel, frame: Frame) -> None:
+    """Send a message to the parent; where it is gone, nobody is left to hear it, and this process is about to end."""
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        channel.send(frame)
 
 
 def speak_as(name: str, level: int, quiet: Iterable[str] = ()) -> None:
