@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
 from support.device import driven_worker, make_dispatcher
+from support.families import ADAPTED, NATIVE, write_model
 
 from vllm_ext import SamplingParams
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.errors import EngineError
 from vllm_ext.worker import sampling_ops
-from vllm_ext.worker.memory import available_kv_cache_memory, measure_peak
+from vllm_ext.worker.memory import LivingTensors, available_kv_cache_memory, measure_peak, measure_step
 
 DEVICE = torch.device("cpu")
+WEIGHT = torch.ones(10, 10)
 UNKNOWN = torch.device("privateuseone", 0)
 """A device of which torch cannot say how much is in use."""
 
@@ -64,20 +69,68 @@ def test_the_peak_is_that_of_the_run_and_not_what_is_left_after_it(monkeypatch):
     assert measure_peak(Watched(), UNKNOWN, run) == 700
 
 
-def test_the_peak_of_a_run_on_the_processor_is_what_the_process_had_in_memory():
-    size = 64 << 20
+def living_bytes(run: Callable[[], object]) -> tuple[int, int]:
+    """Of what ``run`` makes: the most at once, and what is left while its result is."""
+    with torch.inference_mode(), LivingTensors() as living:
+        result = run()
+        peak, left = living.reset_peak(), living.reset_peak()
+        del result
+    return peak, left
 
-    def run() -> None:
-        torch.ones(size, dtype=torch.uint8)
 
-    # Other memory of the process may be given back meanwhile.
-    assert 0.9 * size <= measure_peak(Counting(), DEVICE, run) < 2 * size
+@pytest.mark.parametrize(
+    ("run", "peak", "left"),
+    [
+        (lambda: torch.empty(1000), 4000, 4000),
+        (lambda: torch.empty(1000)[:10], 4000, 4000),
+        (lambda: (torch.empty(1000) + 1).sum(), 8000, 4),
+        (lambda: torch.empty(1000).add_(1), 4000, 4000),
+        (lambda: [torch.empty(1000).sum() for _ in range(3)], 4012, 12),
+        (lambda: WEIGHT.view(-1)[:10].t(), 0, 0),
+        (lambda: WEIGHT.half().softmax(-1, dtype=torch.float32), 200 + 400 + 400, 400),
+    ],
+    ids=["new", "a view of it", "gone", "in place", "one after the other", "a view of an older one", "within an op"],
+)
+def test_tensors_count_while_they_live(run, peak, left):
+    assert living_bytes(run) == (peak, left)
 
 
-def test_the_peak_of_an_earlier_run_does_not_count():
-    torch.ones(256 << 20, dtype=torch.uint8)
+def process_peak(run: Callable[[], object]) -> int:
+    """Bytes that this process has in memory during ``run``, at most, beyond those before."""
 
-    assert measure_peak(Counting(), DEVICE, lambda: None) < 32 << 20
+    def resident(field: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    run()
+    return resident("VmHWM") - before
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", NATIVE | ADAPTED)
+def test_what_two_small_steps_say_holds_for_the_largest(tmp_path, family, dtype):
+    model = write_model(tmp_path / "model", (NATIVE | ADAPTED)[family])
+    settings = {"engine__max_num_batched_tokens": 700, "engine__max_num_seqs": 300, "engine__dtype": dtype}
+
+    with driven_worker(model, **settings) as driver, driver.dispatcher.activate():
+        step = driver.worker.model_runner.largest_step()
+        said = measure_step(Counting(), DEVICE, step) - Counting.used
+        peak, _ = living_bytes(step.compute)
+
+    assert step[:2] == (700, 300)
+    assert peak <= said < 1.6 * peak, said / peak
+
+
+def test_what_they_say_is_what_the_process_takes(random_llama):
+    settings = {"engine__max_num_batched_tokens": 1 << 16, "engine__max_num_seqs": 1 << 10}
+    with driven_worker(random_llama, **settings) as driver, driver.dispatcher.activate():
+        step = driver.worker.model_runner.largest_step()
+        said = measure_step(Counting(), DEVICE, step) - Counting.used
+
+        # Memory of earlier tests may be used again, or given back.
+        assert process_peak(step.compute) == pytest.approx(said, rel=0.4)
 
 
 def test_where_torch_counts_what_a_device_allocates_its_peak_is_taken():
@@ -120,17 +173,40 @@ def test_a_worker_offers_at_most_half_of_the_machine(random_llama):
     assert 0 < available <= driver.dispatcher.platform.get_device_total_memory() / 2
 
 
-def test_the_measured_run_is_the_largest_step(random_llama):
+def test_the_largest_step_has_all_tokens_and_all_requests(random_llama):
     with driven_worker(random_llama, engine__max_num_batched_tokens=300, engine__max_num_seqs=5) as driver:
         tokens = []
-        model = driver.worker.get_model()
-        hook = model.register_forward_pre_hook(lambda _, inputs: tokens.append(len(inputs[0])))
+        driver.worker.get_model().register_forward_pre_hook(lambda _, inputs: tokens.append(len(inputs[0])))
         with driver.dispatcher.activate():
-            driver.worker.determine_available_memory()
-        hook.remove()
+            driver.worker.model_runner.largest_step().compute()
 
         assert tokens == [300]
         assert driver.logits.shape[0] == 5
+
+
+def test_a_processor_computes_a_few_tokens_of_it(random_llama):
+    with driven_worker(random_llama, engine__max_num_batched_tokens=300) as driver:
+        tokens = []
+        driver.worker.get_model().register_forward_pre_hook(lambda _, inputs: tokens.append(len(inputs[0])))
+        with driver.dispatcher.activate():
+            driver.worker.determine_available_memory()
+
+        assert sum(tokens) < 16
+
+
+def test_a_device_computes_it_whole(random_llama):
+    class OnDevice(Counting):
+        def memory_allocated(self, device):
+            return 0
+
+        reset_peak_memory_stats = max_memory_allocated = memory_allocated
+
+    with driven_worker(random_llama, engine__max_num_batched_tokens=300) as driver, driver.dispatcher.activate():
+        tokens = []
+        driver.worker.get_model().register_forward_pre_hook(lambda _, inputs: tokens.append(len(inputs[0])))
+        measure_step(OnDevice(), DEVICE, driver.worker.model_runner.largest_step())
+
+    assert tokens == [300]
 
 
 def test_tokens_are_drawn_in_the_measured_run_and_requests_draw_the_same_as_without_it(random_llama, monkeypatch):
@@ -144,7 +220,7 @@ def test_tokens_are_drawn_in_the_measured_run_and_requests_draw_the_same_as_with
         with driven_worker(random_llama, engine__max_num_seqs=5) as driver:
             if measured:
                 with driver.dispatcher.activate():
-                    driver.worker.determine_available_memory()
+                    driver.worker.model_runner.largest_step().compute()
             driver.add("a", [1, 2, 3], SamplingParams(temperature=1.0))
             return [*driver.step({"a": 3})["a"], *driver.step({"a": 1})["a"]]
 
@@ -154,12 +230,7 @@ def test_tokens_are_drawn_in_the_measured_run_and_requests_draw_the_same_as_with
 
 def test_the_largest_step_is_no_larger_than_all_requests_together(random_llama):
     with driven_worker(random_llama, engine__max_model_len=20, engine__max_num_seqs=3) as driver:
-        tokens = []
-        driver.worker.get_model().register_forward_pre_hook(lambda _, inputs: tokens.append(len(inputs[0])))
-        with driver.dispatcher.activate():
-            driver.worker.determine_available_memory()
-
-        assert tokens == [60]
+        assert driver.worker.model_runner.largest_step()[:2] == (60, 3)
 
 
 def test_with_an_amount_from_the_user_nothing_is_run_to_measure(random_llama):

@@ -118,7 +118,7 @@ class WorkerBase:
         self.cache_config.kv_cache_layout = layout
 
     def determine_available_memory(self) -> int:
-        """Bytes that the KV cache may take, after a measured run of the largest step. Not asked where no layer has
+        """Bytes that the KV cache may take, beside what the largest step needs. Not asked where no layer has
         a KV cache.
         """
         raise self._not_implemented("determine_available_memory")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import logging
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.forward_context import get_forward_context
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
 from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.worker.op_watcher import OpWatcher
 
 logger = logging.getLogger(__name__)
 
@@ -189,7 +189,7 @@ def plan_memory(buffers: Sequence[Buffer], touched: Sequence[Sequence[int]]) -> 
     return offsets, size
 
 
-class _Seen(TorchDispatchMode):
+class _Seen(OpWatcher):
     """Ops of torch that were called: what was allocated, and what computed. Views are neither."""
 
     def __init__(self) -> None:
@@ -197,15 +197,8 @@ class _Seen(TorchDispatchMode):
         self.allocated: list[torch.Tensor] = []
         self.computed: set[str] = set()
 
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        """A question of torch's: with its usual answer it imports its compiler, which takes two seconds."""
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
+    def saw(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
         if func in _ALLOCATIONS:
             self.allocated.append(result)
         elif not func.is_view:
             self.computed.add(str(func))
-        return result

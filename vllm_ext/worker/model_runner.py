@@ -30,6 +30,7 @@ from vllm_ext.errors import EngineError
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.logprobs import PromptLogprobs
+from vllm_ext.worker.memory import LargestStep
 from vllm_ext.worker.plugin_logits_processors import LogitsProcessors, build_logits_processors
 from vllm_ext.worker.pooling_runner import PoolingRunner
 from vllm_ext.worker.sampler import Sampler, SamplerOutput
@@ -196,20 +197,21 @@ class ModelRunner:
             prompt_logprobs_dict=prompt_logprobs,
         )
 
-    def profile_run(self) -> None:
-        """Compute the largest step, from embedding to drawn tokens, but for attention, which needs a KV cache: for
-        measuring the memory that steps take.
-        """
-        max_num_seqs = self.vllm_config.scheduler_config.max_num_seqs
-        max_model_len = self.vllm_config.model_config.max_model_len
-        num_tokens = min(self.vllm_config.scheduler_config.max_num_batched_tokens, max_num_seqs * max_model_len)
-        positions = torch.arange(num_tokens, device=self.device) % max_model_len
+    def largest_step(self) -> LargestStep:
+        """From embedding to drawn tokens, but for attention, which needs a KV cache: for measuring its memory."""
+        scheduler, max_model_len = self.vllm_config.scheduler_config, self.vllm_config.model_config.max_model_len
+        num_tokens = min(scheduler.max_num_batched_tokens, scheduler.max_num_seqs * max_model_len)
+        num_rows = 0 if self.pooling is not None else min(scheduler.max_num_seqs, num_tokens)
+        return LargestStep(num_tokens, num_rows, self._profile_forward, self._profile_sampling)
+
+    def _profile_forward(self, num_tokens: int) -> torch.Tensor:
+        positions = torch.arange(num_tokens, device=self.device) % self.vllm_config.model_config.max_model_len
         with self.platform.inference_mode():
-            hidden_states = self._forward(torch.zeros_like(positions), positions, None)
-            if self.pooling is not None:
-                return
-            logits = self.model.compute_logits(hidden_states[:max_num_seqs])
-            self.sampler(logits, _drawing_metadata(len(logits)))
+            return self._forward(torch.zeros_like(positions), positions, None)
+
+    def _profile_sampling(self, hidden_states: torch.Tensor) -> None:
+        with self.platform.inference_mode():
+            self.sampler(self.model.compute_logits(hidden_states), _drawing_metadata(len(hidden_states)))
 
     def warm_up(self) -> None:
         """Serve a short prompt and one token after it, in a batch of its own that plugins do not hear of: no state is

@@ -17,7 +17,7 @@ from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.distributed.parallel_state import GroupCoordinator, init_distributed_environment, use_tp_group
 from vllm_ext.errors import EngineError, innermost_cause
 from vllm_ext.worker.loader import load_model
-from vllm_ext.worker.memory import available_kv_cache_memory, measure_peak
+from vllm_ext.worker.memory import available_kv_cache_memory, measure_step
 from vllm_ext.worker.model_runner import ModelRunner
 from vllm_ext.worker.profiler import TorchProfiler
 
@@ -77,7 +77,7 @@ class Worker(WorkerBase):
     def determine_available_memory(self) -> int:
         wanted = self.cache_config.kv_cache_memory_bytes
         if wanted is None:
-            used = measure_peak(self.current_platform, self.device, self.model_runner.profile_run)
+            used = measure_step(self.current_platform, self.device, self.model_runner.largest_step())
         else:
             # The user has decided: nothing to find out by a run that may take seconds.
             used = int(self.current_platform.get_current_memory_usage(self.device))
