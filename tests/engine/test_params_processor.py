@@ -22,9 +22,43 @@ def ids(text: str) -> tuple[int, ...]:
     return tuple(TOKENIZER.encode(text).ids)
 
 
-def test_parameters_that_need_nothing_are_handed_through():
+def test_parameters_that_need_nothing_stay_as_they_are():
     for params in (SamplingParams(), SamplingParams(temperature=0, stop="x"), SamplingParams(top_p=0.5, logprobs=2)):
-        assert PROCESSOR.process_params(params) is params
+        assert PROCESSOR.process_params(params) == params
+
+
+def test_what_the_user_changes_later_is_of_later_requests():
+    params = SamplingParams(seed=1, logit_bias={3: 1.0}, stop=["x"])
+    made = PROCESSOR.process_params(params)
+
+    params.seed = 2
+    params.logit_bias[3] = 9.0
+    params.stop.append("y")
+
+    assert (made.seed, made.logit_bias, made.stop) == (1, {3: 1.0}, ["x"])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("max_tokens", 0, "max_tokens is 0; it takes an integer, at least 1"),
+        ("temperature", -3, "temperature is -3; it takes a number, from 0.0"),
+        ("allowed_token_ids", [10**6], "allowed_token_ids has token id 1000000"),
+    ],
+)
+def test_what_was_assigned_is_checked_like_what_it_was_made_of(name, value, message):
+    params = SamplingParams()
+    setattr(params, name, value)
+
+    with pytest.raises(InvalidRequest, match=message):
+        PROCESSOR.process_params(params)
+
+
+def test_a_stop_string_that_was_assigned_is_one():
+    params = SamplingParams()
+    params.stop = "xyz"
+
+    assert PROCESSOR.process_params(params).stop == ["xyz"]
 
 
 def test_those_of_the_user_are_never_changed():
@@ -58,6 +92,27 @@ def test_a_bad_word_that_is_no_token_is_refused():
 
     with pytest.raises(InvalidRequest, match="bad_words has 'x', which the tokenizer turns into no token at all"):
         ParamsProcessor(FastTokenizer(tokenizer), frozenset(), 420).process_params(SamplingParams(bad_words=["x"]))
+
+
+def test_a_bad_word_with_a_token_that_the_model_does_not_have_forbids_nothing():
+    tokenizer = byte_level_tokenizer()
+    size = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["FOO"])
+    processor = ParamsProcessor(FastTokenizer(tokenizer), frozenset(), size)
+
+    assert processor.process_params(SamplingParams(bad_words=["aFOO"])).bad_words_token_ids == ()
+    assert processor.process_params(SamplingParams(bad_words=["aFOO", "a"])).bad_words_token_ids[0] == ids("a")
+
+
+@pytest.mark.parametrize("values", [{}, {"min_tokens": 1}])
+def test_bad_words_that_leave_no_allowed_token_are_refused(values):
+    (a,), (b,) = ids("a"), ids("b")
+    allowed = [a, b] if not values else [a, b, 7]
+    params = SamplingParams(bad_words=["a", "b"], allowed_token_ids=allowed, **values)
+
+    with pytest.raises(InvalidRequest, match=r"bad_words is \['a', 'b'\], which leaves none of allowed_token_ids"):
+        PROCESSOR.process_params(params)
+    PROCESSOR.process_params(SamplingParams(bad_words=["a", "b"], allowed_token_ids=[*allowed, a + b + 1]))
 
 
 def test_half_a_surrogate_pair_is_refused():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from transformers import LlamaConfig
@@ -9,6 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply
 
 from vllm_ext.contracts.vllm_config import HFConfig
 from vllm_ext.errors import CheckpointError, UnsupportedModel
+from vllm_ext.layers.rope_scaling import Rope
 from vllm_ext.layers.rotary_embedding import get_rope
 
 HEAD_SIZE, TRAINED, SERVED = 16, 64, 200
@@ -62,6 +65,29 @@ def test_dynamic_scaling_changes_nothing_where_sequences_are_no_longer_than_thos
     plain, dynamic = (rope(positions, x)[0] for rope in rotated)
 
     torch.testing.assert_close(plain, dynamic)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 700.0}, "rope_scaling": KINDS["linear"]},
+        {"rope_parameters": KINDS["linear"], "rope_theta": 700.0, "rope_scaling": KINDS["yarn"]},
+        {"rope_parameters": KINDS["yarn"] | {"rope_theta": 700.0}, "original_max_position_embeddings": 40},
+        {"rope_parameters": KINDS["yarn, original length"], "original_max_position_embeddings": 40},
+        {"rope_parameters": KINDS["llama3"], "original_max_position_embeddings": 24},
+        {"rope_parameters": {k: v for k, v in KINDS["llama3"].items() if k != "original_max_position_embeddings"}},
+        {"rope_parameters": KINDS["linear"], "original_max_position_embeddings": 24},
+    ],
+)
+def test_what_lies_beside_the_parameters_counts_as_for_transformers(tmp_path, values):
+    config = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": TRAINED}
+    (tmp_path / "config.json").write_text(json.dumps(config | values))
+    theirs = LlamaRotaryEmbedding(LlamaConfig.from_pretrained(tmp_path))
+
+    frequencies, factor = Rope.read(HFConfig(config | values), HEAD_SIZE, SERVED).frequencies()
+
+    torch.testing.assert_close(frequencies, theirs.inv_freq)
+    assert factor == pytest.approx(theirs.attention_scaling)
 
 
 @pytest.mark.parametrize("key", ["rope_type", "type"])

@@ -95,6 +95,7 @@ def test_what_a_family_does_not_have_is_refused(written, tmp_path, name, changes
         ("mistral", {"sliding_window": -1}, "sliding_window is -1; it takes a whole number from 1 on"),
         ("qwen2", {"layer_types": ["full_attention"]}, "takes a list with a type for each of 3 layers"),
         ("qwen2", {"num_key_value_heads": 3}, "4 heads cannot share 3 KV heads evenly"),
+        ("llama", {"rms_norm_eps": "1e-6"}, "rms_norm_eps is '1e-6'; it takes a number above 0"),
     ],
 )
 def test_a_wrong_value_is_named(written, tmp_path, name, changes, message):
@@ -116,3 +117,11 @@ def test_an_absent_key_means_what_it_means_to_transformers(written, tmp_path):
             windows.append({spec.sliding_window for spec in driver.worker.get_kv_cache_spec().values()})
 
     assert windows == [{None}, {4096}]
+
+
+def test_a_window_that_is_null_is_none_where_layers_would_have_one(written, tmp_path):
+    changes = {"layer_types": None, "use_sliding_window": True, "max_window_layers": 0, "sliding_window": None}
+    model = copy_with_config(written("qwen2"), tmp_path, changes)
+
+    with driven_worker(model) as driver:
+        assert {spec.sliding_window for spec in driver.worker.get_kv_cache_spec().values()} == {None}

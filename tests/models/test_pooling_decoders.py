@@ -14,6 +14,7 @@ from support.families import ADAPTED, NATIVE, write_model
 
 from vllm_ext import LLM
 from vllm_ext.contracts.pooling_params import PoolingParams
+from vllm_ext.errors import UnsupportedModel
 
 PROMPTS = [[5, 9, 200, 17, 3], [7], list(range(10, 74)), [5, 9, 200, 17, 3, 8, 8, 8], list(range(10, 60))]
 POOL = {"LAST": lambda s: s[-1], "MEAN": lambda s: s.mean(dim=0), "CLS": lambda s: s[0]}
@@ -44,6 +45,32 @@ def test_the_last_tokens_state_is_the_embedding(tmp_path, name):
         outputs = llm.embed(PROMPTS)
 
     check(outputs, directory, "LAST")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "dummy"])
+@pytest.mark.parametrize("name", ["llama", "mistral", "qwen2", "qwen3"])
+def test_tokens_that_see_all_of_the_prompt_have_the_states_of_transformers(plugins, tmp_path, name, platform):
+    plugins.project("vllm_ext_dummy_platform")
+    directory = write_model(tmp_path / "model", NATIVE[name] | {"is_causal": False})
+
+    with LLM(directory, platform=platform, runner="pooling", pooling_type="MEAN") as llm:
+        outputs = llm.embed(PROMPTS)
+
+    check(outputs, directory, "MEAN")
+
+
+def test_none_is_generated_after_them(tmp_path):
+    directory = write_model(tmp_path / "model", NATIVE["llama"] | {"is_causal": False})
+
+    with pytest.raises(UnsupportedModel, match=r"is_causal is false.*set engine.runner to pooling for embeddings"):
+        LLM(directory, platform="cpu")
+
+
+def test_windows_in_both_directions_are_refused(tmp_path):
+    directory = write_model(tmp_path / "model", NATIVE["mistral, window"] | {"is_causal": False})
+
+    with pytest.raises(UnsupportedModel, match="is_causal is false, and a sliding window in both directions"):
+        LLM(directory, platform="cpu", runner="pooling")
 
 
 @pytest.mark.parametrize("pooling_type", ["MEAN", "CLS"])

@@ -18,6 +18,8 @@ from vllm_ext.errors import InvalidRequest
 
 _GREEDY_BELOW = 1e-5
 _SEEDS = (-(2**63), 2**64 - 1)
+_SMALLEST, _LARGEST = 1e-30, 1e30
+"""What logits are divided by and multiplied with is float32, and so is what comes of it."""
 
 
 class SamplingParams(msgspec.Struct, kw_only=True):
@@ -28,7 +30,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
 
     Args:
         n: completions to generate for the prompt; more than one needs a temperature above 0.
-        temperature: 0 is greedy; larger is more random. Defaults to 1.0, as in vLLM.
+        temperature: up to 1e30: 0 is greedy; larger is more random. Defaults to 1.0, as in vLLM.
         top_p: in (0, 1]: only the likeliest tokens whose probabilities together reach it; 1 is off.
         top_k: only so many of the likeliest tokens; 0 (or -1) is off.
         min_p: in [0, 1]: only tokens of at least this share of the likeliest token's probability; 0 is off.
@@ -36,8 +38,8 @@ class SamplingParams(msgspec.Struct, kw_only=True):
             of ``n`` has the seed ``seed + i``.
         presence_penalty: in [-2, 2]: taken off the logit of each token that the output has.
         frequency_penalty: in [-2, 2]: taken off for each time that the output has the token.
-        repetition_penalty: above 0: divides positive logits of tokens in prompt or output, and multiplies negative
-            ones; 1 is off.
+        repetition_penalty: from 1e-30 to 1e30: divides positive logits of tokens in prompt or output, and multiplies
+            negative ones; 1 is off.
         max_tokens: number of tokens to generate at most; ``None`` is limited only by ``max_model_len``.
         min_tokens: tokens to generate before one that ends the request, or a stop string, can come.
         stop: a string or strings that end generation; the text returned ends before them.
@@ -125,13 +127,13 @@ class SamplingParams(msgspec.Struct, kw_only=True):
 
     def _check_choice(self) -> None:
         check_integer("n", self.n, low=1)
-        check_number("temperature", self.temperature, low=0.0)
+        check_number("temperature", self.temperature, low=0.0, high=_LARGEST)
         check_number("top_p", self.top_p, low=0.0, high=1.0, low_included=False)
-        check_integer("top_k", self.top_k, low=-1)
+        check_integer("top_k", self.top_k, low=-1, high=2**31 - 1)
         check_number("min_p", self.min_p, low=0.0, high=1.0)
         check_number("presence_penalty", self.presence_penalty, low=-2.0, high=2.0)
         check_number("frequency_penalty", self.frequency_penalty, low=-2.0, high=2.0)
-        check_number("repetition_penalty", self.repetition_penalty, low=0.0, low_included=False)
+        check_number("repetition_penalty", self.repetition_penalty, low=_SMALLEST, high=_LARGEST)
         if self.seed is not None:
             check_integer("seed", self.seed, low=_SEEDS[0], high=_SEEDS[1])
         if self.n > 1 and self.is_greedy:
@@ -172,6 +174,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
                 raise InvalidRequest("allowed_token_ids is []; it takes at least one token id, or None for all")
         if self.logit_bias is not None:
             check_logit_bias(self.logit_bias)
+            self.logit_bias = dict(self.logit_bias)
         if self.extra_args is not None:
             check_extra_args(self.extra_args)
 

@@ -6,6 +6,7 @@ changed. One object belongs to one engine.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -61,16 +62,33 @@ class HFConfig:
             )
         return value
 
+    def positive_number(self, key: str, default: float) -> float:
+        """The value of ``key``, or ``default`` where it is absent or null.
+
+        Raises:
+            CheckpointError: it is no finite number above 0.
+        """
+        value = self.get(key, default)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+            raise CheckpointError(f"{self.source or 'config.json'}: {key} is {value!r}; it takes a number above 0")
+        return value
+
     @property
     def rope_parameters(self) -> dict[str, Any]:
-        """How positions are rotated: the new key ``rope_parameters``, or the old ``rope_scaling``; maybe empty.
+        """How positions are rotated: the old key ``rope_scaling``, or the new ``rope_parameters``; maybe empty.
+
+        As in transformers, the old key counts where both are there: it was added by hand to a file that has the new
+        one. The length that a model was trained on is looked for beside them, too.
 
         Raises:
             CheckpointError: it is no object.
         """
-        rope = self.get("rope_parameters") or self.get("rope_scaling") or {}
+        rope = self.get("rope_scaling") or self.get("rope_parameters") or {}
         if not isinstance(rope, dict):
             raise CheckpointError(f"{self.source or 'config.json'}: rope parameters are {rope!r}; they take an object")
+        trained = self.get("original_max_position_embeddings")
+        if trained is not None and rope.get("rope_type", rope.get("type")) in ("llama3", "yarn"):
+            return rope | {"original_max_position_embeddings": trained}
         return rope
 
     def to_dict(self) -> dict[str, Any]:

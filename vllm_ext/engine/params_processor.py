@@ -37,13 +37,15 @@ class ParamsProcessor:
         self._worker_cls = worker_cls
 
     def process_params(self, params: SamplingParams) -> SamplingParams:
-        """``params``, or a copy of it with what the worker needs besides.
+        """A copy of ``params``, which may be changed meanwhile, with what the worker needs besides.
 
         Raises:
-            InvalidRequest: model or worker cannot do it; the text names the parameter.
+            InvalidRequest: a value is out of range, or model or worker cannot do it; the text names the parameter.
         """
         if not isinstance(params, SamplingParams):
             raise InvalidRequest(f"params is {params!r}; it takes SamplingParams")
+        # What was assigned since it was made is checked here.
+        params = msgspec.structs.replace(params)
         used = params.worker_params()
         self._check_worker(used)
         if not used:
@@ -54,9 +56,9 @@ class ParamsProcessor:
         if not params.min_tokens and not params.bad_words:
             return params
         stopping = self._stop_token_ids(params) if params.min_tokens else frozenset()
-        return msgspec.structs.replace(
-            params, _all_stop_token_ids=stopping, _bad_words_token_ids=self._bad_words(params.bad_words or ())
-        )
+        bad_words = self._bad_words(params.bad_words or ())
+        _check_choice_is_left(params, stopping, bad_words)
+        return msgspec.structs.replace(params, _all_stop_token_ids=stopping, _bad_words_token_ids=bad_words)
 
     def _check_worker(self, used: list[str]) -> None:
         if refused := [name for name in used if name not in self._supported]:
@@ -83,14 +85,7 @@ class ParamsProcessor:
     def _stop_token_ids(self, params: SamplingParams) -> frozenset[int]:
         """As in vLLM, an end of sequence that is ignored is among them."""
         wanted = self._eos_token_ids.union(params.stop_token_ids or ())
-        stopping = frozenset(token_id for token_id in wanted if 0 <= token_id < self._vocab_size)
-        allowed = params.allowed_token_ids
-        if allowed is not None and stopping.issuperset(allowed):
-            raise InvalidRequest(
-                f"min_tokens is {params.min_tokens}, and every token of allowed_token_ids {allowed} ends the request; "
-                "it takes 0 there, or another token to be allowed"
-            )
-        return stopping
+        return frozenset(token_id for token_id in wanted if 0 <= token_id < self._vocab_size)
 
     def _bad_words(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
         """Token sequences of the words, as they stand at the beginning of a text and within it.
@@ -105,14 +100,34 @@ class ParamsProcessor:
             sequences[alone] = None
             if within and within[0] != alone[0] and len(within) == len(alone):
                 sequences[within] = None
-        return tuple(sequences)
+        # One with a token that the model does not have is never generated.
+        return tuple(sequence for sequence in sequences if max(sequence) < self._vocab_size)
 
     def _encode(self, text: str) -> tuple[int, ...]:
         try:
             ids = self._tokenizer.encode(text, add_special_tokens=False)
         except Exception as error:  # the library raises bare Exception
             raise InvalidRequest(f"bad_words has {text!r}, which cannot be tokenized: {error}") from error
-        return tuple(token_id for token_id in ids if token_id < self._vocab_size)
+        return tuple(ids)
+
+
+def _check_choice_is_left(
+    params: SamplingParams, stopping: frozenset[int], bad_words: tuple[tuple[int, ...], ...]
+) -> None:
+    """InvalidRequest where none of the allowed tokens may come."""
+    allowed = params.allowed_token_ids
+    if allowed is None:
+        return
+    if stopping.issuperset(allowed):
+        raise InvalidRequest(
+            f"min_tokens is {params.min_tokens}, and every token of allowed_token_ids {allowed} ends the request; "
+            "it takes 0 there, or another token to be allowed"
+        )
+    if stopping.union(sequence[0] for sequence in bad_words if len(sequence) == 1).issuperset(allowed):
+        raise InvalidRequest(
+            f"bad_words is {params.bad_words}, which leaves none of allowed_token_ids {allowed}; it takes other words, "
+            "or another token to be allowed"
+        )
 
 
 def plain_data(name: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _dynamic(rope: Rope) -> tuple[torch.Tensor, float]:
 def _llama3(rope: Rope) -> tuple[torch.Tensor, float]:
     """Slow angles are divided by ``factor``, fast ones kept, those between interpolated."""
     low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
-    factor, length = rope.number("factor"), rope.number("original_max_position_embeddings")
+    factor, length = rope.number("factor"), rope.number("original_max_position_embeddings", rope.trained_length)
     plain = rope.plain()
     keep = ((length * plain / (2 * math.pi) - low) / (high - low)).clamp(0, 1)
     return keep * plain + (1 - keep) * plain / factor, 1.0

@@ -12,8 +12,9 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from vllm_ext.attention.layer import Attention
+from vllm_ext.attention.layer import Attention, EncoderOnlyAttention
 from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.errors import UnsupportedModel
 from vllm_ext.layers.activation import get_act_and_mul_fn
 from vllm_ext.layers.layernorm import RMSNorm
 from vllm_ext.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
@@ -62,13 +63,9 @@ class DecoderAttention(nn.Module):
             self.q_norm = RMSNorm(self.head_size, config.rms_norm_eps)
             self.k_norm = RMSNorm(self.head_size, config.rms_norm_eps)
         self.rotary_emb = rotary_emb
-        self.attn = Attention(
-            num_heads,
-            self.head_size,
-            self.head_size**-0.5,
-            num_kv_heads,
-            per_layer_sliding_window=window,
-            prefix=f"{prefix}.attn",
+        sizes = num_heads, self.head_size, self.head_size**-0.5, num_kv_heads, f"{prefix}.attn"
+        self.attn = (
+            Attention(*sizes, per_layer_sliding_window=window) if config.is_causal else EncoderOnlyAttention(*sizes)
         )
         self.o_proj = RowParallelLinear(
             config.num_heads * self.head_size, hidden, config.o_bias, self.qkv_proj.query_columns
@@ -161,6 +158,11 @@ class DecoderForCausalLM(ConfiguredModel, nn.Module):
         super().__init__()
         hf_config, max_model_len = vllm_config.model_config.hf_config, vllm_config.model_config.max_model_len
         config: DecoderConfig = self.read_config(hf_config)
+        if not config.is_causal and vllm_config.model_config.runner_type == "generate":
+            raise UnsupportedModel(
+                f"{hf_config.source}: is_causal is false: every token sees all of the prompt, so that none can be "
+                "generated after it; set engine.runner to pooling for embeddings"
+            )
         rotary_emb = get_rope(hf_config, config.head_size, max_model_len)
         self.tied = config.tie_word_embeddings
         self.model = DecoderModel(config, rotary_emb, f"{prefix}.model" if prefix else "model")

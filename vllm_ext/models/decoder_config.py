@@ -23,6 +23,7 @@ class DecoderConfig:
             feed-forward have biases.
         qk_norm: whether each head of query and key is normalised before it is rotated.
         hidden_act: of the gate, by the name in ``config.json``.
+        is_causal: whether a token sees those before it only; else all of the prompt, for embeddings.
     """
 
     hidden_size: int
@@ -39,6 +40,7 @@ class DecoderConfig:
     mlp_bias: bool = False
     qk_norm: bool = False
     hidden_act: str = "silu"
+    is_causal: bool = True
 
     @classmethod
     def read(
@@ -59,7 +61,7 @@ class DecoderConfig:
 
         Raises:
             CheckpointError: a size is missing or no positive number, or heads do not share KV heads evenly.
-            UnsupportedModel: an activation that no layer has.
+            UnsupportedModel: an activation that no layer has, or windows in both directions.
         """
         if (activation := config.get("hidden_act", "silu")) not in GATED_ACTIVATIONS:
             raise UnsupportedModel(
@@ -73,6 +75,11 @@ class DecoderConfig:
         num_kv_heads = config.positive_int("num_key_value_heads", num_kv_heads)
         if num_heads % num_kv_heads:
             raise CheckpointError(f"{config.source}: {num_heads} heads cannot share {num_kv_heads} KV heads evenly")
+        is_causal = bool(config.get("is_causal", True))
+        if not is_causal and windows and any(windows):
+            raise UnsupportedModel(
+                f"{config.source}: is_causal is false, and a sliding window in both directions no layer has"
+            )
         return cls(
             hidden_size=hidden_size,
             intermediate_size=config.positive_int("intermediate_size"),
@@ -80,10 +87,11 @@ class DecoderConfig:
             num_kv_heads=num_kv_heads,
             head_size=config.positive_int("head_dim", head_size or hidden_size // num_heads),
             vocab_size=config.positive_int("vocab_size"),
-            rms_norm_eps=config.get("rms_norm_eps", 1e-6),
+            rms_norm_eps=config.positive_number("rms_norm_eps", 1e-6),
             tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
             windows=windows or (None,) * config.positive_int("num_hidden_layers"),
             hidden_act=activation,
+            is_causal=is_causal,
             **parts,
         )
 
@@ -108,7 +116,7 @@ def windows_by_layer_type(config: HFConfig) -> tuple[int | None, ...]:
     num_layers = config.positive_int("num_hidden_layers")
     types: Any = config.get("layer_types")
     if types is None:
-        first = getattr(config, "max_window_layers", 28)
+        first = config.get("max_window_layers", 28)
         types = [SLIDING if i >= first else FULL for i in range(num_layers)]
     if not isinstance(types, list) or len(types) != num_layers:
         raise CheckpointError(
@@ -120,7 +128,7 @@ def windows_by_layer_type(config: HFConfig) -> tuple[int | None, ...]:
             f"{SLIDING}"
         )
     # Written down even where it is not in use.
-    window = config.positive_int("sliding_window", 4096) if config.get("use_sliding_window", False) else None
+    (window, *_) = window_of_all_layers(config, 4096) if config.get("use_sliding_window", False) else (None,)
     return tuple(window if kind == SLIDING else None for kind in types)
 
 

@@ -65,6 +65,10 @@ class EncoderConfig:
             raise UnsupportedModel(
                 f"{config.source}: position_embedding_type {kind!r} is not supported; supported: absolute"
             )
+        if config.get("is_decoder", False):
+            raise UnsupportedModel(
+                f"{config.source}: is_decoder is true, and an encoder's tokens see all of the prompt"
+            )
         epsilon = config.get("layer_norm_eps", 1e-12)
         if not isinstance(epsilon, int | float) or isinstance(epsilon, bool) or epsilon < 0:
             raise CheckpointError(f"{config.source}: layer_norm_eps is {epsilon!r}; it takes a number from 0 on")
