@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,24 @@ def test_a_model_on_two_processes_gives_the_logits_of_one(tmp_path, random_llama
         for rank in range(2):
             logits = torch.load(tmp_path / f"logits{rank}", weights_only=True)
             torch.testing.assert_close(logits, torch.cat((prefill, driver.logits)), atol=1e-4, rtol=0)
+
+
+def test_groups_can_be_made_whichever_of_the_older_ones_have_ended(random_llama, coordinator):
+    """torch counts groups to name them."""
+    made = [GroupCoordinator("tp:0", [0], DEVICE, make_dispatcher(random_llama)) for _ in range(2)]
+    made.pop(0).destroy()
+    made += [GroupCoordinator("tp:0", [0], DEVICE, make_dispatcher(random_llama)) for _ in range(2)]
+
+    for group in made:
+        assert group.all_reduce(torch.ones(1)).tolist() == [1.0]
+        group.destroy()
+
+
+def test_groups_can_be_made_in_several_threads_at_once(random_llama, coordinator):
+    dispatchers = [make_dispatcher(random_llama) for _ in range(8)]
+
+    with ThreadPoolExecutor(8) as pool:
+        made = list(pool.map(lambda dispatcher: GroupCoordinator("tp:0", [0], DEVICE, dispatcher), dispatchers))
+
+    for group in made:
+        group.destroy()

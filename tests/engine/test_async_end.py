@@ -145,6 +145,19 @@ class TestTheEnd:
 
         run(main)
 
+    def test_shutdown_while_prompts_are_tokenized_tells_everybody_and_cancels_nobody(self, make_async_llm):
+        engine = make_async_llm()
+
+        async def main() -> None:
+            tasks = [asyncio.create_task(collect(engine, "again " * 2000, greedy(3))) for _ in range(20)]
+            await asyncio.sleep(0.01)
+            engine.shutdown()
+            await asyncio.wait(tasks)
+
+            assert [type(task.exception()) for task in tasks if not task.cancelled()] == [EngineError] * 20
+
+        run(main)
+
     def test_leaving_the_context_does_not_block_the_loop(self, make_async_llm):
         engine = make_async_llm(slow(0.2))
         ticks = []

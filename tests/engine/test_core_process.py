@@ -5,14 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 from support.async_engine import greedy, tokens_of
+from support.faulty_workers import NeedsMore
 from support.processes import marked_processes, nothing_left
 
 from vllm_ext.engine.async_llm import AsyncLLM
+from vllm_ext.engine.core_process_messages import Kind
 from vllm_ext.engine.llm import LLM
+from vllm_ext.engine.processes.channel import Frame
 from vllm_ext.errors import EngineError
 
 
@@ -87,3 +92,66 @@ def test_a_worker_that_is_killed_ends_the_requests_with_its_rank(engine):
 
     with pytest.raises(EngineError, match=r"worker 1 \(PID \d+\).* was killed by SIGKILL"):
         asyncio.run(use())
+
+
+def test_a_call_that_the_core_cannot_read_is_answered_and_the_engine_goes_on(engine):
+    async def use() -> None:
+        for value in ("\ud800", NeedsMore(1, 2)):
+            with pytest.raises(EngineError, match="cannot pass to another process|that it cannot make"):
+                await engine.collective_rpc("check_health", args=(value,))
+        assert len(await tokens_of(engine, [5, 6, 7], greedy(3))) == 3
+
+    asyncio.run(use())
+
+
+def test_a_message_that_nobody_can_read_ends_the_engine_and_everybody_hears_of_it(engine):
+    async def use() -> None:
+        stream = engine.generate([5, 6, 7], greedy(200))
+        await anext(stream)
+        engine._client._process.channel.send(Frame(Kind.MESSAGE, b"\xc1"))
+        async for _ in stream:
+            continue
+
+    with pytest.raises(EngineError, match="the engine core stopped"):
+        asyncio.run(asyncio.wait_for(use(), 20))
+
+
+@pytest.mark.parametrize("settings", [{"core_process": True}, MULTIPROC, {"core_process": True} | MULTIPROC])
+def test_a_worker_that_cannot_say_what_it_can_do_ends_the_start_with_the_reason(mark, random_llama, settings):
+    overrides = {"worker.cls": "support.faulty_workers.KnowsNothing"}
+
+    with pytest.raises(EngineError, match=r"worker .*KnowsNothing failed|worker \d .*get_supported_sampling_params"):
+        AsyncLLM(random_llama, platform="cpu", kv_cache_memory=1 << 20, overrides=overrides, **settings)
+
+
+@pytest.mark.parametrize("kind", ["core process", "thread", "uniproc"])
+def test_a_forked_copy_ends_by_itself_and_leaves_the_engine_alone(random_llama, kind):
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS, str(random_llama), kind], capture_output=True, text=True, timeout=60, check=False
+    )
+
+    assert (done.returncode, done.stdout) == (0, "0\n3 tokens\n"), done.stderr
+
+
+FORKS = """
+import asyncio, os, sys
+from vllm_ext import AsyncLLM, LLM, SamplingParams
+def main():
+    settings = dict(dtype="float32", platform="cpu", kv_cache_memory=1 << 20)
+    params = SamplingParams(temperature=0, max_tokens=3, ignore_eos=True)
+    if sys.argv[2] == "uniproc":
+        engine = LLM(sys.argv[1], **settings)
+    else:
+        engine = AsyncLLM(sys.argv[1], core_process=sys.argv[2] == "core process", **settings)
+    if not (child := os.fork()):
+        sys.exit(0)
+    print(os.waitpid(child, 0)[1])
+    async def last():
+        async for output in engine.generate([5, 6, 7], params):
+            found = output
+        return found
+    output = engine.generate([5, 6, 7], params)[0] if isinstance(engine, LLM) else asyncio.run(last())
+    print(len(output.outputs[0].token_ids), "tokens")
+    engine.close() if isinstance(engine, LLM) else engine.shutdown()
+main()
+"""

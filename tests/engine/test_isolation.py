@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import shutil
+import signal
 import weakref
 
 import pytest
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer, models
 
 from vllm_ext import LLM, SamplingParams
 from vllm_ext.errors import ContractError, EngineError, InvalidRequest
+from vllm_ext.worker.logits_processors import MinTokensLogitsProcessor
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 POISON = 400
@@ -140,3 +142,67 @@ def test_a_torch_dtype_is_as_good_as_its_name(random_llama, engines):
     engines.append(llm)
 
     assert llm.llm_engine.vllm_config.model_config.dtype is torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"request_id": "\ud83d"},
+        {"params": SamplingParams(stop="\ud83d")},
+        {"params": SamplingParams(stop_token_ids=[2**64])},
+        {"priority": 2**64},
+    ],
+    ids=["id", "stop", "stop_token_ids", "priority"],
+)
+def test_what_no_message_can_hold_is_refused_before_others_meet_it(random_llama, engines, change):
+    llm = LLM(random_llama, scheduling_policy="priority")
+    engines.append(llm)
+    engine = llm.llm_engine
+    engine.add_request("good", [5, 6, 7], GREEDY)
+
+    with pytest.raises(InvalidRequest, match="cannot be served: "):
+        engine.add_request(**({"request_id": "bad", "prompt": [5, 6, 7], "params": SamplingParams()} | change))
+    ended = []
+    while engine.has_unfinished_requests():
+        ended += [output.request_id for output in engine.step() if output.finished]
+
+    assert ended == ["good"]
+
+
+def test_an_interrupt_between_two_logits_processors_is_of_that_step_alone(random_llama, engines, monkeypatch):
+    llm = LLM(random_llama)
+    engines.append(llm)
+    params = SamplingParams(temperature=0.8, min_p=0.05, max_tokens=10, seed=1)
+    expected = tokens(llm.generate([[1, 2, 3]] * 4, params))[0]
+
+    def interrupted(self, update):
+        monkeypatch.undo()
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(MinTokensLogitsProcessor, "update_state", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        llm.generate([[1, 2, 3]], params)
+
+    assert tokens(llm.generate([[1, 2, 3]], params)) == [expected]
+
+
+def test_weights_that_were_put_in_the_place_of_others_are_used_by_the_next_step(random_llama, engines):
+    llm = LLM(random_llama, enable_prefix_caching=False)
+    engines.append(llm)
+    before = tokens(llm.generate([[5, 6, 7]], GREEDY))
+
+    def exchange(model: torch.nn.Module) -> None:
+        for number, parameter in enumerate(model.parameters()):
+            parameter.data = parameter.data + 0.3 * torch.randn(
+                parameter.shape, generator=torch.Generator().manual_seed(number)
+            )
+
+    llm.apply_model(exchange)
+    (got,) = tokens(llm.generate([[5, 6, 7]], GREEDY))
+    # The same weights, with every token as part of a prompt.
+    prompt = [5, 6, 7]
+    for _ in got:
+        prompt += llm.generate([prompt], SamplingParams(temperature=0, max_tokens=1))[0].outputs[0].token_ids
+
+    assert got == prompt[3:]
+    assert [got] != before

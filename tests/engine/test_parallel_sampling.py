@@ -125,3 +125,18 @@ def test_an_id_with_completions_in_flight_is_refused(engine, again):
     assert len(run(engine)) == 1
     engine.add_request("a", PROMPTS[0], sampled(again))
     run(engine)
+
+
+def test_an_abort_does_not_reach_a_request_that_has_the_id_of_a_completion_that_ended(llm, engine):
+    (output,) = llm.generate([PROMPTS[0]], sampled(2))
+    (first, second) = (completion.token_ids for completion in output.outputs)
+    (stop,) = [token for token in first if token not in second][:1]
+    engine.add_request("x", PROMPTS[0], sampled(2, max_tokens=100, stop_token_ids=[stop]))
+    while engine.output_processor.is_in_flight("0_x"):
+        engine.step()
+    engine.add_request("0_x", PROMPTS[1], sampled(1))
+
+    engine.abort_request("x")
+
+    reasons = {output.request_id: output.outputs[-1].finish_reason for output in run(engine) if output.finished}
+    assert reasons == {"x": "abort", "0_x": "length"}

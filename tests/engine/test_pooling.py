@@ -350,7 +350,7 @@ class TestModelOfAPlugin:
 
         with LLM(model, platform="cpu") as llm:
             # It is a decoder then, which is made into one that pools.
-            assert set(llm.llm_engine.engine_core.capabilities().tasks) == {"embed", "token_embed", "plugin"}
+            assert set(llm.llm_engine.engine_core.capabilities.tasks) == {"embed", "token_embed", "plugin"}
 
 
 # Parts ----------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import resource
 import signal
@@ -10,6 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ext.worker.worker import Worker
+
+
+@dataclasses.dataclass
+class NeedsMore:
+    """What it is made of is more than what it has."""
+
+    first: int
+    more: dataclasses.InitVar[int]
 
 
 def is_rank_1() -> bool:
@@ -21,6 +30,11 @@ class KilledInAStep(Worker):
         if is_rank_1():
             os.kill(os.getpid(), signal.SIGKILL)
         return super().execute_model(scheduler_output)
+
+
+class KnowsNothing(Worker):
+    def get_supported_sampling_params(self) -> frozenset[str]:
+        raise RuntimeError("no idea what I support")
 
 
 class OneFailsToLoad(Worker):

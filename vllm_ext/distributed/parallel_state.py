@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 
 TP_GROUP = "tp:0"
+
+_making_groups = threading.Lock()
+"""Engines may start in several threads, and torch counts groups."""
 
 
 class GroupCoordinator:
@@ -42,11 +46,11 @@ class GroupCoordinator:
         self.world_size = len(ranks)
         self.rank_in_group = ranks.index(dist.get_rank())
         backend = dispatcher.platform.dist_backend or "gloo"
-        self.cpu_group = dist.new_group(ranks, backend="gloo", use_local_synchronization=True)
+        self.cpu_group = _new_group(ranks, "gloo")
         self.device_group = self.cpu_group
         try:
             if backend != "gloo":
-                self.device_group = dist.new_group(ranks, backend=backend, use_local_synchronization=True)
+                self.device_group = _new_group(ranks, backend)
             self.communicator: DeviceCommunicatorBase = dispatcher.communicator_factory(
                 cpu_group=self.cpu_group,
                 device=device,
@@ -66,55 +70,55 @@ class GroupCoordinator:
         return self.communicator
 
     def all_reduce(self, input_: Tensor) -> Tensor:
-        """See :meth:`DeviceCommunicatorBase.all_reduce`; so for all that follow."""
+        """The sum over the ranks, as :meth:`DeviceCommunicatorBase.all_reduce`; may be ``input_`` itself."""
         return self.communicator.all_reduce(input_)
 
     def all_gather(self, input_: Tensor, dim: int = -1) -> Tensor:
-        """The sum over the ranks, as :meth:`DeviceCommunicatorBase.all_reduce`; may be ``input_`` itself."""
+        """All ranks' inputs side by side along ``dim``, as :meth:`DeviceCommunicatorBase.all_gather`."""
         return self.communicator.all_gather(input_, dim)
 
     def all_gatherv(
         self, input_: Tensor | list[Tensor], dim: int = 0, sizes: list[int] | None = None
     ) -> Tensor | list[Tensor]:
-        """All ranks' inputs side by side along ``dim``, as :meth:`DeviceCommunicatorBase.all_gather`."""
+        """The same of inputs of uneven ``sizes`` along ``dim``, as :meth:`DeviceCommunicatorBase.all_gatherv`."""
         return self.communicator.all_gatherv(input_, dim, sizes)
 
     def reduce_scatter(self, input_: Tensor, dim: int = -1) -> Tensor:
-        """The same of inputs of uneven ``sizes`` along ``dim``, as :meth:`DeviceCommunicatorBase.all_gatherv`."""
+        """This rank's slice of the sum along ``dim``, as :meth:`DeviceCommunicatorBase.reduce_scatter`."""
         return self.communicator.reduce_scatter(input_, dim)
 
     def reduce_scatterv(self, input_: Tensor, dim: int = -1, sizes: list[int] | None = None) -> Tensor:
-        """This rank's slice of the sum along ``dim``, as :meth:`DeviceCommunicatorBase.reduce_scatter`."""
+        """The same with slices of uneven ``sizes``, as :meth:`DeviceCommunicatorBase.reduce_scatterv`."""
         return self.communicator.reduce_scatterv(input_, dim, sizes)
 
     def gather(self, input_: Tensor, dst: int = 0, dim: int = -1) -> Tensor | None:
-        """The same with slices of uneven ``sizes``, as :meth:`DeviceCommunicatorBase.reduce_scatterv`."""
+        """All inputs side by side on rank ``dst`` of the group; ``None`` on the others."""
         return self.communicator.gather(input_, dst, dim)
 
     def broadcast(self, input_: Tensor, src: int = 0) -> Tensor:
-        """All inputs side by side on rank ``dst`` of the group; ``None`` on the others."""
+        """Rank ``src``'s tensor, written into ``input_`` on the others."""
         return self.communicator.broadcast(input_, src)
 
     def send(self, tensor: Tensor, dst: int | None = None) -> None:
-        """Rank ``src``'s tensor, written into ``input_`` on the others."""
+        """Send to rank ``dst`` of the group, by default the next one; waits until it is taken."""
         self.communicator.send(tensor, dst)
 
     def recv(self, size: Sequence[int], dtype: torch.dtype, src: int | None = None) -> Tensor:
-        """Send to rank ``dst`` of the group, by default the next one; waits until it is taken."""
+        """A new tensor of shape ``size`` from rank ``src`` of the group, by default the one before."""
         return self.communicator.recv(size, dtype, src)
 
     def dispatch_router_logits(self, hidden_states: Tensor, router_logits: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """A new tensor of shape ``size`` from rank ``src`` of the group, by default the one before."""
-        return self.communicator.dispatch_router_logits(hidden_states, router_logits, *args, **kwargs)
-
-    def dispatch(self, hidden_states: Tensor, topk_weights: Tensor, topk_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Tokens and router logits of all ranks, as
         :meth:`DeviceCommunicatorBase.dispatch_router_logits`.
         """
+        return self.communicator.dispatch_router_logits(hidden_states, router_logits, *args, **kwargs)
+
+    def dispatch(self, hidden_states: Tensor, topk_weights: Tensor, topk_ids: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """Tokens of all ranks and their experts, as :meth:`DeviceCommunicatorBase.dispatch`."""
         return self.communicator.dispatch(hidden_states, topk_weights, topk_ids, *args, **kwargs)
 
     def combine(self, hidden_states: Tensor, is_sequence_parallel: bool = False) -> Tensor:
-        """Tokens of all ranks and their experts, as :meth:`DeviceCommunicatorBase.dispatch`."""
+        """This rank's tokens out of the experts' results, as :meth:`DeviceCommunicatorBase.combine`."""
         return self.communicator.combine(hidden_states, is_sequence_parallel)
 
     def barrier(self) -> None:
@@ -131,10 +135,20 @@ class GroupCoordinator:
             self._destroy_groups()
 
     def _destroy_groups(self) -> None:
-        """This rank's tokens out of the experts' results, as :meth:`DeviceCommunicatorBase.combine`."""
         for group in {self.cpu_group, self.device_group}:
             if dist.is_initialized():
                 dist.destroy_process_group(group)
+
+
+def _new_group(ranks: list[int], backend: str) -> Any:
+    """A group of torch's, which only its members make.
+
+    torch names one whose members agree among themselves by how many groups there are, which is the name of an older one
+    once another has ended; so all ranks make it where they are all members.
+    """
+    everybody = len(ranks) == dist.get_world_size()
+    with _making_groups:
+        return dist.new_group(ranks, backend=backend, use_local_synchronization=not everybody)
 
 
 def init_distributed_environment(world_size: int, rank: int, init_method: str, backend: str = "gloo") -> list[int]:

@@ -326,7 +326,15 @@ class AsyncLLM(FrontEnd):
 
     async def _in_thread(self, function: Any, *args: Any) -> Any:
         """What ``function`` returns, computed beside the loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if self._ended is None or not future.cancelled() or (task is not None and task.cancelling()):
+                raise
+            # Nobody cancelled the caller: it was waiting here when the engine was shut down.
+            raise copy(self._ended) from None
 
     async def _call(self, method: UtilityMethod, /, **kwargs: Any) -> Any:
         """Call a method of the core between two steps."""

@@ -45,10 +45,12 @@ class EngineCore:
             self.executor = dispatcher.executor_factory()
         with shut_down_on_error(self.executor.shutdown), self._worker_code("to prepare its KV cache"):
             self.kv_cache_config = self._initialize_kv_cache()
+        with shut_down_on_error(self.executor.shutdown), self._worker_code("to say what it can do"):
+            self.capabilities = self._ask_capabilities()
         with shut_down_on_error(self.executor.shutdown):
             self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
 
-    def capabilities(self) -> Capabilities:
+    def _ask_capabilities(self) -> Capabilities:
         """What the workers can be asked for."""
         whole: set[str] = set()
         if self.vllm_config.model_config.runner_type == "pooling":

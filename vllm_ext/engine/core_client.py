@@ -74,9 +74,8 @@ def _live(
     """The thread: make the core, say how that went, and serve it."""
     try:
         core = EngineCore(dispatcher)
-        capabilities = core.capabilities()
     except BaseException as error:  # noqa: BLE001 - it is raised again, in the thread that waits
         started.set_exception(error)
         return
-    started.set_result((capabilities, core.executor.receipts))
+    started.set_result((core.capabilities, core.executor.receipts))
     EngineCoreLoop(core, inbox, on_message).run()

@@ -6,6 +6,7 @@ It does not know what carries the messages: a thread's queue, or a pipe to anoth
 from __future__ import annotations
 
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -107,7 +108,7 @@ class EngineCoreLoop:
             # What a worker returns may be of any kind; how it gets elsewhere is for what carries the messages.
             is_free = message.method == "collective_rpc"
             return UtilityResult(message.call_id, value if is_free else msgspec.to_builtins(value))
-        except (Exception, SystemExit) as error:
+        except (Exception, SystemExit, CancelledError) as error:
             if message.method in ("collective_rpc", "profile"):
                 # It is in nobody's hands but the user's, who gets the text alone.
                 logger.exception("%s failed", message.method)

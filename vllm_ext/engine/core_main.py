@@ -28,6 +28,8 @@ from vllm_ext.engine.processes.portable import NotPortable
 
 _NAME = "engine core"
 
+logger = logging.getLogger(__name__)
+
 
 def main(channel: Channel) -> None:
     """Serve the front end at the other end of the channel until it says so, or is gone."""
@@ -47,7 +49,7 @@ def main(channel: Channel) -> None:
     config = core.vllm_config
     ready = Ready(
         (receipt, *core.executor.receipts),
-        core.capabilities(),
+        core.capabilities,
         config.model_config.max_model_len,
         config.cache_config.block_size,
         config.cache_config.num_gpu_blocks,
@@ -67,4 +69,8 @@ def _read(channel: Channel, inbox: SimpleQueue[ToCore], send: Callable[[FromCore
             except NotPortable as error:
                 send(UtilityResult(call_id_of(frame), failure=str(error)))
     except (EOFError, OSError):
+        inbox.put(Shutdown())
+    except Exception:
+        # The front end is told by the end of this process.
+        logger.exception("the engine core stops: it cannot read what the front end sends")
         inbox.put(Shutdown())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from vllm_ext.engine.core_process_messages import (
 from vllm_ext.engine.processes import portable
 from vllm_ext.engine.processes.child import ChildProcess
 from vllm_ext.engine.processes.failure import Failure
-from vllm_ext.errors import EngineError
+from vllm_ext.errors import EngineError, innermost_cause
 
 if TYPE_CHECKING:
     from vllm_ext.dispatch.dispatcher import Dispatcher
@@ -46,6 +47,7 @@ class ProcessCoreClient:
 
     def __init__(self, dispatcher: Dispatcher, on_message: Callable[[FromCore], None]) -> None:
         self._on_message = on_message
+        self._pid = os.getpid()
         self._process = ChildProcess("engine core", _CORE, {"OMP_NUM_THREADS": str(torch.get_num_threads())})
         self._process.watch(lambda _: None)
         try:
@@ -84,7 +86,11 @@ class ProcessCoreClient:
         return self._process.is_alive
 
     def shutdown(self) -> None:
-        """Stop the core, and wait for the end of its process; may be called twice."""
+        """Stop the core, and wait for the end of its process; may be called twice, and does nothing in a forked copy of
+        this process, whose core it is not.
+        """
+        if os.getpid() != self._pid:
+            return
         self._process.is_ending = True
         self.send(Shutdown())
         self._process.end(time.monotonic() + _GRACE_S)
@@ -107,6 +113,8 @@ class ProcessCoreClient:
         except (EOFError, OSError):
             if not self._process.is_ending:
                 self._on_message(EngineCoreDead(str(self._gone("while it was needed"))))
+        except Exception as error:  # noqa: BLE001 - everybody who waits is told
+            self._on_message(EngineCoreDead(f"what it sends cannot be read: {innermost_cause(error)}"))
 
     def _gone(self, when: str) -> EngineError:
         self._process.wait(_END_S)

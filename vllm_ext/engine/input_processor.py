@@ -99,7 +99,9 @@ class InputProcessor:
             self._validate(parsed.text, token_ids, params)
         with use_platform(self._platform):
             validate_params(self._logits_processors, params)
-        return parsed.text, EngineCoreRequest(request_id, token_ids, params, self._eos_token_ids, priority)
+        request = EngineCoreRequest(request_id, token_ids, params, self._eos_token_ids, priority)
+        _check_can_pass(request)
+        return parsed.text, request
 
     def _process_pooling(
         self, processor: PoolingParamsProcessor, request_id: str, prompt: PromptType, params: object, priority: int
@@ -124,7 +126,9 @@ class InputProcessor:
             token_ids = truncate(self.tokenizer, text, token_ids, limit)
         with use_platform(self._platform), platform_code(self._platform):
             self._validate(parsed.text, token_ids, params)
-        return parsed.text, EngineCoreRequest(request_id, token_ids, None, frozenset(), priority, params)
+        request = EngineCoreRequest(request_id, token_ids, None, frozenset(), priority, params)
+        _check_can_pass(request)
+        return parsed.text, request
 
     def token_limit(self, params: PoolingParams) -> int | None:
         """Tokens that a prompt is to be cut to; ``None`` where it is not."""
@@ -166,6 +170,16 @@ class InputProcessor:
                     f"token id {token_id} is outside the model's vocabulary; ids go from 0 to {self._vocab_size - 1}"
                 )
         return token_ids
+
+
+def _check_can_pass(request: EngineCoreRequest) -> None:
+    """InvalidRequest where the request cannot pass to another process, whether or not there is one: a number of more
+    than 64 bits, or a text that is no Unicode. In a step it would end the requests of others.
+    """
+    try:
+        msgspec.msgpack.encode(msgspec.structs.replace(request, prompt_token_ids=[]))
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise InvalidRequest(f"request {request.request_id!r} cannot be served: {error}") from error
 
 
 def _check_priority(priority: int) -> None:

@@ -44,7 +44,7 @@ class LLMEngine:
         # What is wrong with a stat logger that the user named is said before a model is loaded.
         _ = dispatcher.stat_loggers
         self.engine_core = EngineCore(dispatcher)
-        self.input_processor.set_supported(self.engine_core.capabilities())
+        self.input_processor.set_supported(self.engine_core.capabilities)
         with shut_down_on_error(self.engine_core.shutdown):
             self._stats = StatLoggerManager(dispatcher)
         if self._stats.is_active:

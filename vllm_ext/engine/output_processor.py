@@ -192,9 +192,13 @@ class OutputProcessor:
             )
 
     def child_ids(self, request_id: str) -> list[str]:
-        """Ids that the engine core knows the request by."""
+        """Ids that the engine core knows the request by; of several completions, those that have not ended."""
         parent = self._parents.get(request_id)
-        return [request_id] if parent is None else parent.child_ids
+        if parent is None:
+            return [request_id]
+        # The id of one that has may be another request's by now.
+        states = ((child, self._states.get(child)) for child in parent.child_ids)
+        return [child for child, state in states if state is not None and state.parent is parent]
 
     def is_in_flight(self, request_id: str) -> bool:
         return request_id in self._states or request_id in self._parents

@@ -109,6 +109,10 @@ class ModelRunner:
         self.batch.sampling.clear()
         self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
 
+    def forget_graphs(self) -> None:
+        """Record decode steps anew: they hold the addresses of weights, which may be others now."""
+        self._runnable = self._wrap_model()
+
     def _wrap_model(self) -> Callable[..., torch.Tensor]:
         """The model, behind the platform's static graphs where decode steps may be replayed."""
         mode = self.vllm_config.compilation_config.cudagraph_mode

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Worker(WorkerBase):
@@ -106,6 +109,12 @@ class Worker(WorkerBase):
 
     def get_model(self) -> torch.nn.Module:
         return self.model_runner.model
+
+    def apply_model(self, fn: Callable[[torch.nn.Module], T]) -> T:
+        try:
+            return super().apply_model(fn)
+        finally:
+            self.model_runner.forget_graphs()
 
     def shutdown(self) -> None:
         if self._profiler.is_running:

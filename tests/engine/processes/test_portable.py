@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import signal
+
 import msgspec
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.faulty_workers import NeedsMore
 
 from vllm_ext.engine.processes.portable import NotPortable, decode, encode
 
@@ -42,5 +47,41 @@ def test_a_function_in_place_of_a_class_is_not_called(tmp_path):
     data = msgspec.msgpack.encode({"~": "object", "class": "os:mkdir", "v": {"path": str(made)}})
 
     with pytest.raises(NotPortable, match=r"'os:mkdir' .*neither a dataclass"):
+        decode(data)
+    assert not made.exists()
+
+
+@pytest.mark.parametrize("value", [re.I, re.I | re.M, re.RegexFlag(0), signal.SIGINT, torch.float16])
+def test_members_and_flags_come_back_the_same(value):
+    assert decode(encode(value)) == value
+    assert type(decode(encode(value))) is type(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["\ud800", torch.empty(2, device="meta"), torch.eye(2).to_sparse()],
+    ids=["no Unicode", "no data", "sparse"],
+)
+def test_what_cannot_be_written_is_refused(value):
+    with pytest.raises(NotPortable, match="a value cannot pass to another process"):
+        encode([value])
+
+
+def test_what_its_class_does_not_take_back_is_refused():
+    with pytest.raises(NotPortable, match=r"that it cannot make: TypeError: .*missing 1 required"):
+        decode(encode(NeedsMore(1, 2)))
+
+
+@pytest.mark.parametrize("data", [b"", b"\xc1", encode([1, 2])[:-1], encode({"~": 3})[:-1]])
+def test_a_damaged_message_is_refused(data):
+    with pytest.raises(NotPortable, match="that it cannot make"):
+        decode(data)
+
+
+def test_a_function_in_place_of_an_enumeration_is_not_called(tmp_path):
+    made = tmp_path / "made"
+    data = msgspec.msgpack.encode({"~": "enum", "class": "os:mkdir", "v": str(made)})
+
+    with pytest.raises(NotPortable, match=r"'os:mkdir' .*no enumeration"):
         decode(data)
     assert not made.exists()

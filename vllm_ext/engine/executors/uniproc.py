@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,9 @@ from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.executors.worker_calls import call_worker, check_worker_cls
 from vllm_ext.errors import ConfigError, EngineError
 
+_of_the_parent: list[WorkerBase | None] = []
+"""In a forked copy of the process: the end of a worker's groups waits for threads that the copy does not have."""
+
 
 class UniProcExecutor(Executor):
     """One worker, called directly. Every call runs inside :meth:`Dispatcher.activate`, because another engine of the
@@ -19,6 +23,7 @@ class UniProcExecutor(Executor):
     """
 
     def _init_executor(self) -> None:
+        self._pid = os.getpid()
         if (num_workers := self.vllm_config.parallel_config.world_size) != 1:
             raise ConfigError(
                 f"engine.tensor_parallel_size is {num_workers}, and executor 'uniproc' runs one worker; set it to 1, "
@@ -57,7 +62,9 @@ class UniProcExecutor(Executor):
 
     def shutdown(self) -> None:
         worker, self._worker = self._worker, None
-        if worker is not None:
+        if os.getpid() != self._pid:
+            _of_the_parent.append(worker)
+        elif worker is not None:
             with self.dispatcher.activate():
                 worker.shutdown()
 

@@ -19,7 +19,7 @@ import msgspec
 import numpy as np
 import torch
 
-from vllm_ext.errors import EngineError
+from vllm_ext.errors import EngineError, innermost_cause
 
 _TAG = "~"
 _PLAIN = frozenset({type(None), bool, float, str, bytes})
@@ -34,20 +34,30 @@ class NotPortable(EngineError, TypeError):
 
 def encode(value: Any) -> bytes:
     """``value`` as bytes; NotPortable where it, or a part of it, cannot pass."""
-    return msgspec.msgpack.encode(_to_plain(value))
+    try:
+        return msgspec.msgpack.encode(_to_plain(value))
+    except NotPortable:
+        raise
+    except Exception as error:  # of torch, of a class's own code, of texts that are no Unicode
+        raise NotPortable(f"a value cannot pass to another process: {innermost_cause(error)}") from error
 
 
 def decode(data: bytes | memoryview) -> Any:
     """What :func:`encode` was given, equal to it and of the same types; NotPortable where code that it refers to
-    cannot be imported here.
+    cannot be imported here, or refuses the value.
     """
-    plain = msgspec.msgpack.decode(data)
     try:
-        return _from_plain(plain)
+        return _from_plain(msgspec.msgpack.decode(data))
+    except NotPortable:
+        raise
     except (ImportError, AttributeError) as error:
         raise NotPortable(
             f"process {os.getpid()} got a value of another process that it cannot make: {error}; what passes between "
             "processes has to be importable, under the same name, in all of them"
+        ) from error
+    except Exception as error:  # of a class's own code, or a message that is damaged
+        raise NotPortable(
+            f"process {os.getpid()} got a value of another process that it cannot make: {innermost_cause(error)}"
         ) from error
 
 
@@ -89,7 +99,7 @@ def _tensor_to_plain(value: Any) -> Any:
 def _object_to_plain(value: Any) -> Any:
     kind = type(value)
     if isinstance(value, enum.Enum):
-        return {_TAG: "enum", "class": _path_of(kind), "v": value.name}
+        return {_TAG: "enum", "class": _path_of(kind), "v": _to_plain(value.value)}
     if isinstance(value, tuple) and hasattr(kind, "_fields"):
         return {_TAG: "named tuple", "class": _path_of(kind), "v": [_to_plain(item) for item in value]}
     if isinstance(value, msgspec.Struct):
@@ -123,7 +133,7 @@ _READ: dict[str, Callable[[dict[str, Any]], Any]] = {
     "dtype": lambda value: getattr(torch, value["v"]),
     "device": lambda value: torch.device(value["v"]),
     "size": lambda value: torch.Size(value["v"]),
-    "enum": lambda value: _import(value["class"])[value["v"]],
+    "enum": lambda value: _enum_class(value["class"])(_from_plain(value["v"])),
     "named tuple": lambda value: _import(value["class"])(*map(_from_plain, value["v"])),
     "object": lambda value: _data_class(value["class"])(**{key: _from_plain(item) for key, item in value["v"].items()}),
     "partial": lambda value: _partial(*map(_from_plain, value["v"])),
@@ -142,6 +152,14 @@ def _from_plain(value: Any) -> Any:
     if tag in _BUILD:
         return _BUILD[tag](map(_from_plain, value["v"]))
     return _READ[tag](value)
+
+
+def _enum_class(path: str) -> type[enum.Enum]:
+    """As :func:`_data_class`, of an enumeration's member."""
+    found = _import(path)
+    if isinstance(found, type) and issubclass(found, enum.Enum):
+        return found
+    raise NotPortable(f"{path!r} came as the class of a value, and is no enumeration")
 
 
 def _data_class(path: str) -> type[Any]:
