@@ -6,7 +6,8 @@ The default values are the recipe of the shipped checkpoint:
     python tools/train_demo_model.py --output vllm_ext/assets/demo_model
 
 On a machine that is busy with other work, set OMP_WAIT_POLICY=passive in the environment: otherwise the
-threads burn the cores' time with waiting for each other, and a run can take many times as long.
+threads burn the cores' time with waiting for each other, and a run can take many times as long. So it does on a
+processor without products of bfloat16: half a day, where it is half an hour.
 
 The corpus file can be made again with make_demo_corpus.py.
 """

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import random
+import signal
+import struct
 import threading
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from vllm_ext.engine.processes.channel import Channel, Frame
 
@@ -83,3 +88,45 @@ def test_a_message_that_came_before_the_peer_closed_is_still_received(ends):
     assert [bytes(other.receive().content) for _ in range(2)] == [b"first", b"last"]
     with pytest.raises(EOFError):
         other.receive()
+
+
+def test_a_receive_that_is_interrupted_in_the_middle_of_a_message_goes_on_where_it_was(ends):
+    here, other = ends
+    content = random.Random(1).randbytes(450_000)
+    message = struct.pack("<QB", len(content), 3) + content
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for part in [message[i : i + 100_000] for i in range(0, len(message), 100_000)][:-1]:
+            here._socket.sendall(part)
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            with pytest.raises(KeyboardInterrupt):
+                other.receive()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    here._socket.sendall(message[-(len(message) % 100_000) :])
+    here.send(Frame(4, b"next"))
+
+    assert other.receive() == Frame(3, content)
+    assert other.receive() == Frame(4, b"next")
+    assert not other.has_read_ahead
+
+
+@given(st.lists(st.integers(0, 1 << 15), max_size=20))
+def test_messages_of_any_sizes_arrive_as_they_were_sent(sizes):
+    here, there = Channel.pair()
+    other = Channel(there)
+    frames = [Frame(number, bytes([number]) * size) for number, size in enumerate(sizes)]
+    sender = threading.Thread(target=lambda: [here.send(frame) for frame in frames], daemon=True)
+    sender.start()
+
+    got = [other.receive() for _ in frames]
+
+    sender.join()
+    # Also those that share a buffer with later ones.
+    assert got == frames
+    here.close()
+    other.close()

@@ -12,7 +12,17 @@ _HEADER = struct.Struct("<QB")
 _CHUNK = 1 << 20
 _AHEAD = 1 << 14
 """What is read at once where less is wanted: a message of a step, with its header, in one go."""
-_NOTHING = memoryview(b"")
+
+
+class _Received(NamedTuple):
+    """What has come and was not taken yet: ``buffer[begin:end]``."""
+
+    buffer: memoryview
+    begin: int
+    end: int
+
+
+_NOTHING = _Received(memoryview(b""), 0, 0)
 
 
 class Frame(NamedTuple):
@@ -32,7 +42,8 @@ class Channel:
     def __init__(self, end: socket.socket) -> None:
         self._socket = end
         self._sending = threading.Lock()
-        self._ahead = _NOTHING
+        # Replaced as a whole: an interrupt may come between any two statements.
+        self._received = _NOTHING
 
     @classmethod
     def pair(cls) -> tuple[Channel, socket.socket]:
@@ -46,7 +57,7 @@ class Channel:
     @property
     def has_read_ahead(self) -> bool:
         """Whether the next message, or a part of it, has been read already, so that no poll tells of it."""
-        return bool(self._ahead)
+        return self._received.begin < self._received.end
 
     def send(self, frame: Frame) -> None:
         """Send one message; waits while the other side's buffer is full. OSError where the other side is gone."""
@@ -60,9 +71,16 @@ class Channel:
                 self._socket.sendall(content)
 
     def receive(self) -> Frame:
-        """Wait for the next message; EOFError where the other side is gone."""
-        length, kind = _HEADER.unpack(self._read(_HEADER.size))
-        return Frame(kind, self._read(length))
+        """Wait for the next message; EOFError where the other side is gone. An interrupt loses nothing."""
+        buffer, begin, _ = self._wait_for(_HEADER.size)
+        length, kind = _HEADER.unpack_from(buffer, begin)
+        buffer, begin, end = self._wait_for(_HEADER.size + length)
+        begin += _HEADER.size
+        content = buffer[begin : begin + length]
+        begin += length
+        # The buffer of a large message is its content's alone.
+        self._received = _Received(buffer, begin, end) if begin < end or len(buffer) == _AHEAD else _NOTHING
+        return Frame(kind, content)
 
     def hang_up(self) -> None:
         """Tell the other side that nothing more comes: its :meth:`receive` ends, as does one that waits here."""
@@ -75,25 +93,19 @@ class Channel:
         self.hang_up()
         self._socket.close()
 
-    def _read(self, length: int) -> memoryview:
-        if len(self._ahead) < length:
-            self._ahead = self._read_more(length)
-        content, rest = self._ahead[:length], self._ahead[length:]
-        # An empty part of a large message would keep all of it.
-        self._ahead = rest if rest else _NOTHING
-        return content
-
-    def _read_more(self, length: int) -> memoryview:
-        """At least so many bytes: those that were read ahead, and what follows them."""
-        buffer = memoryview(bytearray(max(length, _AHEAD)))
-        done = len(self._ahead)
-        buffer[:done] = self._ahead
-        while done < length:
+    def _wait_for(self, size: int) -> _Received:
+        """At least so many bytes that were not taken yet."""
+        while self._received.end - self._received.begin < size:
+            buffer, begin, end = self._received
+            if begin + size > len(buffer):
+                larger = memoryview(bytearray(max(size, _AHEAD)))
+                larger[: end - begin] = buffer[begin:end]
+                buffer, begin, end = larger, 0, end - begin
             try:
-                count = self._socket.recv_into(buffer[done:])
+                count = self._socket.recv_into(buffer[end:])
             except ConnectionResetError:
                 count = 0
             if not count:
                 raise EOFError("the other process has closed the connection")
-            done += count
-        return buffer[:done]
+            self._received = _Received(buffer, begin, end + count)
+        return self._received
