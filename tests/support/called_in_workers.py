@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
+
+import torch
 
 from vllm_ext.contracts.worker import WorkerBase
 
 
 def rank_and_sum(worker: WorkerBase, a: int, *, b: int) -> tuple[int, int]:
     return worker.rank, a + b
+
+
+def slow_and_large(worker: WorkerBase, seconds: float, num_bytes: int) -> torch.Tensor:
+    time.sleep(seconds)
+    return torch.zeros(num_bytes, dtype=torch.uint8)
+
+
+def num_bytes_of(worker: WorkerBase, tensor: torch.Tensor) -> int:
+    return tensor.nbytes
 
 
 def forget_traffic(worker: WorkerBase) -> None:

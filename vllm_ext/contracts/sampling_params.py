@@ -35,7 +35,8 @@ class SamplingParams(msgspec.Struct, kw_only=True):
         top_k: only so many of the likeliest tokens; 0 (or -1) is off.
         min_p: in [0, 1]: only tokens of at least this share of the likeliest token's probability; 0 is off.
         seed: makes the request's tokens a function of prompt, parameters and seed alone; -1 is none. Completion ``i``
-            of ``n`` has the seed ``seed + i``.
+            of ``n`` has the seed ``seed + i``. In 16 bits a request that was preempted may get others, since a token
+            that is computed again may be rounded otherwise.
         presence_penalty: in [-2, 2]: taken off the logit of each token that the output has.
         frequency_penalty: in [-2, 2]: taken off for each time that the output has the token.
         repetition_penalty: from 1e-30 to 1e30: divides positive logits of tokens in prompt or output, and multiplies

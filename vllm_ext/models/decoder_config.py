@@ -128,7 +128,7 @@ def windows_by_layer_type(config: HFConfig) -> tuple[int | None, ...]:
             f"{SLIDING}"
         )
     # Written down even where it is not in use.
-    (window, *_) = window_of_all_layers(config, 4096) if config.get("use_sliding_window", False) else (None,)
+    window = window_of_all_layers(config, 4096)[0] if config.get("use_sliding_window", False) else None
     return tuple(window if kind == SLIDING else None for kind in types)
 
 

@@ -6,8 +6,9 @@ import os
 import signal
 
 import pytest
+import torch
 from support.async_engine import greedy
-from support.called_in_workers import rank_and_sum
+from support.called_in_workers import num_bytes_of, rank_and_sum, slow_and_large
 from support.processes import marked_processes, wait_until
 
 from vllm_ext.engine.llm import LLM
@@ -39,6 +40,26 @@ def test_every_process_proves_what_it_runs(make_multiproc_llm, mark):
 
 def test_a_call_reaches_all_workers_and_results_come_by_rank(make_multiproc_llm):
     llm = make_multiproc_llm()
+
+    assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
+
+
+def test_a_large_call_after_one_whose_large_answer_is_late_is_answered(make_multiproc_llm):
+    """While a worker sends, it reads nothing."""
+    llm = make_multiproc_llm()
+    with pytest.raises(EngineError, match=r"did not answer in time in slow_and_large\(\)"):
+        llm.collective_rpc(slow_and_large, timeout=0.1, args=(0.5, 10_000_000))
+
+    assert llm.collective_rpc(num_bytes_of, timeout=20, args=(torch.zeros(2_000_000),)) == [8_000_000] * 2
+    assert len(tokens(llm)) == 3
+
+
+def test_a_call_while_workers_are_at_another_is_out_of_time_and_the_engine_goes_on(make_multiproc_llm):
+    llm = make_multiproc_llm()
+    for function in (slow_and_large, num_bytes_of):
+        args = (1.5, 10) if function is slow_and_large else (torch.zeros(1),)
+        with pytest.raises(EngineError, match=rf"did not answer in time in {function.__name__}\(\)"):
+            llm.collective_rpc(function, timeout=0.1, args=args)
 
     assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
 

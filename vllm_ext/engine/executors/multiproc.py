@@ -61,6 +61,7 @@ class MultiprocExecutor(Executor):
         self._call_ids = itertools.count(1)
         self._lock = threading.RLock()
         self._failure: VllmExtError | None = None
+        self._latest: Replies | None = None
         self._on_failure: list[Callable[[VllmExtError], None]] = []
         self._is_shut_down = False
         self._workers: list[ChildProcess] = []
@@ -173,12 +174,28 @@ class MultiprocExecutor(Executor):
         with self._lock:
             self._check_usable(method)
             replies = Replies(self._workers, f"in {method}()", call_id)
+            if not self._late_answers_came(timeout):
+                return replies
+            self._latest = replies
             waiter = Waiter(self._workers)
             for worker in self._workers:
                 self._send(worker, frame)
             waiter.wait(replies, timeout)
             self._check(replies, waiter)
+            if not replies.unanswered:
+                # Nothing keeps what the caller lets go.
+                self._latest = None
             return replies
+
+    def _late_answers_came(self, timeout: float | None) -> bool:
+        """Wait for what is left of a call that ran out of time or was broken off; False where ``timeout`` is over.
+
+        While a worker sends a large answer it reads nothing, and a large call would wait for it for ever.
+        """
+        if self._latest is None or not self._latest.unanswered:
+            return True
+        Waiter(self._workers).wait(self._latest, timeout, despite_faults=True)
+        return not self._latest.unanswered
 
     def _check(self, replies: Replies, waiter: Waiter) -> None:
         """Raise what a worker raised, once it is known whether the others can go on."""
