@@ -66,7 +66,7 @@ def test_the_text_ends_before_the_first_of_the_stop_strings(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--temperature", "-1"], "temperature is -1.0; it takes a number, at least 0.0"),
+        (["--temperature", "-1"], "temperature is -1.0; it takes a number, from 0.0 to 1e+30"),
         (["--top-p", "0"], "top_p is 0.0; it takes a number, above 0.0 and at most 1.0"),
         (["--stop", ""], "stop holds an empty string; every entry needs at least one character"),
         (["--max-tokens", "0"], "max_tokens is 0; it takes an integer, at least 1"),

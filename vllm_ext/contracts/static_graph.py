@@ -41,6 +41,9 @@ class AbstractStaticGraphWrapper(ABC):
         self.vllm_config = vllm_config
         self.runtime_mode = runtime_mode
 
+    def clear_graphs(self) -> None:  # noqa: B027 - optional
+        """Forget what was recorded: weights may be in other memory now. An extension of vLLM's contract."""
+
     @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Compute a step, or replay it.

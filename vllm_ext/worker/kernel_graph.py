@@ -101,6 +101,11 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
         self.why_not: str | None = None
         """Why nothing is replayed; ``None`` as long as nothing stands against it."""
 
+    def clear_graphs(self) -> None:
+        """Forget what was recorded, as after weights were exchanged."""
+        self._graphs.clear()
+        self.why_not = None
+
     def __call__(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         context = get_forward_context()
         descriptor = context.batch_descriptor

@@ -111,7 +111,8 @@ class ModelRunner:
 
     def forget_graphs(self) -> None:
         """Record decode steps anew: they hold the addresses of weights, which may be others now."""
-        self._runnable = self._wrap_model()
+        if isinstance(self._runnable, AbstractStaticGraphWrapper):
+            self._runnable.clear_graphs()
 
     def _wrap_model(self) -> Callable[..., torch.Tensor]:
         """The model, behind the platform's static graphs where decode steps may be replayed."""
