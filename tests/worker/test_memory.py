@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from pathlib import Path
 
@@ -102,6 +103,8 @@ def process_peak(run: Callable[[], object]) -> int:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
+    # What earlier tests have let go is given back first, where the C library can do that: it would be used again.
+    getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
     run()
@@ -129,8 +132,7 @@ def test_what_they_say_is_what_the_process_takes(random_llama):
         step = driver.worker.model_runner.largest_step()
         said = measure_step(Counting(), DEVICE, step) - Counting.used
 
-        # Memory of earlier tests may be used again, or given back.
-        assert process_peak(step.compute) == pytest.approx(said, rel=0.4)
+        assert process_peak(step.compute) == pytest.approx(said, rel=0.1)
 
 
 def test_where_torch_counts_what_a_device_allocates_its_peak_is_taken():
