@@ -132,7 +132,7 @@ def test_what_they_say_is_what_the_process_takes(random_llama):
         step = driver.worker.model_runner.largest_step()
         said = measure_step(Counting(), DEVICE, step) - Counting.used
 
-        assert process_peak(step.compute) == pytest.approx(said, rel=0.1)
+        assert process_peak(step.compute) == pytest.approx(said, rel=0.4)
 
 
 def test_where_torch_counts_what_a_device_allocates_its_peak_is_taken():
