@@ -6,7 +6,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
-from weakref import WeakSet
 
 import torch
 from torch.utils._pytree import tree_iter
@@ -100,7 +99,6 @@ class LivingTensors(OpWatcher):
     def __init__(self) -> None:
         super().__init__()
         self._peak = self._now = 0
-        self._counted: WeakSet[torch.UntypedStorage] = WeakSet()
 
     def reset_peak(self) -> int:
         """The most bytes at once since the last call, or since the beginning."""
@@ -115,13 +113,10 @@ class LivingTensors(OpWatcher):
             return func.decompose(*args, **(kwargs or {}))
 
     def saw(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: Any) -> None:
-        given = set(_storages((args, kwargs)))
-        for storage in _storages(result):
-            # What an op returns may be a view of something older.
-            if storage not in given and storage not in self._counted:
-                self._counted.add(storage)
-                self._count(storage.nbytes())
-                weakref.finalize(storage, self._count, -storage.nbytes())
+        # What an op returns may be views of what it was given, or of the same memory.
+        for storage in set(_storages(result)) - set(_storages((args, kwargs))):
+            self._count(storage.nbytes())
+            weakref.finalize(storage, self._count, -storage.nbytes())
 
     def _count(self, num_bytes: int) -> None:
         self._now += num_bytes

@@ -164,12 +164,11 @@ class SamplingBatch:
         """Tell the processors which requests have this step's rows; none where no row needs them."""
         slot_of = dict(zip(requests, slots.tolist(), strict=False))
         update = make_batch_update(self._processed, requests, lambda request: self._arrival(slot_of[request]))
+        if not requests and update is None:
+            return
         # Where what follows is broken off, some processors have rows that others have not: the next update removes all,
         # since nobody has these numbers.
         self._processed = list(range(-max(len(self._processed), len(requests)), 0))
-        if not requests and update is None:
-            self._processed = requests
-            return
         errors: list[EngineError] = []
         for processor in itertools.chain(self._processors, self._argmax_invariant):
             try:

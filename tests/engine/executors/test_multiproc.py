@@ -56,8 +56,7 @@ def test_a_large_call_after_one_whose_large_answer_is_late_is_answered(make_mult
 
 def test_a_call_while_workers_are_at_another_is_out_of_time_and_the_engine_goes_on(make_multiproc_llm):
     llm = make_multiproc_llm()
-    for function in (slow_and_large, num_bytes_of):
-        args = (1.5, 10) if function is slow_and_large else (torch.zeros(1),)
+    for function, args in ((slow_and_large, (1.5, 10)), (num_bytes_of, (torch.zeros(1),))):
         with pytest.raises(EngineError, match=rf"did not answer in time in {function.__name__}\(\)"):
             llm.collective_rpc(function, timeout=0.1, args=args)
 
