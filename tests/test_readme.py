@@ -1,7 +1,9 @@
 """The README tells the truth: its commands and programs run, and its two main lines are those of the project."""
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -19,12 +21,14 @@ def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
 
 
-COMMANDS = [line for block in blocks("sh") for line in block.splitlines()]
+PLUGIN_INSTALL = ".venv/bin/pip install ./"
+(FIRST_PLUGIN,) = (block for block in blocks("sh") if block.startswith(PLUGIN_INSTALL))
+COMMANDS = [line for block in blocks("sh") if block != FIRST_PLUGIN for line in block.splitlines()]
 MAIN_LINES = [line for line in COMMANDS if INSTALL in line]
 
 
-def run(command, cwd):
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+def run(command, cwd, **env):
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False, env=os.environ | env)
 
 
 def test_the_two_main_lines_install_with_the_constraints_each_into_its_own_environment():
@@ -48,6 +52,23 @@ def test_every_command_runs(line, tmp_path):
     # What --stats asks for is beside the text.
     assert (done.returncode, done.stderr != "") == (0, "--stats" in arguments)
     assert done.stdout
+
+
+def test_the_first_plugin_is_installed_listed_and_computes(tmp_path):
+    install, listing, generation = FIRST_PLUGIN.splitlines()
+    project = install.removeprefix(PLUGIN_INSTALL)
+    shutil.copytree(ROOT / project, tmp_path / project)
+    offline = ["--no-index", "--no-build-isolation", "--target", "site"]
+
+    installed = run([sys.executable, "-m", "pip", "install", *offline, f"./{project}"], tmp_path)
+    listed, generated = (
+        run([sys.executable, "-m", "vllm_ext.cli.main", *shlex.split(line)[1:]], tmp_path, PYTHONPATH="site")
+        for line in (listing, generation)
+    )
+
+    assert (installed.returncode, listed.returncode, generated.returncode) == (0, 0, 0), installed.stderr
+    assert re.search(r"\| dummy +\| vllm[-_]ext[-_]dummy[-_]platform +\|", listed.stdout)
+    assert generated.stdout
 
 
 @pytest.mark.parametrize("program", blocks("python"))

@@ -29,8 +29,8 @@ ROWS = (
     "managers",
     "dispatch",
     "distributed",
-    "csrc",
     "huge_pages",
+    "csrc",
     "_custom_ops",
     "layers",
     "attention",
@@ -39,11 +39,8 @@ ROWS = (
     "platforms",
     "stat_loggers",
     "engine",
-    "hosts",
     "check",
-    "server",
     "cli",
-    "testing",
     "__main__",
 )
 """Packages and modules directly below vllm_ext; each may import itself and those before it."""

@@ -16,4 +16,5 @@ VARIABLES: dict[str, str] = {
     "commas, options are a JSON object",
     "XDG_CONFIG_HOME": "folder in which vllm-ext/vllm-ext.yaml is looked for; ~/.config where unset",
     "HOME": "the ~ in ~/.config",
+    "GLOO_SOCKET_IFNAME": "network interface that the workers of an engine talk over; the loopback one where unset",
 }

@@ -61,7 +61,7 @@ class VllmExtApp(App):
 
     def __init__(self) -> None:
         _make_streams_usable()
-        super().__init__(_DESCRIPTION, __version__, StaticCommandManager())
+        super().__init__(_DESCRIPTION, __version__, StaticCommandManager(), deferred_help=True)
         # cliff has put its own command there.
         self.command_manager.commands["complete"] = _entry_point("complete")
         self._handlers: list[logging.Handler] = []
@@ -103,13 +103,28 @@ class VllmExtApp(App):
 
     def run_subcommand(self, argv: list[str]) -> int:
         """cliff logs what a command raises and keeps it for :meth:`clean_up`; its class has the exit code."""
-        code = super().run_subcommand(argv)
+        code = super().run_subcommand(self._with_help_last(argv))
         if not isinstance(self._error, VllmExtError):
             return code
         if not self.options.debug:
             # The code of a plugin that was chosen: its own traceback is what its author needs.
             self.stderr.write(plugin_traceback(self._error))
         return self._error.exit_code
+
+    def _with_help_last(self, argv: list[str]) -> list[str]:
+        """``help NAME ...`` as ``NAME ... --help``, for the command's own parser to answer.
+
+        Of ``NAME ... --help`` cliff makes the former, and then refuses any other option that was given.
+        """
+        if argv[0] != "help" or len(argv) == 1:
+            return argv
+        try:
+            self.command_manager.find_command(argv[1:])
+        except ValueError:
+            # cliff lists the commands that begin with it; there may be none.
+            begins = any(name.split()[0] == argv[1] for name in self.command_manager.commands)
+            return argv if begins else argv[1:]
+        return [*argv[1:], "--help"]
 
     def clean_up(self, cmd: Command, result: int, err: BaseException | None) -> None:
         self._error = err

@@ -153,9 +153,10 @@ class Platform(PlatformDevice):
     def set_additional_forward_context(cls, **kwargs: Any) -> dict[str, Any]:
         """Values to add to the forward context of each step (:attr:`ForwardContext.additional`).
 
-        Keywords: ``attn_metadata`` (by layer name; ``None`` in a profiling run), ``vllm_config``, ``num_tokens``; and
-        of vLLM's, which are ``None`` here: ``dp_metadata``, ``num_tokens_across_dp``, ``cudagraph_runtime_mode``,
-        ``batch_descriptor``, ``ubatch_slices``.
+        Keywords: ``attn_metadata`` (by layer name; ``None`` in a profiling run), ``vllm_config``, ``num_tokens``,
+        ``cudagraph_runtime_mode`` (``FULL`` where the step may be replayed, else ``NONE``), ``batch_descriptor``
+        (``None`` for steps that may not be replayed); and of vLLM's, which are ``None`` here: ``dp_metadata``,
+        ``num_tokens_across_dp``, ``ubatch_slices``.
         """
         return {}
 

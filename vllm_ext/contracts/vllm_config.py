@@ -1,7 +1,7 @@
 """The configuration object that platforms, workers and models see, with vLLM's names.
 
-It is mutable, because a platform's hooks exist to change it; :class:`vllm_ext.dispatch.Dispatcher` records what they
-changed. One object belongs to one engine.
+It is mutable, because a platform's hooks exist to change it; :class:`vllm_ext.dispatch.dispatcher.Dispatcher` records
+what they changed. One object belongs to one engine.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class CompilationConfig:
 
     custom_ops: list[str] = field(default_factory=list)
     static_forward_context: dict[str, Any] = field(default_factory=dict)
-    """Layers that own a KV cache, by their name in the model."""
+    """The model's attention layers, by their name in it; those of encoders own no KV cache."""
     cudagraph_mode: str = "NONE"
     """vLLM's name of a graph mode: ``FULL``, ``FULL_DECODE_ONLY`` and ``FULL_AND_PIECEWISE`` let decode steps be
     replayed; ``NONE`` unless the platform supports it."""
