@@ -191,6 +191,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {others[close[0]]!r}?)" if close else ""
 
 
+def dotted_path(cls: type) -> str:
+    """``module.Class``, the class path by which settings name it."""
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
 def innermost_cause(error: BaseException) -> str:
     """One line for the error at the bottom of the chain: ``TypeName: message``."""
     seen = {id(error)}

@@ -16,7 +16,7 @@ from vllm_ext.contracts.communicator import DeviceCommunicatorBase
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.dispatcher import Dispatcher
-from vllm_ext.dispatch.step import path_of
+from vllm_ext.errors import dotted_path
 from vllm_ext.registry.base import all_registries
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Usage:
         for name, declared in declarations.items():
             if name.startswith("_") or not callable(getattr(contract, name)) or isinstance(declared, type):
                 continue
-            setattr(thing, name, self._counted((slot, path_of(type(thing))), name, getattr(thing, name)))
+            setattr(thing, name, self._counted((slot, dotted_path(type(thing))), name, getattr(thing, name)))
             undo.callback(delattr, thing, name)
         return undo
 
@@ -124,7 +124,7 @@ class WatchedDispatcher(Dispatcher):
             yield
 
     def _watch(self, slot: str, thing: Any, contract: type) -> None:
-        self._usage.at_start[slot, path_of(type(thing))] += 1
+        self._usage.at_start[slot, dotted_path(type(thing))] += 1
         self._undo.push(self._usage.watch(slot, thing, contract))
 
 

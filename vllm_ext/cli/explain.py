@@ -6,14 +6,14 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vllm_ext.check.used_trail import never_used, process_steps, used_trail
+from vllm_ext.check.used_trail import never_used, process_entries, used_trail
 from vllm_ext.cli.base import ListCommand, output_to_stderr
 from vllm_ext.config import Config
 from vllm_ext.dispatch.bootstrap import Bootstrapped, bootstrap
 from vllm_ext.dispatch.planning import make_plan
-from vllm_ext.dispatch.step import SLOTS, Step, path_of
 from vllm_ext.dispatch.trail import dispatch_trail, plugin_trail
-from vllm_ext.errors import ConfigError, PluginError, VllmExtError
+from vllm_ext.dispatch.trail_entry import SLOTS, TrailEntry
+from vllm_ext.errors import ConfigError, PluginError, VllmExtError, dotted_path
 from vllm_ext.plan import Plan, Receipt
 
 _COLUMNS = ("slot", "candidate", "state", "owner", "reason", "origin")
@@ -53,17 +53,17 @@ class Explain(ListCommand):
         config = self.load_config(parsed_args)
         # What plugins print is no result: stdout is for the rows alone.
         with output_to_stderr(self.app.stdout):
-            steps = self._steps(config, parsed_args.slot, with_run=parsed_args.run)
-        shown = [step for step in steps if parsed_args.slot in (None, step.slot)]
+            entries = self._entries(config, parsed_args.slot, with_run=parsed_args.run)
+        shown = [entry for entry in entries if parsed_args.slot in (None, entry.slot)]
         for sentence in never_used(shown):
             self.app.LOG.warning("%s", sentence)
-        self._code = max((step.error.exit_code for step in shown if step.error), default=0)
+        self._code = max((entry.error.exit_code for entry in shown if entry.error), default=0)
         if parsed_args.slot == "processes" and self._error is None:
             return _COLUMNS_OF_PROCESSES, [_process_row(receipt) for receipt in self._receipts]
         columns = _COLUMNS_OF_RUN if parsed_args.run else _COLUMNS
-        return columns, [_row(step, columns) for step in shown]
+        return columns, [_row(entry, columns) for entry in shown]
 
-    def _steps(self, config: Config, slot: str | None, *, with_run: bool) -> list[Step]:
+    def _entries(self, config: Config, slot: str | None, *, with_run: bool) -> list[TrailEntry]:
         """Where something prevents an engine, the trail so far; the error is kept for after it was shown."""
         plan = make_plan(config)
         try:
@@ -72,37 +72,39 @@ class Explain(ListCommand):
             self._error = error
             return plugin_trail(plan, error.outcomes)
         bound_plan = started.binding.bound_plan
-        steps = plugin_trail(plan, started.outcomes, bound_plan.platform)
+        entries = plugin_trail(plan, started.outcomes, bound_plan.platform)
         try:
             if with_run:
-                return self._run_steps(plan, started, steps, slot)
+                return self._run_entries(plan, started, entries, slot)
             if slot in ("platform", "general"):
-                return steps
-            return steps + dispatch_trail(started.dispatcher())
+                return entries
+            return entries + dispatch_trail(started.dispatcher())
         except VllmExtError as error:
             self._error = error
-            return steps
+            return entries
 
-    def _run_steps(self, plan: Plan, started: Bootstrapped, steps: list[Step], slot: str | None) -> list[Step]:
+    def _run_entries(
+        self, plan: Plan, started: Bootstrapped, entries: list[TrailEntry], slot: str | None
+    ) -> list[TrailEntry]:
         """The whole trail after a run, or without counts where that failed."""
         from vllm_ext.check.usage import Usage, WatchedDispatcher, run_a_little
 
-        steps = steps + dispatch_trail(started.dispatcher())
+        entries = entries + dispatch_trail(started.dispatcher())
         usage = Usage()
         try:
             self._receipts = run_a_little(WatchedDispatcher(started.binding, started.config, usage), usage)
         except VllmExtError as error:
             self._error = error
-            return steps
-        processes = list(process_steps(self._receipts))
+            return entries
+        processes = list(process_entries(self._receipts))
         if usage.saw_workers:
-            return used_trail(plan, steps, usage, path_of(type(started.binding.platform))) + processes
+            return used_trail(plan, entries, usage, dotted_path(type(started.binding.platform))) + processes
         if slot != "processes":
             self.app.LOG.warning(
                 "the workers ran in processes of their own, where nothing is counted: no counts are shown; with "
                 "engine.executor uniproc, and engine.core_process false, there are"
             )
-        return steps + processes
+        return entries + processes
 
 
 def _process_row(receipt: Receipt) -> tuple[Any, ...]:
@@ -111,6 +113,6 @@ def _process_row(receipt: Receipt) -> tuple[Any, ...]:
     return receipt.process, rank, receipt.pid, receipt.fingerprint, plugins, round(receipt.seconds, 3)
 
 
-def _row(step: Step, columns: Sequence[str]) -> tuple[Any, ...]:
-    values = (getattr(step, column) for column in columns)
+def _row(entry: TrailEntry, columns: Sequence[str]) -> tuple[Any, ...]:
+    values = (getattr(entry, column) for column in columns)
     return tuple("" if value is None else value for value in values)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 import msgspec
 
 from vllm_ext.config import Config, Override
-from vllm_ext.errors import ConfigError, InvalidRequest, PluginError, innermost_cause
+from vllm_ext.errors import ConfigError, InvalidRequest, PluginError, dotted_path, innermost_cause
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.sampling_params import SamplingParams
@@ -120,4 +120,4 @@ def _plain(value: Any) -> Any:
     """Tensors and arrays as lists."""
     if hasattr(value, "tolist"):
         return value.tolist()
-    raise NotImplementedError(f"no form for {type(value).__module__}.{type(value).__qualname__}")
+    raise NotImplementedError(f"no form for {dotted_path(type(value))}")

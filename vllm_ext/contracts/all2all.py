@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from vllm_ext.contracts.group_member import GroupMember
+from vllm_ext.errors import dotted_path
 
 
 class All2AllManagerBase:
@@ -62,7 +63,7 @@ class All2AllManagerBase:
 
     def _missing(self, method: str) -> NotImplementedError:
         cls = type(self)
-        return NotImplementedError(f"all2all manager {cls.__module__}.{cls.__qualname__} does not implement {method}()")
+        return NotImplementedError(f"all2all manager {dotted_path(cls)} does not implement {method}()")
 
 
 class ExpertCommunicator(GroupMember):

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from vllm_ext.errors import dotted_path
+
 if TYPE_CHECKING:
     from vllm_ext.contracts.tokenizer import TokenizerLike
     from vllm_ext.contracts.vllm_config import VllmConfig
@@ -126,7 +128,7 @@ class IOProcessor(ABC, Generic[In, Out]):
 
 def _warn_of_old_name(cls: type[Any]) -> None:
     warnings.warn(
-        f"IO processor {cls.__module__}.{cls.__qualname__} implements parse_request(), an older name of parse_data(), "
+        f"IO processor {dotted_path(cls)} implements parse_request(), an older name of parse_data(), "
         "which vllm_ext 0.3.0 removes; use parse_data()",
         DeprecationWarning,
         stacklevel=3,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vllm_ext.contracts.device import CpuArchEnum, DeviceCapability, PlatformEnum
 from vllm_ext.contracts.platform_device import PlatformDevice
-from vllm_ext.errors import ConfigError, listing
+from vllm_ext.errors import ConfigError, dotted_path, listing
 
 if TYPE_CHECKING:
     import torch
@@ -254,7 +254,7 @@ class Platform(PlatformDevice):
         raise AttributeError(f"platform {type(self).__qualname__} has no attribute {name!r}")
 
     def __repr__(self) -> str:
-        return f"<platform {type(self).__module__}.{type(self).__qualname__}>"
+        return f"<platform {dotted_path(type(self))}>"
 
 
 class AttentionSelectorConfig(NamedTuple):

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING
 
 from vllm_ext.contracts.device import CpuArchEnum, DeviceCapability, PlatformEnum, cpu_architecture, in_wsl
+from vllm_ext.errors import dotted_path
 
 if TYPE_CHECKING:
     import torch
@@ -166,8 +167,7 @@ class PlatformDevice:
             return int(device_id)
         except ValueError:
             raise ValueError(
-                f"{cls.device_control_env_var} names device {device_id!r}; platform "
-                f"{cls.__module__}.{cls.__qualname__} takes numbers"
+                f"{cls.device_control_env_var} names device {device_id!r}; platform {dotted_path(cls)} takes numbers"
             ) from None
 
     @classmethod
@@ -237,4 +237,4 @@ class PlatformDevice:
 
 def not_implemented(cls: type, method: str) -> NotImplementedError:
     """The error of a method that a platform has to implement."""
-    return NotImplementedError(f"platform {cls.__module__}.{cls.__qualname__} does not implement {method}()")
+    return NotImplementedError(f"platform {dotted_path(cls)} does not implement {method}()")

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
-from vllm_ext.errors import ContractError, innermost_cause
+from vllm_ext.errors import ContractError, dotted_path, innermost_cause
 
 T = TypeVar("T")
 
@@ -41,7 +41,7 @@ def resolve_class(qualname: Any, base: type[T], *, slot: str, source: str) -> ty
             f"{slot} class of {source}: {qualname!r} cannot be imported: {innermost_cause(error)}"
         ) from error
     if not isinstance(found, type) or not issubclass(found, base):
-        wanted = "class" if base is object else f"subclass of {base.__module__}.{base.__qualname__}"
+        wanted = "class" if base is object else f"subclass of {dotted_path(base)}"
         raise ContractError(f"{slot} class of {source}: {qualname!r} is not a {wanted}")
     return found
 
@@ -59,6 +59,6 @@ def check_constructor(cls: type, keywords: Sequence[str], *, slot: str, source: 
     faults = [f"does not take {name!r}" for name in refused] + [f"wants {name!r} besides" for name in required]
     if faults:
         raise ContractError(
-            f"{slot} class of {source}: {cls.__module__}.{cls.__qualname__} cannot be built: its constructor "
+            f"{slot} class of {source}: {dotted_path(cls)} cannot be built: its constructor "
             f"{', and '.join(faults)}. It is called with the keywords {', '.join(keywords)}"
         )

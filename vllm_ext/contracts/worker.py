@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from vllm_ext.contracts.current_platform import current_platform
+from vllm_ext.errors import dotted_path
 
 if TYPE_CHECKING:
     import torch
@@ -220,12 +221,12 @@ class WorkerBase:
 
     def _not_implemented(self, method: str) -> NotImplementedError:
         cls = type(self)
-        return NotImplementedError(f"worker {cls.__module__}.{cls.__qualname__} does not implement {method}()")
+        return NotImplementedError(f"worker {dotted_path(cls)} does not implement {method}()")
 
 
 def _warn_of_old_name(cls: type[WorkerBase], verb: str) -> None:
     warnings.warn(
-        f"worker {cls.__module__}.{cls.__qualname__} {verb} get_kv_cache_spaces(), an older name of "
+        f"worker {dotted_path(cls)} {verb} get_kv_cache_spaces(), an older name of "
         "get_kv_cache_spec(), which vllm_ext 0.3.0 removes; use get_kv_cache_spec()",
         DeprecationWarning,
         stacklevel=3,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vllm_ext.contracts.platform import AttentionSelectorConfig, Platform
-from vllm_ext.errors import ContractError
+from vllm_ext.errors import ContractError, dotted_path
 from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum
 
 Question = Callable[[AttentionBackendEnum | None, AttentionSelectorConfig, int], Any]
@@ -29,8 +29,8 @@ def attention_question(platform: Platform) -> Question:
     names = list(_arguments(platform, inspect.signature(method)))
     if "use_v1" in names or "attn_selector_config" not in names:
         warnings.warn(
-            f"{_path(platform)}: parameters such as use_v1 are deprecated, and vllm_ext 0.3.0 will not give them; use "
-            "get_attn_backend_cls(cls, selected_backend, attn_selector_config, num_heads=None)",
+            f"{_hook_path(platform)}: parameters such as use_v1 are deprecated, and vllm_ext 0.3.0 will not give them; "
+            "use get_attn_backend_cls(cls, selected_backend, attn_selector_config, num_heads=None)",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -51,12 +51,12 @@ def _arguments(platform: Platform, signature: inspect.Signature) -> Iterator[str
             yield parameter.name
         elif parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL:
             raise ContractError(
-                f"{_path(platform)} requires {parameter.name!r}, which is not known; its signature is "
+                f"{_hook_path(platform)} requires {parameter.name!r}, which is not known; its signature is "
                 "(cls, selected_backend, attn_selector_config, num_heads=None)",
                 plugin=platform.device_name,
             )
 
 
-def _path(platform: Platform) -> str:
+def _hook_path(platform: Platform) -> str:
     cls = type(platform)
-    return f"{cls.__module__}.{cls.__qualname__}.get_attn_backend_cls"
+    return f"{dotted_path(cls)}.get_attn_backend_cls"

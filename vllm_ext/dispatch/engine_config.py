@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vllm_ext.config.schema import EngineSettings, Settings
+from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.contracts.vllm_config import (
     AttentionConfig,
     CacheConfig,
@@ -23,8 +24,8 @@ from vllm_ext.dispatch.hf_config import DEMO_MODEL, position_offset, read_hf_con
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops
 from vllm_ext.dispatch.pooler_config import has_modules, make_pooler_config, max_seq_length
+from vllm_ext.dispatch.purpose import resolve_purpose
 from vllm_ext.dispatch.quantization import make_quant_config, quantization_of
-from vllm_ext.dispatch.runner import resolve_purpose
 from vllm_ext.errors import CheckpointError, ConfigError
 
 if TYPE_CHECKING:
@@ -120,11 +121,11 @@ def resolve_dtype(wanted: str, hf_config: HFConfig, platform: Platform) -> torch
         if dtype not in supported:
             raise ConfigError(
                 f"engine.dtype is {wanted!r}, which platform {platform.device_name!r} does not support; "
-                f"supported: auto, {', '.join(_name(d) for d in supported)}"
+                f"supported: auto, {', '.join(dtype_name(d) for d in supported)}"
             )
         return dtype  # type: ignore[no-any-return]
     own = hf_config.get("dtype", hf_config.get("torch_dtype", "float32"))
-    dtype = getattr(torch, str(own).removeprefix("torch."), None)
+    dtype = getattr(torch, dtype_name(own), None)
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise CheckpointError(f"{hf_config.source}: dtype {own!r} is not a floating-point dtype of torch")
     return dtype if dtype in supported else supported[0]
@@ -179,7 +180,3 @@ def _own_max_model_len(hf_config: HFConfig) -> int | None:
     if kind == "yarn":
         return max(own, int((rope.get("original_max_position_embeddings") or own) * factor))
     return own
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
-from vllm_ext.errors import ConfigError, PluginLoadError, VllmExtError, innermost_cause
+from vllm_ext.errors import ConfigError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ def platform_code(platform: Platform) -> Iterator[None]:
     except BaseException as error:  # a hook that exits or asserts fails like any other
         cls = type(platform)
         raise PluginLoadError(
-            f"platform {platform.device_name!r} ({cls.__module__}.{cls.__qualname__}) failed: {innermost_cause(error)}",
+            f"platform {platform.device_name!r} ({dotted_path(cls)}) failed: {innermost_cause(error)}",
             plugin=platform.device_name,
         ) from error
 

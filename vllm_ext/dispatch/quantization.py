@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.contracts.quantization import QuantizationConfig, get_quantization_config
 from vllm_ext.contracts.vllm_config import HFConfig
 from vllm_ext.dispatch.hf_config import read_json_object
@@ -18,6 +19,7 @@ from vllm_ext.errors import (
     UnsupportedModel,
     VllmExtError,
     did_you_mean,
+    dotted_path,
     innermost_cause,
     listing,
 )
@@ -75,17 +77,15 @@ def make_quant_config(
         platform.verify_quantization(name)
     cls = get_quantization_config(name, named_by=KEY)
     if missing := cls.__abstractmethods__:
-        raise ContractError(
-            f"quantization {name!r}: {cls.__module__}.{cls.__qualname__} does not implement {listing(sorted(missing))}"
-        )
+        raise ContractError(f"quantization {name!r}: {dotted_path(cls)} does not implement {listing(sorted(missing))}")
     with _method_code(name, hf_config):
         config = _build(cls, hf_config)
         supported = config.get_supported_act_dtypes()
         least = config.get_min_capability()
     if dtype not in supported:
         raise ConfigError(
-            f"quantization {name!r} does not compute in {_name(dtype)}; it supports: "
-            f"{', '.join(_name(each) for each in supported) or 'none'}. Set engine.dtype to one of these"
+            f"quantization {name!r} does not compute in {dtype_name(dtype)}; it supports: "
+            f"{', '.join(dtype_name(each) for each in supported) or 'none'}. Set engine.dtype to one of these"
         )
     with platform_code(platform):
         capability = platform.get_device_capability(0)
@@ -136,7 +136,3 @@ def _method_code(name: str, hf_config: HFConfig) -> Iterator[None]:
         raise PluginLoadError(
             f"quantization method {name!r}, registered by {owner}, failed: {innermost_cause(error)}", plugin=owner
         ) from error
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

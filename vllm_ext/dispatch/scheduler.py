@@ -6,8 +6,7 @@ from typing import Any
 
 from vllm_ext.contracts.qualname import check_constructor, resolve_class
 from vllm_ext.contracts.scheduler import CONSTRUCTOR_KEYWORDS, missing_methods
-from vllm_ext.dispatch.step import path_of
-from vllm_ext.errors import ContractError, EngineError, VllmExtError, innermost_cause
+from vllm_ext.errors import ContractError, EngineError, VllmExtError, dotted_path, innermost_cause
 
 OWN_SCHEDULER = "vllm_ext.engine.scheduler.Scheduler"
 """What ``auto`` stands for."""
@@ -29,8 +28,8 @@ def resolve_scheduler(wanted: str | type, source: str) -> type:
     )
     if missing := missing_methods(cls):
         raise ContractError(
-            f"scheduler class of {source}: {path_of(cls)} does not implement: {', '.join(missing)}. The engine calls "
-            f"these methods of every scheduler; {OWN_SCHEDULER} has them"
+            f"scheduler class of {source}: {dotted_path(cls)} does not implement: {', '.join(missing)}. The engine "
+            f"calls these methods of every scheduler; {OWN_SCHEDULER} has them"
         )
     check_constructor(cls, CONSTRUCTOR_KEYWORDS, slot="scheduler", source=source)
     return cls
@@ -43,4 +42,6 @@ def build_scheduler(cls: type, source: str, keywords: dict[str, Any]) -> Any:
     except VllmExtError:
         raise
     except (Exception, SystemExit) as error:
-        raise EngineError(f"scheduler {path_of(cls)} of {source} cannot be built: {innermost_cause(error)}") from error
+        raise EngineError(
+            f"scheduler {dotted_path(cls)} of {source} cannot be built: {innermost_cause(error)}"
+        ) from error

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from vllm_ext.contracts.worker import WorkerBase
-from vllm_ext.dispatch.step import path_of
-from vllm_ext.errors import ContractError, listing
+from vllm_ext.errors import ContractError, dotted_path, listing
 
 
 def extend_worker(worker_cls: type[WorkerBase], extension_cls: type, source: str) -> type[WorkerBase]:
@@ -16,7 +15,7 @@ def extend_worker(worker_cls: type[WorkerBase], extension_cls: type, source: str
     Raises:
         ContractError: the extension has attributes of the worker's, or no class can derive from both.
     """
-    worker, extension = path_of(worker_cls), path_of(extension_cls)
+    worker, extension = dotted_path(worker_cls), dotted_path(extension_cls)
     names = {name for name in dir(extension_cls) if not name.startswith("__")}
     if conflicts := names & set(dir(worker_cls)):
         raise ContractError(

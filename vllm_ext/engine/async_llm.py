@@ -20,11 +20,10 @@ from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
-from vllm_ext.engine.async_io_processor import AsyncDataRequests, Run, until_ended
+from vllm_ext.engine.async_data_requests import AsyncDataRequests, Run, until_ended
 from vllm_ext.engine.async_requests import AsyncRequests
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_calls import PendingCalls
-from vllm_ext.engine.core_client import ThreadCoreClient
 from vllm_ext.engine.core_mailbox import Mailbox
 from vllm_ext.engine.core_messages import (
     AbortRequests,
@@ -39,11 +38,12 @@ from vllm_ext.engine.core_messages import (
     UtilityResult,
 )
 from vllm_ext.engine.core_process import ProcessCoreClient
+from vllm_ext.engine.core_thread import ThreadCoreClient
+from vllm_ext.engine.data_requests import GENERATE, POOL, Use
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.input_processor import InputProcessor
-from vllm_ext.engine.io_processor import GENERATE, POOL, Use
 from vllm_ext.engine.metrics.manager import StatLoggerManager
-from vllm_ext.engine.pooling_outputs import make_output_processor
+from vllm_ext.engine.pooling_output_processor import make_output_processor
 from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt
 from vllm_ext.errors import EngineError, InvalidRequest
 from vllm_ext.managers import make_receipt

@@ -12,7 +12,7 @@ from vllm_ext.engine.metrics.step_stats import StepStats
 from vllm_ext.engine.output_collector import RequestOutputCollector
 from vllm_ext.engine.output_processor import OutputProcessor
 from vllm_ext.engine.parallel_sampling import split_completions
-from vllm_ext.engine.pooling_outputs import PoolingOutputProcessor
+from vllm_ext.engine.pooling_output_processor import PoolingOutputProcessor
 from vllm_ext.engine.request import EngineCoreOutput
 from vllm_ext.errors import EngineError, InvalidRequest, innermost_cause
 

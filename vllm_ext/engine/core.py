@@ -13,6 +13,7 @@ from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_messages import Capabilities
+from vllm_ext.engine.executors.worker_calls import name_of_method
 from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config, request_capacity
 from vllm_ext.engine.metrics.step_stats import StepRecorder, StepStats
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
@@ -51,11 +52,13 @@ class EngineCore:
             self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
 
     def _ask_capabilities(self) -> Capabilities:
-        """What the workers can be asked for."""
+        """What the workers can be asked for; EngineError where this engine is for none of it."""
+        tasks = self.executor.get_supported_tasks()
+        self._check_tasks(tasks)
         whole: set[str] = set()
         if self.vllm_config.model_config.runner_type == "pooling":
             whole.update(*self.collective_rpc("get_whole_prompt_tasks"))
-        return Capabilities(self.executor.get_supported_sampling_params(), self._tasks, tuple(sorted(whole)))
+        return Capabilities(self.executor.get_supported_sampling_params(), tasks, tuple(sorted(whole)))
 
     def add_request(self, request: Request) -> None:
         """Queue a request; InvalidRequest where it can never be served."""
@@ -145,8 +148,7 @@ class EngineCore:
             EngineError: it failed, with the worker's class and the method in its text and the cause behind it.
             ContractError: the workers have no such method.
         """
-        name = method if isinstance(method, str) else getattr(method, "__qualname__", repr(method))
-        with self._worker_code(f"in {name}()"):
+        with self._worker_code(f"in {name_of_method(method)}()"):
             return self.executor.collective_rpc(method, timeout, args, kwargs)
 
     def profile(self, is_start: bool, profile_prefix: str | None = None) -> None:
@@ -185,8 +187,6 @@ class EngineCore:
         cache_config.num_gpu_blocks = kv_cache_config.num_blocks
         self._fit_max_model_len(request_capacity(kv_cache_config, cache_config.block_size))
         executor.initialize_from_config(kv_cache_config)
-        self._tasks = executor.get_supported_tasks()
-        self._check_tasks()
         return kv_cache_config
 
     def _compute_prompts_whole(self) -> None:
@@ -194,12 +194,12 @@ class EngineCore:
         scheduler_config, longest = self.vllm_config.scheduler_config, self.vllm_config.model_config.max_model_len
         scheduler_config.max_num_batched_tokens = max(scheduler_config.max_num_batched_tokens, longest)
 
-    def _check_tasks(self) -> None:
+    def _check_tasks(self, tasks: Sequence[str]) -> None:
         is_pooling = self.vllm_config.model_config.runner_type == "pooling"
         wanted: Sequence[str] = POOLING_TASKS if is_pooling else ("generate",)
-        if not set(wanted) & set(self._tasks):
+        if not set(wanted) & set(tasks):
             raise EngineError(
-                f"worker {self.vllm_config.parallel_config.worker_cls} supports the tasks {listing(self._tasks)} for "
+                f"worker {self.vllm_config.parallel_config.worker_cls} supports the tasks {listing(tasks)} for "
                 f"this model, and this engine is for {listing(wanted)}"
             )
 

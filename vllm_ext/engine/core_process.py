@@ -35,7 +35,7 @@ _END_S = 2.0
 
 
 class ProcessCoreClient:
-    """As :class:`~vllm_ext.engine.core_client.ThreadCoreClient`, for a core that shares nothing with this process.
+    """As :class:`~vllm_ext.engine.core_thread.ThreadCoreClient`, for a core that shares nothing with this process.
 
     Args:
         dispatcher: its plan is handed over; limits that the core finds out are entered into its configuration.

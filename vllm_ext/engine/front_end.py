@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from vllm_ext.config import Config, Override, load_config
+from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.logits_processors import class_path_of
@@ -42,7 +43,7 @@ class FrontEnd(ABC):
         if model is not None:
             engine_settings["model"] = str(model)
         if dtype is not None:
-            engine_settings["dtype"] = str(dtype).removeprefix("torch.")
+            engine_settings["dtype"] = dtype_name(dtype)
         if isinstance(classes := engine_settings.get("logits_processors"), list | tuple):
             engine_settings["logits_processors"] = [class_path_of(each) for each in classes]
         settings += [

@@ -15,7 +15,7 @@ from vllm_ext.errors import EngineError
 
 
 @dataclass(slots=True)
-class PrefixCacheStats:
+class PrefixCacheTotals:
     """What was looked for in the prefix cache since the engine started, in tokens, at each admission of a request."""
 
     requests: int = 0
@@ -78,7 +78,7 @@ class KVCacheManager:
         longest = num_seen + (max_num_batched_tokens or self.block_pool.num_blocks * block_size)
         self._max_blocks_held = min(self.block_pool.num_blocks, self._num_blocks_for(longest) + 1)
         """By a request with a window in a step; it need not begin where a block does."""
-        self.prefix_cache_stats = PrefixCacheStats()
+        self.prefix_cache_stats = PrefixCacheTotals()
         self._num_groups = len(kv_cache_config.kv_cache_groups)
         self._owned: dict[str, _Owned] = {}
 

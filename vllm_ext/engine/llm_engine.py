@@ -14,7 +14,7 @@ from vllm_ext.engine.core import EngineCore
 from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.engine.metrics.manager import StatLoggerManager
 from vllm_ext.engine.parallel_sampling import split_completions
-from vllm_ext.engine.pooling_outputs import make_output_processor
+from vllm_ext.engine.pooling_output_processor import make_output_processor
 from vllm_ext.engine.prompts import PromptType
 from vllm_ext.engine.request import RequestStatus
 from vllm_ext.errors import EngineError, InvalidRequest

@@ -21,7 +21,7 @@ from vllm_ext.contracts.pooling_outputs import (
 )
 from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
 from vllm_ext.engine.arguments import params_for_each
-from vllm_ext.engine.io_processor import POOL, DataRequests
+from vllm_ext.engine.data_requests import POOL, DataRequests
 from vllm_ext.engine.pairs import is_cross_encoder, pair_prompts
 from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
 from vllm_ext.errors import InvalidRequest

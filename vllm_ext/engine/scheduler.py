@@ -36,11 +36,10 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
         num_scheduled_tokens: dict[str, int] = {}
         cached = CachedRequestData()
         new: list[NewRequestData] = []
-        num_preempted = -self.num_preemptions
+        num_preemptions_before = self.num_preemptions
         budget = self._schedule_running(cached, num_scheduled_tokens)
-        num_preempted += self.num_preemptions
         # Blocks that were given up for some are not for others: they would be the next to be preempted.
-        if not num_preempted:
+        if self.num_preemptions == num_preemptions_before:
             budget = self._schedule_waiting(new, num_scheduled_tokens, budget)
         return SchedulerOutput(
             scheduled_new_reqs=new,

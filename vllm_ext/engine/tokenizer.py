@@ -19,6 +19,7 @@ from vllm_ext.errors import (
     PluginLoadError,
     TokenizerError,
     VllmExtError,
+    dotted_path,
     innermost_cause,
     listing,
 )
@@ -101,7 +102,7 @@ def load_tokenizer(model_config: ModelConfig) -> TokenizerLike:
     """
     mode = model_config.tokenizer_mode
     cls = TokenizerRegistry.load_tokenizer_cls(mode, named_by="engine.tokenizer_mode")
-    name = f"tokenizer {cls.__module__}.{cls.__qualname__} of mode {mode!r}"
+    name = f"tokenizer {dotted_path(cls)} of mode {mode!r}"
     if missing := [method for method in TOKENIZER_METHODS if not hasattr(cls, method)]:
         raise ContractError(f"{name} lacks {', '.join(missing)}; a tokenizer has: {', '.join(TOKENIZER_METHODS)}")
     try:

@@ -18,7 +18,7 @@ from vllm_ext.contracts.platform import Platform, UnspecifiedPlatform
 from vllm_ext.contracts.platform_check import METHODS, check_platform, is_inherited
 from vllm_ext.contracts.qualname import is_class_path
 from vllm_ext.discovery import find_providers
-from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable
+from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable, dotted_path
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
 from vllm_ext.managers.policy import report_once
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
@@ -219,7 +219,7 @@ def _check_platform(platform: Platform, decision: Decision, settings: Settings) 
     if problems.errors:
         cls = type(platform)
         raise ContractError(
-            f"platform plugin {decision}: {cls.__module__}.{cls.__qualname__} {'. It '.join(problems.errors)}",
+            f"platform plugin {decision}: {dotted_path(cls)} {'. It '.join(problems.errors)}",
             plugin=decision.name,
         )
     return problems.warnings

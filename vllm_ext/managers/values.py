@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm_ext.contracts.groups import KINDS, PLATFORM, PluginKind
 from vllm_ext.contracts.qualname import resolve_class
-from vllm_ext.errors import ContractError, Unavailable
+from vllm_ext.errors import ContractError, Unavailable, dotted_path
 from vllm_ext.plan import Decision
 
 _KIND = {kind.key: kind for kind in KINDS}
@@ -76,7 +76,7 @@ def _check_class(decision: Decision, plugin: Any) -> Any:
     if isinstance(plugin, type) and issubclass(plugin, contract):
         return plugin
     raise ContractError(
-        f"{source_of(decision)}: {decision.value!r} is not a subclass of {_path(contract)}, but {plugin!r}",
+        f"{source_of(decision)}: {decision.value!r} is not a subclass of {dotted_path(contract)}, but {plugin!r}",
         plugin=decision.name,
     )
 
@@ -89,11 +89,7 @@ def _check_object(decision: Decision, result: Any) -> Any:
     if missing:
         raise ContractError(
             f"{source_of(decision)}: {decision.value!r} returned {result!r}, which has no {', '.join(missing)}; "
-            f"it has to keep {_path(contract)}",
+            f"it has to keep {dotted_path(contract)}",
             plugin=decision.name,
         )
     return result
-
-
-def _path(contract: type) -> str:
-    return f"{contract.__module__}.{contract.__qualname__}"

@@ -11,7 +11,7 @@ from torch import nn
 from vllm_ext.contracts.pooler import POOLING_METHODS
 from vllm_ext.contracts.pooling_params import ConvertType
 from vllm_ext.contracts.vllm_config import VllmConfig
-from vllm_ext.errors import ContractError
+from vllm_ext.errors import ContractError, dotted_path
 from vllm_ext.layers.linear import ReplicatedLinear
 from vllm_ext.layers.pooler.heads import num_labels
 from vllm_ext.layers.pooler.pooler import DispatchPooler
@@ -24,7 +24,7 @@ def as_pooling_model(model_cls: type[nn.Module], arch: str, convert_type: Conver
     Raises:
         ContractError: it lacks methods of a pooling model, or cannot be converted.
     """
-    name = f"model class {model_cls.__module__}.{model_cls.__qualname__} for {arch!r}"
+    name = f"model class {dotted_path(model_cls)} for {arch!r}"
     if missing := [method for method in POOLING_METHODS if not callable(getattr(model_cls, method, None))]:
         raise ContractError(f"{name} lacks {', '.join(missing)}; a pooling model has: {', '.join(POOLING_METHODS)}")
     if getattr(model_cls, "is_pooling_model", False):

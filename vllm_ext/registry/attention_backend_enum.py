@@ -11,7 +11,7 @@ import keyword
 from collections.abc import Callable, Iterator
 from typing import ClassVar, TypeVar
 
-from vllm_ext.errors import RegistrationError, innermost_cause
+from vllm_ext.errors import RegistrationError, dotted_path, innermost_cause
 from vllm_ext.registry.attention_backends import ATTENTION_BACKENDS, IN_TREE
 from vllm_ext.registry.scope import current_scope
 
@@ -181,7 +181,7 @@ def register_backend(
                 f"attention backend {str(backend)!r}: {getattr(cls, '__qualname__', cls)!r} is not a class at the top "
                 "level of a module, so that other processes could not import it"
             )
-        take(str(backend), f"{cls.__module__}.{cls.__qualname__}")
+        take(str(backend), dotted_path(cls))
         return cls
 
     return decorate

@@ -34,6 +34,7 @@ TO_BE_FILLED = (
 """Names of vLLM's that stand for nothing here until a plugin overrides them; plugins written for vLLM mention them."""
 
 _CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*[.:][^\W\d]\w*")
+"""``module.Class`` too, as vLLM's enum has them."""
 
 
 class _AttentionBackendRegistry:

@@ -12,6 +12,7 @@ from vllm_ext.errors import (
     PluginNotFound,
     RegistrationError,
     did_you_mean,
+    dotted_path,
     innermost_cause,
     listing,
 )
@@ -73,7 +74,7 @@ class ClassRegistry(Registry[Any]):
                     plugin=entry.owner_text,
                 ) from error
         if not isinstance(found, type) or (base is not None and not issubclass(found, base)):
-            expected = "class" if base is None else f"subclass of {base.__module__}.{base.__qualname__}"
+            expected = "class" if base is None else f"subclass of {dotted_path(base)}"
             raise ContractError(
                 f"{self.what} {name!r}, registered by {entry.owner_text}: {entry.value!r} is not a {expected}",
                 plugin=entry.owner_text,

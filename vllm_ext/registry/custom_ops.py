@@ -7,7 +7,7 @@ import logging
 from collections.abc import Collection
 from typing import Any
 
-from vllm_ext.errors import RegistrationError, did_you_mean, listing
+from vllm_ext.errors import RegistrationError, did_you_mean, dotted_path, listing
 from vllm_ext.registry.base import Registration, Registry
 from vllm_ext.registry.owners import current_owner
 
@@ -167,7 +167,7 @@ def _path(cls: type) -> str:
 
 
 def _name(thing: object) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}" if isinstance(thing, type) else repr(thing)
+    return dotted_path(thing) if isinstance(thing, type) else repr(thing)
 
 
 CUSTOM_OPS = _CustomOpRegistry()

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from typing import Any
 
 from vllm_ext.errors import RegistrationError, UnsupportedModel, did_you_mean, innermost_cause, listing
 from vllm_ext.registry.base import Registry
+from vllm_ext.registry.classes import CLASS_PATH as _CLASS_PATH
 from vllm_ext.registry.transformers_archs import ADAPTER, refusal_of
-
-_CLASS_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 # Strings, so that neither torch nor a model is imported before it is needed.
 _IN_TREE: dict[str, Any] = {

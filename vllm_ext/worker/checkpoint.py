@@ -62,7 +62,7 @@ class Checkpoint:
         return self._names
 
     def tensors(
-        self, *, progress: bool = False, num_readers: int = NUM_READERS, touch_all: bool = True
+        self, *, progress: bool = False, touch_all: bool = True
     ) -> Generator[tuple[str, torch.Tensor], None, None]:
         """Each tensor with its name, in no particular order. A tensor is a view of the mapped file: copy what is to
         stay.
@@ -78,7 +78,7 @@ class Checkpoint:
         num_bytes = sum(path.stat().st_size for path in self.shards)
         with (
             tqdm(total=num_bytes, desc="Loading weights", unit="B", unit_scale=True, disable=not progress) as bar,
-            closing(read_ahead(self.shards, num_readers, touch_all)) as read,
+            closing(read_ahead(self.shards, NUM_READERS, touch_all)) as read,
         ):
             for path, name, tensor in read:
                 self.at_work = f"{path}: tensor {name!r}" if name else str(path)

@@ -5,15 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
 from vllm_ext.worker.plugin_logits_processors import LogitsProcessors
-from vllm_ext.worker.sampling_batch import SamplingBatch
-
-IntArray = npt.NDArray[np.integer]
+from vllm_ext.worker.sampling_batch import IntArray, SamplingBatch
 
 
 @dataclass(slots=True)

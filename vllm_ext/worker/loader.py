@@ -12,7 +12,7 @@ from torch import nn
 
 from vllm_ext.contracts.model import TEXT_GENERATION_METHODS
 from vllm_ext.contracts.model_loader import get_model_loader
-from vllm_ext.errors import ConfigError, ContractError
+from vllm_ext.errors import ConfigError, ContractError, dotted_path
 from vllm_ext.models.pooling import as_pooling_model
 from vllm_ext.registry.models import ModelRegistry
 from vllm_ext.worker.quantization import quantize_layers
@@ -70,7 +70,7 @@ def _check_contract(model_cls: type[nn.Module], arch: str) -> None:
         missing.append("forward")
     if missing:
         raise ContractError(
-            f"model class {model_cls.__module__}.{model_cls.__qualname__} for {arch!r} lacks {', '.join(missing)}; "
+            f"model class {dotted_path(model_cls)} for {arch!r} lacks {', '.join(missing)}; "
             f"a model for text generation has: {', '.join(TEXT_GENERATION_METHODS)}"
         )
 

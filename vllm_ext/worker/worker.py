@@ -15,7 +15,7 @@ from vllm_ext.contracts.sampling_params import WORKER_PARAMS
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
-from vllm_ext.distributed.parallel_state import GroupCoordinator, init_distributed_environment, use_tp_group
+from vllm_ext.distributed.parallel_state import TP_GROUP, GroupCoordinator, init_distributed_environment, use_tp_group
 from vllm_ext.errors import EngineError, innermost_cause
 from vllm_ext.worker.loader import load_model
 from vllm_ext.worker.memory import available_kv_cache_memory, measure_step
@@ -46,16 +46,14 @@ class Worker(WorkerBase):
         self.device = _find_device(platform, self.device_id)
         platform.set_device(self.device)
         platform.check_if_supports_dtype(self.model_config.dtype)
-        name, number = (
-            platform.get_device_name(self.device_id),
-            platform.device_id_to_physical_device_id(self.local_rank),
-        )
+        name = platform.get_device_name(self.device_id)
+        number = platform.device_id_to_physical_device_id(self.local_rank)
         logger.info("worker %d uses device %d of the machine, %s", self.rank, number, name)
         platform.seed_everything(self.model_config.seed)
         ranks = init_distributed_environment(
             self.parallel_config.world_size, self.rank, self.distributed_init_method, platform.dist_backend or "gloo"
         )
-        self.tp_group = GroupCoordinator("tp:0", ranks, self.device, get_current_dispatcher())
+        self.tp_group = GroupCoordinator(TP_GROUP, ranks, self.device, get_current_dispatcher())
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
         with use_tp_group(self.tp_group):

@@ -8,7 +8,7 @@ from typing import Any
 
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.contracts.worker_check import describe_missing, may_lack_sample_tokens, missing_methods
-from vllm_ext.errors import ContractError, did_you_mean
+from vllm_ext.errors import ContractError, did_you_mean, dotted_path
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ def check_worker_cls(worker_cls: type[WorkerBase], platform_name: str) -> None:
     """ContractError where the class lacks methods that the engine calls, with all of them; a warning for one that may
     be needed.
     """
-    worker = f"worker {worker_cls.__module__}.{worker_cls.__qualname__} of {platform_name}"
+    worker = f"worker {dotted_path(worker_cls)} of {platform_name}"
     if missing := missing_methods(worker_cls):
         raise ContractError(
             f"{worker} does not implement: {describe_missing(worker_cls, missing)}. "
@@ -61,7 +61,7 @@ def _method_of(worker: WorkerBase, name: str, platform_name: str) -> Callable[..
     cls = type(worker)
     known = [known for known in dir(cls) if not known.startswith("_")]
     raise ContractError(
-        f"worker {cls.__module__}.{cls.__qualname__} of {platform_name} has no method "
+        f"worker {dotted_path(cls)} of {platform_name} has no method "
         f"{name!r}{did_you_mean(name, known)}; worker.extension_cls can add it",
         plugin=platform_name,
     )

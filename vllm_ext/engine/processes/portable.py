@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import torch
 
+from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.errors import EngineError, innermost_cause
 
 _TAG = "~"
@@ -82,13 +83,13 @@ def _tensor_to_plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         array = value.detach().cpu().contiguous()
         data = array.flatten().view(torch.uint8).numpy().tobytes()
-        return {_TAG: "tensor", "v": data, "dtype": _dtype_name(array.dtype), "shape": list(array.shape)}
+        return {_TAG: "tensor", "v": data, "dtype": dtype_name(array.dtype), "shape": list(array.shape)}
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return {_TAG: "array", "v": value.tobytes(), "dtype": value.dtype.str, "shape": list(value.shape)}
     if isinstance(value, np.generic) and value.dtype.kind in "biufc":
         return {_TAG: "scalar", "v": value.tobytes(), "dtype": value.dtype.str}
     if isinstance(value, torch.dtype):
-        return {_TAG: "dtype", "v": _dtype_name(value)}
+        return {_TAG: "dtype", "v": dtype_name(value)}
     if isinstance(value, torch.device):
         return {_TAG: "device", "v": str(value)}
     if isinstance(value, torch.Size):
@@ -179,10 +180,6 @@ def _tensor_of(value: dict[str, Any]) -> torch.Tensor:
 
 def _partial(func: Callable[..., Any], args: list[Any], keywords: dict[str, Any]) -> functools.partial[Any]:
     return functools.partial(func, *args, **keywords)
-
-
-def _dtype_name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def _path_of(thing: Any) -> str:

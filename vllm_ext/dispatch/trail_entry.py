@@ -1,4 +1,4 @@
-"""A step of the decision trail."""
+"""An entry of the decision trail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SLOTS = (
 )
 
 
-class Step(NamedTuple):
+class TrailEntry(NamedTuple):
     """One thing that was considered for a slot."""
 
     slot: str
@@ -30,8 +30,3 @@ class Step(NamedTuple):
     """After a run: how many of it were built, or how often it was asked, while the engine started."""
     in_steps: int | None = None
     """After a run: how often it was called while the engine made steps."""
-
-
-def path_of(cls: type) -> str:
-    """The class path, as settings name it."""
-    return f"{cls.__module__}.{cls.__qualname__}"

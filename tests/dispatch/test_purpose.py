@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vllm_ext.config.schema import EngineSettings
-from vllm_ext.dispatch.runner import resolve_purpose
+from vllm_ext.dispatch.purpose import resolve_purpose
 from vllm_ext.errors import ConfigError
 
 
