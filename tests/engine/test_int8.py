@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from support.device import DrivenWorker, driven_worker, make_dispatcher
 from support.families import ADAPTED, NATIVE, write_model
 from support.quantized import copy_with_tensors, copy_with_weights, through_int8, to_int8
-from support.ranks import TESTS, run_ranks
+from support.ranks import assert_two_ranks_give_the_logits_of_one
 from support.reference import assert_equal_tokens, greedy_reference, reference_logits
 
 from vllm_ext import SamplingParams
@@ -104,23 +104,7 @@ def test_the_weights_take_a_quarter_of_the_memory(random_llama):
 
 def test_the_same_weights_are_on_every_rank(random_llama, tmp_path):
     """Scales belong to whole rows, however these are split."""
-    run_ranks(
-        TESTS / "distributed" / "ranks_llama.py",
-        2,
-        tmp_path / "rendezvous",
-        str(random_llama),
-        str(tmp_path / "logits"),
-        "engine__quantization=int8",
-    )
-    with driven_worker(random_llama, engine__quantization="int8") as driver:
-        driver.add("r", list(range(1, 30)))
-        driver.step({"r": 29})
-        prefill = driver.logits
-        driver.step({"r": 1})
-
-        for rank in range(2):
-            logits = torch.load(tmp_path / f"logits{rank}", weights_only=True)
-            torch.testing.assert_close(logits, torch.cat((prefill, driver.logits)), atol=1e-4, rtol=0)
+    assert_two_ranks_give_the_logits_of_one(random_llama, tmp_path, engine__quantization="int8")
 
 
 def test_dummy_weights_need_no_files_and_are_finite(random_llama):

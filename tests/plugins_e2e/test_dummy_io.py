@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.async_engine import run
+from support.async_engine import check_books, run
 from support.io_processors import install
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams
@@ -78,15 +78,6 @@ def state_of(engine) -> dict:
     requests = engine._data_requests
     processor = requests.processor if isinstance(engine, LLM) else requests._requests.processor
     return processor.tables if hasattr(processor, "tables") else processor.chunks
-
-
-async def check_books(engine: AsyncLLM) -> None:
-    """Nothing is in flight, on either side, and all blocks are free."""
-    await engine._call("check_integrity")
-    stats = await engine.get_stats()
-    assert (stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage) == (0, 0, 0.0)
-    requests = engine._requests
-    assert (requests._collectors, requests._internal_ids, requests._core_ids, requests._owners) == ({}, {}, {}, {})
 
 
 class TestCSV:

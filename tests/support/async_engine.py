@@ -11,6 +11,7 @@ from support.fake_engine import FakeWorker
 
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.async_llm import AsyncLLM
+from vllm_ext.engine.pooling_output_processor import PoolingOutputProcessor
 
 
 def greedy(max_tokens: int = 5, **params: object) -> SamplingParams:
@@ -38,7 +39,8 @@ async def check_books(engine: AsyncLLM) -> None:
     assert (stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage) == (0, 0, 0.0)
     requests = engine._requests
     assert (requests._collectors, requests._internal_ids, requests._core_ids, requests._owners) == ({}, {}, {}, {})
-    assert requests._output_processor._states == {}
+    processor = requests._output_processor
+    assert (processor._prompts if isinstance(processor, PoolingOutputProcessor) else processor._states) == {}
 
 
 def slow(seconds: float) -> Callable[[FakeWorker], None]:

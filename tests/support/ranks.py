@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import torch
+from support.device import driven_worker
+
 TESTS = Path(__file__).parent.parent
 
 
@@ -31,3 +34,19 @@ def run_ranks(script: Path, world_size: int, rendezvous: Path, *args: str, site:
             process.kill()
     failed = [output for process, output in zip(processes, outputs, strict=True) if process.returncode]
     assert not failed, "\n".join(failed)
+
+
+def assert_two_ranks_give_the_logits_of_one(model: Path, tmp_path: Path, **settings: str) -> None:
+    """For a prompt of 29 tokens and one step more; ``settings`` as in :func:`driven_worker`."""
+    given = [f"{name}={value}" for name, value in settings.items()]
+    script = TESTS / "distributed" / "ranks_llama.py"
+    run_ranks(script, 2, tmp_path / "rendezvous", str(model), str(tmp_path / "logits"), *given)
+    with driven_worker(model, **settings) as driver:
+        driver.add("r", list(range(1, 30)))
+        driver.step({"r": 29})
+        prefill = driver.logits
+        driver.step({"r": 1})
+
+        for rank in range(2):
+            logits = torch.load(tmp_path / f"logits{rank}", weights_only=True)
+            torch.testing.assert_close(logits, torch.cat((prefill, driver.logits)), atol=1e-4, rtol=0)
