@@ -86,6 +86,11 @@ def test_a_bad_word_is_forbidden_at_the_beginning_and_after_a_space():
     assert len(set(made.bad_words_token_ids)) == len(made.bad_words_token_ids)
 
 
+@pytest.mark.parametrize("word", ["\n", "\na", " ", "\t a"])
+def test_a_bad_word_that_brings_white_space_of_its_own_is_forbidden_as_it_stands(word):
+    assert PROCESSOR.process_params(SamplingParams(bad_words=[word])).bad_words_token_ids == (ids(word),)
+
+
 def test_a_bad_word_that_is_no_token_is_refused():
     tokenizer = byte_level_tokenizer()
     tokenizer.normalizer = normalizers.Replace("x", "")
@@ -113,6 +118,38 @@ def test_bad_words_that_leave_no_allowed_token_are_refused(values):
     with pytest.raises(InvalidRequest, match=r"bad_words is \['a', 'b'\], which leaves none of allowed_token_ids"):
         PROCESSOR.process_params(params)
     PROCESSOR.process_params(SamplingParams(bad_words=["a", "b"], allowed_token_ids=[*allowed, a + b + 1]))
+
+
+@pytest.mark.parametrize(
+    ("words", "dead_end"),
+    [
+        (["aa", "ab"], True),
+        (["b", "aa"], True),
+        (["aaa", "ab"], True),
+        (["aa", "bb"], False),
+        (["ca", "cb"], False),
+        (["aaa", "bab"], False),
+    ],
+)
+def test_bad_words_that_leave_no_allowed_token_after_others_are_refused(words, dead_end):
+    (a,), (b,) = ids("a"), ids("b")
+    params = SamplingParams(bad_words=words, allowed_token_ids=[a, b])
+    assert all(len(ids(word)) == len(word) for word in words)
+
+    if not dead_end:
+        PROCESSOR.process_params(params)
+        return
+    with pytest.raises(InvalidRequest, match=r"leaves none of allowed_token_ids \[\d+, \d+\] after the tokens"):
+        PROCESSOR.process_params(params)
+
+
+def test_tokens_that_end_a_request_are_left_once_min_tokens_have_come():
+    (a,) = ids("a")
+    allowed = {"bad_words": ["aa"], "allowed_token_ids": [a, 7]}
+
+    PROCESSOR.process_params(SamplingParams(min_tokens=1, **allowed))
+    with pytest.raises(InvalidRequest, match="leaves none of allowed_token_ids"):
+        PROCESSOR.process_params(SamplingParams(min_tokens=2, **allowed))
 
 
 def test_half_a_surrogate_pair_is_refused():

@@ -72,6 +72,9 @@ class CommonAttentionMetadata:
     layers without a KV cache."""
     causal: bool = True
     """Whether no token sees those after it. False for layers of ``ENCODER_ONLY``, whose requests come whole."""
+    is_prefilling: torch.Tensor | None = None
+    """bool ``[reqs]``, in host memory: whether some of the request's prompt was not computed before this step. A single
+    query token may be the prompt's last. ``None`` where the worker does not say."""
 
     def batch_size(self) -> int:
         """Number of requests."""

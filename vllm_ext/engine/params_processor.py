@@ -94,12 +94,11 @@ class ParamsProcessor:
         """
         sequences: dict[tuple[int, ...], None] = {}
         for word in words:
-            alone, within = (self._encode(prefix + word.lstrip()) for prefix in ("", " "))
+            alone, *within = map(self._encode, _forms(word))
             if not alone:
                 raise InvalidRequest(f"bad_words has {word!r}, which the tokenizer turns into no token at all")
             sequences[alone] = None
-            if within and within[0] != alone[0] and len(within) == len(alone):
-                sequences[within] = None
+            sequences |= {ids: None for ids in within if ids and ids[0] != alone[0] and len(ids) == len(alone)}
         # One with a token that the model does not have is never generated.
         return tuple(sequence for sequence in sequences if max(sequence) < self._vocab_size)
 
@@ -111,10 +110,18 @@ class ParamsProcessor:
         return tuple(ids)
 
 
+def _forms(word: str) -> tuple[str, ...]:
+    """As it begins a text and as it follows a space; only as it stands, if it brings other white space or is nothing
+    else.
+    """
+    bare = word.lstrip(" ")
+    return (bare, f" {bare}") if bare and not bare[0].isspace() else (word,)
+
+
 def _check_choice_is_left(
     params: SamplingParams, stopping: frozenset[int], bad_words: tuple[tuple[int, ...], ...]
 ) -> None:
-    """InvalidRequest where none of the allowed tokens may come."""
+    """InvalidRequest where none of the allowed tokens may come, or none after some others of them."""
     allowed = params.allowed_token_ids
     if allowed is None:
         return
@@ -123,11 +130,21 @@ def _check_choice_is_left(
             f"min_tokens is {params.min_tokens}, and every token of allowed_token_ids {allowed} ends the request; "
             "it takes 0 there, or another token to be allowed"
         )
-    if stopping.union(sequence[0] for sequence in bad_words if len(sequence) == 1).issuperset(allowed):
-        raise InvalidRequest(
-            f"bad_words is {params.bad_words}, which leaves none of allowed_token_ids {allowed}; it takes other words, "
-            "or another token to be allowed"
-        )
+    # The first tokens of words, which may be none, and may come where all of them are allowed.
+    for before in {sequence[:-1] for sequence in bad_words if set(allowed).issuperset(sequence[:-1])}:
+        forbidden = {sequence[-1] for sequence in bad_words if _ends_with(before, sequence[:-1])}
+        if len(before) < params.min_tokens:
+            forbidden |= stopping
+        if forbidden.issuperset(allowed):
+            after = f" after the tokens {list(before)}" if before else ""
+            raise InvalidRequest(
+                f"bad_words is {params.bad_words}, which leaves none of allowed_token_ids {allowed}{after}; it takes "
+                "other words, or another token to be allowed"
+            )
+
+
+def _ends_with(tokens: tuple[int, ...], end: tuple[int, ...]) -> bool:
+    return not end or tokens[-len(end) :] == end
 
 
 def plain_data(name: str, values: dict[str, Any]) -> dict[str, Any]:

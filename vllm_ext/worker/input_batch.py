@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
@@ -28,6 +29,8 @@ class StepInputs:
     """``[reqs + 1]``: request ``i`` owns tokens ``[loc[i], loc[i + 1])``."""
     seq_lens: IntArray
     """``[reqs]``: tokens of the request once this step is done."""
+    is_prefilling: npt.NDArray[np.bool_]
+    """``[reqs]``: whether some of the request's prompt was not computed before."""
     token_rows: IntArray | slice
     """``[tokens]``: which request each token belongs to; all in order when each request has one."""
     sampling_reqs: IntArray
@@ -35,8 +38,8 @@ class StepInputs:
 
     @property
     def is_decode(self) -> bool:
-        """Whether each request has one token."""
-        return isinstance(self.token_rows, slice)
+        """Whether each request has one token, and none of a prompt."""
+        return isinstance(self.token_rows, slice) and not self.is_prefilling.any()
 
 
 class InputBatch:
@@ -141,6 +144,7 @@ class InputBatch:
             positions=positions,
             query_start_loc=query_start_loc,
             seq_lens=seq_lens,
+            is_prefilling=computed < self.num_prompt_tokens[slots],
             token_rows=token_rows,
             sampling_reqs=np.flatnonzero(seq_lens >= self.num_tokens[slots]),
         )

@@ -343,6 +343,7 @@ class ModelRunner:
             num_actual_tokens=len(step.input_ids),
             max_query_len=int(np.diff(step.query_start_loc).max()),
             max_seq_len=int(step.seq_lens.max()),
+            is_prefilling=torch.from_numpy(step.is_prefilling),
         )
         metadata: dict[str, AttentionMetadata] = {}
         slots: dict[str, torch.Tensor] = {}

@@ -22,9 +22,9 @@ from vllm_ext.contracts.vllm_config import VllmConfig
 
 @dataclass(slots=True)
 class CPUAttentionMetadata(AttentionMetadata):
-    """One step. ``tokens`` and ``rows``, int64 ``[decoding]``: query tokens of requests that have one, and which.
+    """One step. ``tokens`` and ``rows``, int64 ``[decoding]``: query tokens of requests that decode, and which.
 
-    ``prompts``, int64: the requests with several query tokens, the longest first.
+    ``prompts``, int64: the other requests, the longest first.
     """
 
     slot_mapping: torch.Tensor
@@ -54,14 +54,18 @@ class CPUAttentionMetadataBuilder(SDPAMetadataBuilder):
         if not common.causal:
             return super().build(common_prefix_len, common)
         starts, lens = common.query_start_loc, common.seq_lens
-        if common.max_query_len == 1:
+        prefilling = common.is_prefilling
+        if common.max_query_len == 1 and (prefilling is None or not prefilling.any()):
             tokens = rows = self._all_reqs[: common.num_reqs]
             prompts = rows[:0]
         else:
-            counts = starts.diff()
-            rows = (counts == 1).nonzero().view(-1)
+            # The two kernels add up in different orders: a prompt is the same however it was cut, so its last token
+            # is computed as the others are, even if it comes alone.
+            is_prompt = starts.diff() > 1
+            is_prompt = is_prompt if prefilling is None else is_prompt | prefilling
+            rows = (~is_prompt).nonzero().view(-1)
             tokens = starts[rows].long()
-            prompts = (counts > 1).nonzero().view(-1)
+            prompts = is_prompt.nonzero().view(-1)
             prompts = prompts[lens[prompts].argsort(descending=True)]
         return CPUAttentionMetadata(common.slot_mapping, tokens, rows, prompts, starts, common.block_table_tensor, lens)
 
