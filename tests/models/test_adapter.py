@@ -114,6 +114,17 @@ def test_names_that_published_checkpoints_have(written, tmp_path, known_as):
     torch.testing.assert_close(our_logits(model), reference_logits(written(GPT2)), atol=1e-4, rtol=1e-4)
 
 
+def test_tied_weights_that_differ_are_refused(written, tmp_path):
+    model = copy_with_config(written(GPT2), tmp_path, {})
+    tensors = load_file(model / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["transformer.wte.weight"] + 1
+    (model / "model.safetensors").unlink()
+    save_file(tensors, model / "model.safetensors")
+
+    with pytest.raises(CheckpointError, match="config.json says that the two are one"):
+        our_logits(model)
+
+
 def test_tied_weights_are_loaded_once_under_either_name(written, tmp_path):
     model = copy_with_config(written(GPT2), tmp_path, {})
     tensors = load_file(model / "model.safetensors")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.device import driven_worker
 from support.families import copy_with_config
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from vllm_ext.errors import UnsupportedModel
+from vllm_ext.errors import CheckpointError, UnsupportedModel
 
 VOCAB = 120
 SHAPES = {
@@ -72,6 +75,45 @@ def test_prefill_and_decode_give_the_logits_of_transformers(tmp_path, shape):
             logits.append(driver.logits)
 
     torch.testing.assert_close(torch.cat(logits), reference_logits(reference, token_ids)[36:], atol=1e-4, rtol=0)
+
+
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
+
+
+def tied_model(path: Path, names: Sequence[str]) -> LlamaForCausalLM:
+    """A model whose embedding is its output layer, stored under ``names``."""
+    reference = make_reference(num_attention_heads=2, tie_word_embeddings=True)
+    reference.save_pretrained(path)
+    tensors = load_file(path / "model.safetensors")
+    one = tensors.pop(EMBEDDING)
+    save_file(tensors | {name: one.clone() for name in names}, path / "model.safetensors")
+    return reference
+
+
+@pytest.mark.parametrize("names", [(EMBEDDING,), (OUTPUT,), (EMBEDDING, OUTPUT)])
+def test_tied_embeddings_may_have_either_name_or_both(tmp_path, names):
+    reference = tied_model(tmp_path, names)
+    token_ids = torch.randint(VOCAB, (9,)).tolist()
+
+    with driven_worker(tmp_path, engine__dtype="float32") as driver:
+        driver.add("r", token_ids)
+        driver.step({"r": 9})
+        logits = driver.logits
+
+    torch.testing.assert_close(logits, reference_logits(reference, token_ids)[-1:], atol=1e-4, rtol=0)
+
+
+def test_tied_embeddings_that_differ_are_refused(tmp_path):
+    tied_model(tmp_path, (EMBEDDING, OUTPUT))
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors[OUTPUT][7, 3] += 1
+    save_file(tensors, tmp_path / "model.safetensors")
+
+    with (
+        pytest.raises(CheckpointError, match="config.json says that the two are one; set tie_word_embeddings to false"),
+        driven_worker(tmp_path, engine__dtype="float32"),
+    ):
+        pass
 
 
 def test_a_long_step_goes_through_the_feed_forward_part_in_pieces(tmp_path):

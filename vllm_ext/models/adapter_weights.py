@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,6 +15,7 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, dot
 
 from vllm_ext.errors import CheckpointError, did_you_mean
 from vllm_ext.layers.linear import copy_checked
+from vllm_ext.models.weights import check_tied
 
 _RELICS = (".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq")
 """Ends of the names of buffers that older versions stored, and newer ones compute."""
@@ -73,15 +75,21 @@ def load_by_name(model: nn.Module, names: WeightNames, weights: Iterable[tuple[s
     # Persistent buffers are loaded; the others are what the model makes of its configuration.
     targets |= {name: buffer for name, buffer in model.state_dict().items() if name not in targets}
     computed = {name for name, _ in model.named_buffers()} - set(targets)
+    num_names = Counter(id(target) for target in targets.values())
     filled: set[str] = set()
+    tied: dict[str, tuple[torch.Tensor, str]] = {}
 
     def fill(target: str, tensor: torch.Tensor) -> None:
         owner = first.get(id(targets[target]), target)
+        if owner in tied:
+            check_tied(tensor, *tied[owner])
+            return
+        load = getattr(targets[target], "weight_loader", None)
+        copy_checked(targets[target].data, tensor) if load is None else load(targets[target], tensor)
+        filled.add(owner)
         # Where weights are tied, either name may be stored, or both with the same numbers.
-        if owner not in filled or owner == target:
-            load = getattr(targets[target], "weight_loader", None)
-            copy_checked(targets[target].data, tensor) if load is None else load(targets[target], tensor)
-            filled.add(owner)
+        if num_names[id(targets[target])] > 1:
+            tied[owner] = tensor, target
 
     # Parts wait as views of mapped files, which take no memory.
     parts: dict[str, list[tuple[str, str, torch.Tensor]]] = {}

@@ -6,7 +6,7 @@ of its checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
 import torch
@@ -23,7 +23,9 @@ from vllm_ext.layers.rotary_embedding import RotaryEmbedding, get_rope
 from vllm_ext.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm_ext.models.configured import ConfiguredModel
 from vllm_ext.models.decoder_config import DecoderConfig
-from vllm_ext.models.weights import load_stacked_weights
+from vllm_ext.models.weights import check_tied, load_stacked_weights
+
+_EMBEDDING, _OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 _TOKENS_AT_ONCE = 512
 """On processors. What lies between the two products stays in their caches then, and is not new memory from the system
@@ -190,5 +192,18 @@ class DecoderForCausalLM(ConfiguredModel, nn.Module):
             "gate_proj": ("gate_up_proj", 0),
             "up_proj": ("gate_up_proj", 1),
         }
-        ignored = ["rotary_emb.inv_freq", *(["lm_head.weight"] if self.tied else [])]
-        return load_stacked_weights(self, weights, stacked, ignored)
+        return load_stacked_weights(self, _tied(weights) if self.tied else weights, stacked, ["rotary_emb.inv_freq"])
+
+
+def _tied(weights: Iterable[tuple[str, torch.Tensor]]) -> Iterator[tuple[str, torch.Tensor]]:
+    """``weights`` with the output layer as the embedding that it is: either name may be stored, or both."""
+    first: tuple[torch.Tensor, str] | None = None
+    for name, tensor in weights:
+        if name not in (_EMBEDDING, _OUTPUT):
+            yield name, tensor
+        elif first is None:
+            # A view of the mapped file, which takes no memory.
+            first = tensor, name
+            yield _EMBEDDING, tensor
+        else:
+            check_tied(tensor, *first)

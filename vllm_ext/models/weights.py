@@ -12,6 +12,15 @@ from vllm_ext.errors import CheckpointError, did_you_mean
 from vllm_ext.layers.linear import copy_checked
 
 
+def check_tied(tensor: torch.Tensor, other: torch.Tensor, other_name: str) -> None:
+    """CheckpointError where a checkpoint holds both names of a parameter that has two, with different numbers."""
+    if tensor.shape != other.shape or not bool((tensor == other).all()):
+        raise CheckpointError(
+            f"it differs from {other_name!r}, and config.json says that the two are one; set tie_word_embeddings to "
+            "false there if the model has an output layer of its own, or remove the one that is not the model's"
+        )
+
+
 def load_stacked_weights(
     model: nn.Module,
     weights: Iterable[tuple[str, torch.Tensor]],
