@@ -6,7 +6,6 @@ Public names are imported on first use, so that ``import vllm_ext`` costs little
 from __future__ import annotations
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext._version import __version__
@@ -172,8 +171,6 @@ __all__ = [
     "register_model_loader",
     "register_quantization_config",
 ]
-
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

@@ -154,7 +154,7 @@ def test_between_steps_and_at_the_end(calls, random_llama, tmp_path):
         llm.apply_model(str)
 
     assert shown(calls) == words(
-        "reset_prefix_cache, profile, synchronize_device, profile, apply_model, get_model, shutdown"
+        "reset_prefix_cache, profile, synchronize_device, profile, apply_model, get_model, clear_graphs, shutdown"
     )
 
 

@@ -186,18 +186,36 @@ def test_an_interrupt_between_two_logits_processors_is_of_that_step_alone(random
     assert tokens(llm.generate([[1, 2, 3]], params)) == [expected]
 
 
-def test_weights_that_were_put_in_the_place_of_others_are_used_by_the_next_step(random_llama, engines):
-    llm = LLM(random_llama, enable_prefix_caching=False)
+def exchange(model: torch.nn.Module) -> None:
+    for number, parameter in enumerate(model.parameters()):
+        parameter.data = parameter.data + 0.3 * torch.randn(
+            parameter.shape, generator=torch.Generator().manual_seed(number)
+        )
+
+
+class Exchanging:
+    """For ``worker.extension_cls``."""
+
+    def exchange(self) -> None:
+        exchange(self.model_runner.model)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda llm: llm.apply_model(exchange),
+        lambda llm: llm.collective_rpc(lambda worker: exchange(worker.model_runner.model)),
+        lambda llm: llm.collective_rpc("exchange"),
+    ],
+    ids=["apply_model", "a function", "an extension"],
+)
+def test_weights_that_were_put_in_the_place_of_others_are_used_by_the_next_step(random_llama, engines, change):
+    overrides = {"worker.extension_cls": f"{__name__}.{Exchanging.__name__}"}
+    llm = LLM(random_llama, enable_prefix_caching=False, overrides=overrides)
     engines.append(llm)
     before = tokens(llm.generate([[5, 6, 7]], GREEDY))
 
-    def exchange(model: torch.nn.Module) -> None:
-        for number, parameter in enumerate(model.parameters()):
-            parameter.data = parameter.data + 0.3 * torch.randn(
-                parameter.shape, generator=torch.Generator().manual_seed(number)
-            )
-
-    llm.apply_model(exchange)
+    change(llm)
     (got,) = tokens(llm.generate([[5, 6, 7]], GREEDY))
     # The same weights, with every token as part of a prompt.
     prompt = [5, 6, 7]

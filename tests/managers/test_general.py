@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from types import ModuleType
 
 import pytest
 from support.distributions import GENERAL, PLATFORM
+from support.plugins import write_distribution
 
 from vllm_ext.errors import PluginLoadError
 from vllm_ext.managers import bind_platform, load_general
@@ -354,3 +356,21 @@ def test_a_replacement_of_anothers_registration_names_both(install, load, caplog
     assert caplog.messages == [
         "model architecture 'Arch': plugin 'b' of b-dist replaces the registration of plugin 'a' of a-dist"
     ]
+
+
+def test_a_program_without_logging_of_its_own_sees_what_failed(tmp_path):
+    """Nobody has to know that there is a logger to set up: Python's last resort writes warnings to stderr."""
+    site = tmp_path / "site"
+    write_distribution(
+        site,
+        "bad_dist",
+        {GENERAL: ["bad = bad_plugin:register"]},
+        {"bad_plugin.py": "def register():\n    raise RuntimeError('no firmware')\n"},
+    )
+    program = "import vllm_ext; vllm_ext.load_general_plugins()"
+    environ = os.environ | {"PYTHONPATH": str(site)}
+
+    done = subprocess.run([sys.executable, "-c", program], env=environ, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0
+    assert re.search(r"plugin 'bad'.* failed.*no firmware", done.stderr)

@@ -78,6 +78,7 @@ def reached(model: Path, traces: Path, monkeypatch: pytest.MonkeyPatch) -> set[s
         llm.start_profile("run")
         llm.stop_profile()
         llm.collective_rpc("get_model_inspection")
+        assert llm.collective_rpc(lambda worker: worker.rank) == [0]
         assert llm.apply_model(lambda model: sum(p.numel() for p in model.parameters()))[0] > 0
     assert (traces / "run.json").is_file()
     return set(seen)

@@ -19,6 +19,7 @@ from vllm_ext.attention.backends.cpu_attn import CPUAttentionMetadataBuilder
 from vllm_ext.contracts.attention import AttentionCGSupport
 from vllm_ext.contracts.forward_context import get_forward_context
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper
+from vllm_ext.layers.activation import SiluAndMul
 from vllm_ext.platforms.cpu import CpuPlatform
 from vllm_ext.worker.kernel_graph import Buffer, KernelGraphWrapper, plan_memory, record_kernels
 
@@ -163,6 +164,53 @@ def test_a_model_that_computes_with_torch_is_not_replayed_and_the_log_says_with_
     assert [record.message for record in caplog.records if "op by op" in record.message] == [
         "decode steps are computed op by op: torch computes aten.relu.default"
     ]
+
+
+class SiluOfAPlugin(SiluAndMul):
+    """Computes part of it where no op tells of it."""
+
+    def forward_native(self, x: torch.Tensor) -> torch.Tensor:
+        output = super().forward_native(x)
+        output.numpy()[:] *= 2
+        return output
+
+
+def exchange_act_fn(model: torch.nn.Module) -> None:
+    model.model.layers[1].mlp.act_fn = SiluOfAPlugin()
+
+
+def exchange_forward(model: torch.nn.Module) -> None:
+    mlp = model.model.layers[1].mlp
+    whole = mlp.forward
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        output = whole(x)
+        output.numpy()[:] *= 2
+        return output
+
+    mlp.forward = forward
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("exchange", "reason"),
+    [
+        (exchange_act_fn, f"{__name__}.SiluOfAPlugin may compute what torch does not see"),
+        (exchange_forward, "forward() of a vllm_ext.models.decoder.DecoderMLP was exchanged"),
+    ],
+)
+def test_code_of_others_is_called_in_every_step(random_llama, exchange, reason):
+    def logits(**settings: Any) -> torch.Tensor:
+        with driven_worker(random_llama, **settings) as driver:
+            with driver.dispatcher.activate():
+                driver.worker.apply_model(exchange)
+            driver.add("a", [1, 2, 3])
+            driver.step({"a": 3})
+            steps = [driver.step({"a": 1}) and driver.logits.clone() for _ in range(3)]
+            assert settings or wrapper_of(driver).why_not == reason
+        return torch.cat(steps)
+
+    assert torch.equal(logits(), logits(engine__enforce_eager=True))
 
 
 @needs_kernels

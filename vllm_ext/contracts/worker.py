@@ -212,6 +212,12 @@ class WorkerBase:
         """What ``fn`` returns for the model."""
         return fn(self.get_model())
 
+    def clear_graphs(self) -> None:
+        """Forget steps that were recorded to be replayed: code that the engine does not know has run, and may have
+        exchanged weights or layers. Called after functions and methods of the worker's own that
+        ``collective_rpc`` was given. An extension of vLLM's contract; does nothing by default.
+        """
+
     def get_model_inspection(self) -> str:
         """The model's modules as a tree, for people."""
         return str(self.get_model())

@@ -9,11 +9,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.forward_context import get_forward_context
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
 from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.errors import dotted_path
 from vllm_ext.worker.op_watcher import OpWatcher
 
 logger = logging.getLogger(__name__)
@@ -23,6 +25,11 @@ _ALLOCATIONS = frozenset(
 )
 _ALIGNMENT = 64
 """Bytes: a line of the processor's cache, and a vector of AVX-512."""
+
+
+_OP_BY_OP = "decode steps are computed op by op: %s"
+_OPEN_CODE = ("vllm_ext", "torch")
+"""Packages whose layers compute with ops of torch or with kernels that can be recorded, and with nothing else."""
 
 
 class Buffer(NamedTuple):
@@ -85,7 +92,8 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
 
     Python's part of a step, some two hundred calls for a model of eight layers, is a third of its time where the model
     is small. The first step of each batch size is computed as always, while the kernels' arguments are recorded. Where
-    torch computes something in between, no step is replayed, and a line in the log says what it was.
+    torch computes something in between, or a layer is a plugin's, no step is replayed, and a line in the log says what
+    it was.
 
     What a step allocates is laid out anew when it is recorded: memory of what is not needed any more is used again, and
     all batch sizes share it, so that it stays in the cache of the processor.
@@ -125,6 +133,10 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
         self, num_tokens: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[torch.Tensor, KernelGraph | None]:
         """Compute a step; with what is to be called for the next of its kind, if that can be."""
+        self.why_not = code_of_others(self.runnable)
+        if self.why_not:
+            logger.info(_OP_BY_OP, self.why_not)
+            return self.runnable(*args, **kwargs), None
         with _Seen() as seen, record_kernels() as recorded:
             output = self.runnable(*args, **kwargs)
         buffers = [Buffer(tensor.data_ptr(), tensor.nbytes) for tensor in seen.allocated]
@@ -133,7 +145,7 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
         elif Buffer(output.data_ptr(), output.nbytes) not in buffers:
             self.why_not = "the model returns a part of what was computed"
         if self.why_not:
-            logger.info("decode steps are computed op by op: %s", self.why_not)
+            logger.info(_OP_BY_OP, self.why_not)
             return output, None
         # Not in the arena, whose memory anything may use.
         held = torch.empty_like(output)
@@ -192,6 +204,25 @@ def plan_memory(buffers: Sequence[Buffer], touched: Sequence[Sequence[int]]) -> 
         offsets[i], size = offset, max(size, offset + room)
         placed.append((offset, offset + room, first, last))
     return offsets, size
+
+
+def code_of_others(runnable: Callable[..., torch.Tensor]) -> str | None:
+    """Why a model's steps cannot be known from what was recorded, if so: a plugin's code may compute with numpy or with
+    a library of its own, of which no op tells.
+    """
+    for module in runnable.modules() if isinstance(runnable, nn.Module) else ():
+        parts = (module, getattr(module, "impl", None), getattr(module, "linear_method", None))
+        for cls in (type(part) for part in parts if part is not None):
+            if not _is_open(cls):
+                return f"{dotted_path(cls)} may compute what torch does not see"
+        # An op has the method of its class there that is called on this platform.
+        if not _is_open(vars(module).get("forward", type(module))):
+            return f"forward() of a {dotted_path(type(module))} was exchanged"
+    return None
+
+
+def _is_open(code: Any) -> bool:
+    return str(getattr(code, "__module__", "")).partition(".")[0] in _OPEN_CODE
 
 
 class _Seen(OpWatcher):

@@ -109,7 +109,7 @@ class ModelRunner:
         self.batch.sampling.clear()
         self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
 
-    def forget_graphs(self) -> None:
+    def clear_graphs(self) -> None:
         """Record decode steps anew: they hold the addresses of weights, which may be others now."""
         if isinstance(self._runnable, AbstractStaticGraphWrapper):
             self._runnable.clear_graphs()

@@ -112,7 +112,12 @@ class Worker(WorkerBase):
         try:
             return super().apply_model(fn)
         finally:
-            self.model_runner.forget_graphs()
+            self.clear_graphs()
+
+    def clear_graphs(self) -> None:
+        # There is none before the model is loaded, and after the end.
+        if self.model_runner is not None:
+            self.model_runner.clear_graphs()
 
     def shutdown(self) -> None:
         if self._profiler.is_running:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from vllm_ext.contracts.worker import WorkerBase
@@ -26,8 +27,15 @@ def call_worker(
         ContractError: the worker has no such method. What it raises comes through.
     """
     if not isinstance(method, str):
-        return method(worker, *args, **kwargs)
-    return _method_of(worker, method, platform_name)(*args, **kwargs)
+        call: Callable[..., Any] = partial(method, worker)
+    else:
+        call = _method_of(worker, method, platform_name)
+        if hasattr(WorkerBase, method):
+            return call(*args, **kwargs)
+    try:
+        return call(*args, **kwargs)
+    finally:
+        worker.clear_graphs()
 
 
 def name_of_method(method: str | Callable[..., Any]) -> str:

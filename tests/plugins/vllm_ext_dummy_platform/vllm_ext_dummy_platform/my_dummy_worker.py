@@ -207,6 +207,9 @@ class MyDummyWorker(WorkerBase):
         with self.current_platform.inference_mode():
             return fn(self.get_model())
 
+    def clear_graphs(self) -> None:
+        logger.info("no step is kept to be replayed")
+
     def get_model_inspection(self) -> str:
         return f"on the dummy device: {self.get_model()}"
 
