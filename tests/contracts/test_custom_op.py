@@ -1,6 +1,7 @@
 """Custom ops: which forward runs, and what an out-of-tree class replaces."""
 
 import copy
+import importlib
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from vllm_ext.contracts.custom_op import is_enabled, maybe_get_oot_by_class
 from vllm_ext.contracts.vllm_config import CompilationConfig, DeviceConfig, VllmConfig, set_current_vllm_config
 from vllm_ext.errors import ConfigError, RegistrationError
 from vllm_ext.registry.owners import loading
+from vllm_ext.registry.scope import Scope, use_scope
 
 
 class InTree(Platform):
@@ -127,8 +129,9 @@ def replace_as(op_cls, distribution, factor):
 
 
 def build_for(op_cls, distribution, foreign=()):
-    config = VllmConfig(model_config=None, device_config=DeviceConfig("cpu", distribution, frozenset(foreign)))
-    with use_platform(OutOfTree()), set_current_vllm_config(config):
+    scope = Scope.of(distribution, foreign)
+    config = VllmConfig(model_config=None, device_config=DeviceConfig("cpu"))
+    with use_platform(OutOfTree()), set_current_vllm_config(config), use_scope(scope):
         return op_cls()
 
 
@@ -151,6 +154,27 @@ def test_a_replacement_of_a_distribution_without_a_platform_is_taken(double):
     replace_as(double, "ops-only", 3)
 
     assert build_for(double, "mine", ["other-platform"])(ONE).item() == 3
+
+
+LATE = """
+def register(op_cls):
+    class Late(op_cls):
+        def forward_oot(self, x):
+            return 7 * x
+
+    op_cls.register_oot(Late)
+"""
+
+
+def test_one_that_is_registered_once_its_plugin_was_loaded_is_of_its_distribution(double, plugins):
+    plugins.distribution("Acme_Late", {}, {"acme_ops.py": LATE})
+    (folder,) = plugins.site.glob("*.dist-info")
+    (folder / "RECORD").write_text("acme_ops.py,sha256=x,1\n")
+
+    importlib.import_module("acme_ops").register(double)
+
+    assert build_for(double, "acme.late")(ONE).item() == 7
+    assert type(build_for(double, "mine", ["Acme_Late"])) is double
 
 
 def test_what_is_no_class_is_refused(double):

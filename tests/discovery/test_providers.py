@@ -108,6 +108,29 @@ class TestInstalled:
 
         assert provider("vllm", site) == ("vllm-ns", "1.0")
 
+    def test_parts_of_a_namespace_folder_are_told_apart(self, site):
+        install(site, "acme_gpu", "acme/gpu/__init__.py", "acme/gpu/worker.py")
+        install(site, "acme_npu", "acme/npu.py")
+        install(site, "acme_deep", "acme/deep/er/__init__.py")
+
+        assert provider("acme.gpu.worker", site) == ("acme-gpu", "1.0")
+        assert provider("acme.npu", site) == ("acme-npu", "1.0")
+        assert provider("acme.deep.er.most", site) == ("acme-deep", "1.0")
+        assert provider("acme.tpu", site) is None
+
+    def test_a_part_of_a_package_is_the_packages(self, site):
+        install(site, "acme", "acme/__init__.py")
+        install(site, "acme_gpu", "acme/gpu/__init__.py")
+
+        assert provider("acme.gpu.worker", site) == ("acme", "1.0")
+
+    def test_parts_of_a_namespace_folder_may_lie_in_several_places(self, site, tmp_path):
+        other = tmp_path / "other"
+        install(site, "acme_gpu", "acme/gpu/__init__.py")
+        install(other, "acme_npu", "acme/npu/__init__.py")
+
+        assert provider("acme.npu.worker", site, other) == ("acme-npu", "1.0")
+
     def test_nothing_is_imported(self, site, monkeypatch):
         install(site, "canary", "canary/__init__.py")
         monkeypatch.syspath_prepend(str(site))

@@ -124,7 +124,7 @@ class TestClassPaths:
     PATH = "acme.worker.Worker"
 
     def test_of_an_allowed_distribution_it_may_be_used(self):
-        providers = {"acme": Provider("acme-plugins", "1.0", "/site")}
+        providers = {"acme.worker": Provider("acme-plugins", "1.0", "/site")}
 
         plan = plan_of(providers=providers, worker__cls=self.PATH, allow_distributions=["acme-plugins"])
 
@@ -132,7 +132,7 @@ class TestClassPaths:
         assert plan.settings.worker.cls == self.PATH
 
     def test_of_another_distribution_it_is_an_error(self):
-        providers = {"acme": Provider("acme-plugins", "1.0", "/site")}
+        providers = {"acme.worker": Provider("acme-plugins", "1.0", "/site")}
 
         (error,) = plan_of(providers=providers, worker__cls=self.PATH, allow_distributions=["beta"]).errors
 
@@ -144,7 +144,9 @@ class TestClassPaths:
     def test_of_no_distribution_it_is_an_error(self):
         (error,) = plan_of(worker__cls=self.PATH, allow_distributions=["beta"]).errors
 
-        assert "no installed distribution provides module 'acme', and allow_distributions admits only" in str(error)
+        assert "no installed distribution provides module 'acme.worker', and allow_distributions admits only" in str(
+            error
+        )
 
     def test_without_a_list_it_may_come_from_anywhere(self):
         assert plan_of(worker__cls=self.PATH).errors == ()
@@ -156,7 +158,7 @@ class TestClassPaths:
         limited = config(worker__cls=self.PATH, attention__backend="beta:Backend", allow_distributions=[])
 
         assert modules_in_question([], config(worker__cls=self.PATH)) == set()
-        assert modules_in_question([], limited) == {"acme", "beta"}
+        assert modules_in_question([], limited) == {"acme.worker", "beta"}
         assert modules_in_question([record("a", requires=("vllm>=1",))], config()) == {"vllm"}
         assert modules_in_question([record("a", requires=("vllm-ext>=1", "vllm_ext"))], config()) == set()
         assert modules_in_question([], config(host="vllm")) == {"vllm"}

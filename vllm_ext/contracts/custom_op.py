@@ -17,6 +17,7 @@ from vllm_ext.contracts.platform import PlatformEnum
 from vllm_ext.contracts.vllm_config import find_current_vllm_config, get_current_vllm_config
 from vllm_ext.errors import ConfigError, RegistrationError
 from vllm_ext.registry.custom_ops import CUSTOM_OPS
+from vllm_ext.registry.scope import current_scope
 
 _FORWARD_BY_PLATFORM = {
     PlatformEnum.CPU: "forward_cpu",
@@ -191,11 +192,9 @@ def find_replacement(op_cls: type) -> type | None:
 
     Engines on other platforms may live in the same process: each takes the replacements meant for its own.
     """
-    vllm_config = find_current_vllm_config()
-    if vllm_config is None or not current_platform.get().is_out_of_tree():
+    if find_current_vllm_config() is None or not current_platform.get().is_out_of_tree():
         return None
-    device = vllm_config.device_config
-    return CUSTOM_OPS.find_oot(op_cls, device.distribution, device.foreign_distributions)
+    return CUSTOM_OPS.find_oot(op_cls, current_scope())
 
 
 def choose_forward(op_cls: type[CustomOp], enforce_enable: bool = False) -> str:

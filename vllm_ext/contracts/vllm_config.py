@@ -210,10 +210,6 @@ class DeviceConfig:
     """``device_type`` is torch's name of the device."""
 
     device_type: str = ""
-    distribution: str = ""
-    """The distribution that the platform comes from: its out-of-tree ops are meant for it."""
-    foreign_distributions: frozenset[str] = frozenset()
-    """Distributions of other platforms, whose out-of-tree ops are not."""
 
 
 @dataclass

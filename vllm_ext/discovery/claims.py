@@ -28,8 +28,8 @@ class Claim(enum.IntEnum):
 
 
 def claim_of(metadata: MetadataFolder, module: str) -> Claim:
-    """How strongly the distribution claims a top-level module."""
-    name = module.encode()
+    """How strongly the distribution claims a module."""
+    name = module.replace(".", "/").encode()
     lists = [data for filename in _lists_of(metadata) if (data := metadata.read(filename))]
     # Most lists do not have the name at all, and finding that out is cheaper than a search for a pattern.
     naming = [data for data in lists if name in data]
@@ -86,7 +86,7 @@ def _patterns(metadata: MetadataFolder, module: str) -> tuple[re.Pattern[bytes],
         # installed-files.txt is relative to the egg-info folder; SOURCES.txt to the project, of which this is "src".
         source = os.path.basename(os.path.dirname(metadata.location))
         start += rb"(?:\.\./|" + re.escape(os.fsencode(source)) + rb"/)?"
-    name = re.escape(module.encode())
+    name = re.escape(module.replace(".", "/").encode())
     suffix = rb'(?:\.pyc?|(?:\.[\w-]+)*\.(?:so|pyd))(?=[",\r\n]|\Z)'
     own = start + name + rb"(?:/__init__)?" + suffix
     return re.compile(own, re.MULTILINE), re.compile(start + name + rb"/", re.MULTILINE)

@@ -34,11 +34,13 @@ class Provider:
 
 
 def find_providers(modules: Iterable[str], path: Sequence[str] | None = None) -> dict[str, Provider]:
-    """By top-level module, the distribution on ``path`` (default ``sys.path``) that provides it.
+    """By module, the distribution on ``path`` (default ``sys.path``) that provides it.
 
-    A module that no distribution provides is not in the result. Nothing is imported, and it never raises.
+    Of ``a.b.c`` it is that of ``a``; where ``a`` is a folder without ``__init__.py``, which distributions may share,
+    that of ``a.b``, and so on. A module that no distribution provides is not in the result. Nothing is imported, and it
+    never raises.
     """
-    names = [name for name in dict.fromkeys(modules) if name.isidentifier()]
+    names = [name for name in dict.fromkeys(modules) if all(part.isidentifier() for part in name.split("."))]
     if not names:
         return {}
     search = _Search(path_entries(path), follow_links=path is not None)
@@ -62,17 +64,20 @@ class _Search:
         self._entries = list(dict.fromkeys([*entries, *linked]))
 
     def find(self, module: str) -> MetadataFolder | None:
-        portions = []
-        for entry in self._entries:
-            form = _form_in(entry, module)
-            if form == "module":
-                return self._owner(entry, module)
-            if form == "namespace":
-                portions.append(entry)
-        if portions:
-            owners = (self._owner(entry, module) for entry in portions)
-            return next((owner for owner in owners if owner is not None), None)
-        return self._found_by_finder(module) or self._known_elsewhere(module)
+        parts = module.split(".")
+        for depth in range(1, len(parts) + 1):
+            package = ".".join(parts[:depth])
+            portions = []
+            for entry in self._entries:
+                form = _form_in(entry, package)
+                if form == "module":
+                    return self._owner(entry, package)
+                if form == "namespace":
+                    portions.append(entry)
+            if not portions:
+                return self._found_by_finder(package) or self._known_elsewhere(package)
+        owners = (self._owner(entry, module) for entry in portions)
+        return next((owner for owner in owners if owner is not None), None)
 
     def _owner(self, entry: str, module: str) -> MetadataFolder | None:
         """The distribution that a module in this path entry belongs to."""
@@ -135,9 +140,9 @@ class _Search:
 
 def _form_in(entry: str, module: str) -> str | None:
     """What a path entry holds of a module: ``module``, a ``namespace`` folder, or nothing."""
-    base = os.path.join(entry, module)
+    base = os.path.join(entry, *module.split("."))
     if os.path.isfile(entry):
-        return "module" if _is_in_zip(entry, module) else None
+        return "module" if _is_in_zip(entry, module.partition(".")[0]) else None
     if any(os.path.isfile(f"{base}/__init__{end}") or os.path.isfile(base + end) for end in all_suffixes()):
         return "module"
     return "namespace" if os.path.isdir(base) else None

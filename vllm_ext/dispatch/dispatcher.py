@@ -90,8 +90,6 @@ class Dispatcher:
             )
             self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
             self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
-            self.vllm_config.device_config.distribution = self.bound_plan.platform_distribution
-            self.vllm_config.device_config.foreign_distributions = self.bound_plan.foreign_distributions
             self.vllm_config.additional_config.update(self.bound_plan.options)
             self.changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
             """What the platform's hooks changed in the configuration."""

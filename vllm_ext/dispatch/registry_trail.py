@@ -50,7 +50,7 @@ def _chosen_op(name: str, op_cls: type, replacement: type | None, origin: str) -
 def _why_not(dispatcher: Dispatcher, entry: Registration[type]) -> str:
     if not dispatcher.platform.is_out_of_tree():
         return f"{dispatcher.platform_name} is an in-tree one, which keeps the in-tree ops"
-    if entry.identity in dispatcher.bound_plan.foreign_distributions:
+    if entry.identity in dispatcher.scope.foreign:
         return f"{entry.identity} has a platform of its own, which is not used"
     return "that of the platform's distribution comes first, or else the last one registered"
 

@@ -64,7 +64,7 @@ class PlannedManager(ExtensionManager[Any]):
         started = time.perf_counter()
         imported: float | None = None
         try:
-            with loading(decision.name, decision.distribution):
+            with loading(decision.name, decision.distribution, ep.module):
                 plugin = ep.load()
                 imported = time.perf_counter()
                 obj = self.use(decision, plugin) if invoke_on_load else None

@@ -26,8 +26,8 @@ CLASS_PATH_KEYS = (
 
 
 def modules_in_question(records: Iterable[ExtensionRecord], config: Config) -> set[str]:
-    """Top-level modules whose distribution :func:`resolve` has to know for these records and settings."""
-    modules = {_top_level(path) for _, path in class_paths(config.settings)} - {"vllm_ext"}
+    """Modules whose distribution :func:`resolve` has to know for these records and settings."""
+    modules = {module for _, path in class_paths(config.settings) if not _is_ours(module := _module_of(path))}
     if config.settings.allow_distributions is None:
         modules.clear()
     if config.settings.host == VLLM or any(mentions_vllm(record) for record in records):
@@ -55,13 +55,13 @@ def check_class_paths(
         if config.safe_mode:
             notes.append(f"{where} names {path!r}, which is not used: {envs.VLLM_EXT_SAFE_MODE} is on")
             settings = _without(settings, key)
-        elif (refusal := _refusal(settings, _top_level(path), providers)) is not None:
+        elif (refusal := _refusal(settings, _module_of(path), providers)) is not None:
             errors.append(ConfigError(f"{where} names {path!r}, but {refusal}"))
     return settings
 
 
 def _refusal(settings: Settings, module: str, providers: Mapping[str, Provider]) -> str | None:
-    if settings.allow_distributions is None or module == "vllm_ext":
+    if settings.allow_distributions is None or _is_ours(module):
         return None
     provider = providers.get(module)
     if provider is None:
@@ -76,5 +76,10 @@ def _without(settings: Settings, key: str) -> Settings:
     return msgspec.structs.replace(settings, **{section: changed})
 
 
-def _top_level(path: str) -> str:
-    return path.replace(":", ".").partition(".")[0]
+def _module_of(path: str) -> str:
+    module, colon, _ = path.partition(":")
+    return module if colon else path.rpartition(".")[0]
+
+
+def _is_ours(module: str) -> bool:
+    return module.partition(".")[0] == "vllm_ext"

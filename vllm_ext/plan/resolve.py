@@ -30,7 +30,7 @@ def resolve(records: Iterable[ExtensionRecord], config: Config, providers: Mappi
     Args:
         records: all plugins that are installed.
         config: the settings.
-        providers: by top-level module, the distribution that provides it; of those that :func:`modules_in_question`
+        providers: by module, the distribution that provides it; of those that :func:`modules_in_question`
             names. A module without an entry counts as not installed.
     """
     ordered = sorted(records, key=_sort_key)

@@ -129,7 +129,7 @@ class _AttentionBackendRegistry:
             raise RegistrationError(
                 f"attention backend {name!r}: {class_path!r} is not a class path 'package.module.Class'"
             )
-        party = current_owner().party
+        party = current_owner().identity
         before = registry.snapshot()
         key = f"{name}@{party}"
         registry.register(key, class_path)

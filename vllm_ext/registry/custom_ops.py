@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Collection
 from typing import Any
 
 from vllm_ext.errors import RegistrationError, did_you_mean, dotted_path, listing
 from vllm_ext.registry.base import Registration, Registry
 from vllm_ext.registry.owners import current_owner
+from vllm_ext.registry.scope import Scope
 
 logger = logging.getLogger(__name__)
 
@@ -102,23 +102,22 @@ class _CustomOpRegistry:
         entry = self.ops.snapshot().get(name) if isinstance(name, str) else None
         return name if entry is not None and entry.value is op_cls else None
 
-    def find_oot(self, op_cls: type, distribution: str, foreign: Collection[str] = ()) -> type | None:
+    def find_oot(self, op_cls: type, scope: Scope) -> type | None:
         """The class to build instead of exactly ``op_cls``; subclasses of a replaced op are left alone.
 
-        Args:
-            distribution: the platform's, whose replacement is taken if there is one; else the last one registered.
-            foreign: distributions of other platforms, whose replacements are for them alone.
+        That of the platform's distribution is taken if there is one, else the last one registered; those of other
+        platforms are for them alone.
         """
         op_name = self.name_of(op_cls)
         found = {}
         for key, entry in self.oot.snapshot().items():
             name, owner = _split(key)
             # The class may have been defined anew since.
-            if name == op_name and owner not in foreign and issubclass(entry.value, op_cls):
+            if name == op_name and owner not in scope.foreign and issubclass(entry.value, op_cls):
                 found[owner] = key
         if not found:
             return None
-        taken = self.oot.find(found.get(distribution) or list(found.values())[-1])
+        taken = self.oot.find(found.get(scope.distribution) or list(found.values())[-1])
         return taken.value if taken else None
 
     def replacements(self, name: str) -> list[Registration[type]]:

@@ -22,16 +22,13 @@ class Owner:
 
     @property
     def identity(self) -> str:
-        """The same for all registrations of one distribution, or of one top-level module outside of any."""
-        return self.distribution or self.module.partition(".")[0]
-
-    @property
-    def party(self) -> str:
-        """Canonical name of the distribution, whether it registers while it is loaded or later; else of the module."""
-        return canonicalize_name(self.distribution or _distribution_of(self.module) or self.module.partition(".")[0])
+        """Canonical name of the distribution, whether it registers while it is loaded or later; outside of any, of the
+        top-level module.
+        """
+        return canonicalize_name(self.distribution or distribution_of(self.module) or self.module.partition(".")[0])
 
     def __str__(self) -> str:
-        distribution = self.distribution or _distribution_of(self.module)
+        distribution = self.distribution or distribution_of(self.module)
         if self.plugin:
             return f"plugin {self.plugin!r} of {distribution}"
         return f"{distribution} (module {self.module})" if distribution else f"module {self.module}"
@@ -40,11 +37,17 @@ class Owner:
 _loading: ContextVar[tuple[str, str] | None] = ContextVar("vllm_ext_loading", default=None)
 _known: dict[str, Owner] = {}
 """Modules that registered something while a plugin was being loaded: they may do it again at any time."""
+_distributions: dict[str, str | None] = {}
+"""By module, for those of plugins and those that were looked up."""
 
 
 @contextmanager
-def loading(plugin: str, distribution: str) -> Iterator[None]:
-    """Attribute registrations made inside the block to ``plugin`` of ``distribution``."""
+def loading(plugin: str, distribution: str, module: str = "") -> Iterator[None]:
+    """Attribute registrations made inside the block to ``plugin`` of ``distribution``; those made later by ``module``,
+    where its entry point leads, and by what is below it, to ``distribution``.
+    """
+    if module:
+        _distributions[module] = distribution
     token = _loading.set((plugin, distribution))
     try:
         yield
@@ -65,6 +68,7 @@ def current_owner() -> Owner:
 def forget_owners() -> None:
     """Forget which modules belong to plugins; meant for tests."""
     _known.clear()
+    _distributions.clear()
 
 
 def _calling_module() -> str:
@@ -80,7 +84,34 @@ def _calling_module() -> str:
     return "__main__"
 
 
-def _distribution_of(module: str) -> str | None:
-    """Name of the distribution that ships ``module``; only asked for a message, since it reads all metadata."""
-    names = importlib.metadata.packages_distributions().get(module.partition(".")[0])
-    return names[0] if names else None
+def distribution_of(module: str) -> str | None:
+    """Name of the distribution that ships ``module``; ``None`` where no metadata tells. The first question about a
+    module that is no plugin's reads all metadata.
+    """
+    package = module
+    while package and package not in _distributions:
+        package = package.rpartition(".")[0]
+    if not package:
+        package = module
+        _distributions[module] = _look_up(module)
+    return _distributions[package]
+
+
+def _look_up(module: str) -> str | None:
+    """The distribution that lists the module's file, else the first one that has its top-level package or module.
+
+    Distributions may share a top-level package. Metadata that cannot be read is nobody's.
+    """
+    path, top = module.replace(".", "/"), module.partition(".")[0]
+    first: str | None = None
+    for distribution in importlib.metadata.distributions():
+        try:
+            files = f"\n{distribution.read_text('RECORD') or ''}"
+            if f"\n{path}.py," in files or f"\n{path}/__init__.py," in files:
+                return distribution.name
+            declared = (distribution.read_text("top_level.txt") or "").split()
+            if first is None and (top in declared or f"\n{top}/" in files or f"\n{top}.py," in files):
+                first = distribution.name
+        except (ValueError, OSError, KeyError, TypeError):
+            continue
+    return first
