@@ -29,6 +29,33 @@ def test_inside_an_engine_it_is_the_engines_platform():
     assert (inside, current_platform.tag) == ("beta", "alpha")
 
 
+def test_it_is_an_instance_of_the_platforms_class():
+    current_platform.set_default(Alpha())
+
+    assert isinstance(current_platform, Alpha)
+    assert not isinstance(current_platform, Beta)
+    with use_platform(Beta()):
+        assert isinstance(current_platform, Beta)
+
+
+def test_asking_for_its_class_does_not_choose_one():
+    proxy = CurrentPlatform()
+    proxy.set_resolver(Alpha)
+
+    assert not isinstance(proxy, Platform)
+    assert not proxy.has_default()
+
+
+def test_what_is_set_is_the_platforms_own():
+    alpha, beta = Alpha(), Beta()
+    current_platform.set_default(alpha)
+
+    with use_platform(beta):
+        current_platform.tag = "changed"
+
+    assert (alpha.tag, beta.tag, current_platform.tag) == ("alpha", "changed", "alpha")
+
+
 def test_the_default_is_resolved_once_on_first_use():
     calls = []
     proxy = CurrentPlatform()

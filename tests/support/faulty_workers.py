@@ -7,18 +7,37 @@ import os
 import resource
 import signal
 import time
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
 from vllm_ext.worker.worker import Worker
 
 
-@dataclasses.dataclass
-class NeedsMore:
+class NeedsMore(namedtuple("_First", "first")):
     """What it is made of is more than what it has."""
 
-    first: int
-    more: dataclasses.InitVar[int]
+    def __new__(cls, first: int, more: int) -> NeedsMore:
+        return super().__new__(cls, first)
+
+
+@dataclasses.dataclass
+class Report:
+    """Counts what happens to it: what follows from the fields is computed once."""
+
+    rank: int
+    losses: list[float] = dataclasses.field(init=False, default_factory=list)
+    scale: dataclasses.InitVar[float] = 2.0
+
+    def __post_init__(self, scale: float) -> None:
+        self.rank *= int(scale)
+        self.note = f"rank {self.rank}"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FrozenReport:
+    rank: int
+    mean: float = dataclasses.field(init=False)
 
 
 def is_rank_1() -> bool:

@@ -26,9 +26,13 @@ class CurrentPlatform:
     attribute of ``vllm.platforms``; the methods here are vllm_ext's, an extension of vLLM's contract.
     """
 
+    _default: Platform | None
+    _resolver: Callable[[], Platform] | None
+    _lock: threading.RLock
+
     def __init__(self) -> None:
-        self._default: Platform | None = None
-        self._resolver: Callable[[], Platform] | None = None
+        self._default = None
+        self._resolver = None
         self._lock = threading.RLock()
 
     def get(self) -> Platform:
@@ -72,6 +76,16 @@ class CurrentPlatform:
         if name.startswith("__"):
             raise AttributeError(name)
         return getattr(self.get(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Of the platform itself: what one engine's code sets must not be read on that of another.
+        object.__setattr__(self if name in CurrentPlatform.__annotations__ else self.get(), name, value)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type[Any]:
+        """As in vLLM, ``isinstance(current_platform, MyPlatform)`` tells which one it is. Asking does not choose it."""
+        chosen = _running.get() or self._default
+        return type(self) if chosen is None else type(chosen)
 
     def __repr__(self) -> str:
         chosen = _running.get() or self._default

@@ -53,6 +53,22 @@ def test_a_child_ends_with_its_parent_while_it(mark, tmp_path, code):
         assert len(marked_processes(mark)) == 2
 
 
+@pytest.mark.parametrize("then", ["time.sleep(3600)", "read_start(channel)"], ids=["computes", "waits for it"])
+def test_what_a_child_has_started_ends_with_its_parent_too(mark, tmp_path, then):
+    code = f"""
+    import subprocess
+    from vllm_ext.engine.processes.joined import read_start
+    def main(channel):
+        subprocess.Popen(["sleep", "3600"])
+        print("here", file=sys.stderr, flush=True)
+        {then}
+    """
+    with start_parent(tmp_path, code) as parent:
+        assert parent.stderr is not None
+        assert parent.stderr.readline() == "here\n"
+        assert len(marked_processes(mark)) == 3
+
+
 def test_a_child_whose_parent_is_gone_before_its_first_message_ends_without_a_traceback(mark, tmp_path):
     code = """
     from vllm_ext.engine.processes.channel import Frame

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from support.faulty_workers import NeedsMore
+from support.faulty_workers import FrozenReport, NeedsMore, Report
 
 from vllm_ext.engine.processes.portable import NotPortable, decode, encode
 
@@ -65,6 +65,26 @@ def test_members_and_flags_come_back_the_same(value):
 def test_what_cannot_be_written_is_refused(value):
     with pytest.raises(NotPortable, match="a value cannot pass to another process"):
         encode([value])
+
+
+def test_a_dataclass_arrives_as_it_was_and_is_not_made_anew():
+    report = Report(3)
+    report.losses.append(1.5)
+
+    arrived = decode(encode(report))
+
+    assert (arrived, type(arrived), arrived.note) == (report, Report, "rank 6")
+
+
+@pytest.mark.parametrize("mean", [None, 0.5])
+def test_fields_that_are_not_set_stay_so(mean):
+    report = FrozenReport(3)
+    if mean is not None:
+        object.__setattr__(report, "mean", mean)
+
+    arrived = decode(encode(report))
+
+    assert (arrived.rank, getattr(arrived, "mean", None)) == (3, mean)
 
 
 def test_what_its_class_does_not_take_back_is_refused():

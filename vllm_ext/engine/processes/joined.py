@@ -12,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Iterable
+from typing import NoReturn
 
 from vllm_ext.engine.processes.channel import Channel, Frame
 
@@ -29,8 +30,13 @@ def run(descriptor: int, module: str) -> None:
 
     It joins its parent first: the import takes seconds, and whatever the parent may have met, nobody waits for it then.
     """
+    parent = os.getppid()
     channel = join(descriptor)
-    importlib.import_module(module).main(channel)
+    try:
+        importlib.import_module(module).main(channel)
+    finally:
+        if os.getppid() != parent:
+            _end_session()
 
 
 def join(descriptor: int) -> Channel:
@@ -85,4 +91,11 @@ def _watch_parent(descriptor: int, parent: int) -> None:
         continue
     # Where it waits for the parent, or is done, it ends by itself; where it computes, nobody needs that any more.
     threading.Event().wait(_GRACE_S)
+    _end_session()
+
+
+def _end_session() -> NoReturn:
+    """End this process and what it has started, as the parent would have done."""
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os._exit(1)

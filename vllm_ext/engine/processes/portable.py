@@ -107,9 +107,7 @@ def _object_to_plain(value: Any) -> Any:
         fields = {name: _to_plain(getattr(value, name)) for name in kind.__struct_fields__}
         return {_TAG: "object", "class": _path_of(kind), "v": fields}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = [field.name for field in dataclasses.fields(value) if field.init]
-        fields = {name: _to_plain(getattr(value, name)) for name in names}
-        return {_TAG: "object", "class": _path_of(kind), "v": fields}
+        return {_TAG: "dataclass", "class": _path_of(kind), "v": {k: _to_plain(v) for k, v in _state_of(value).items()}}
     if isinstance(value, functools.partial):
         parts = [_to_plain(part) for part in (value.func, list(value.args), value.keywords)]
         return {_TAG: "partial", "v": parts}
@@ -137,6 +135,7 @@ _READ: dict[str, Callable[[dict[str, Any]], Any]] = {
     "enum": lambda value: _enum_class(value["class"])(_from_plain(value["v"])),
     "named tuple": lambda value: _import(value["class"])(*map(_from_plain, value["v"])),
     "object": lambda value: _data_class(value["class"])(**{key: _from_plain(item) for key, item in value["v"].items()}),
+    "dataclass": lambda value: _with_state(_data_class(value["class"]), value["v"]),
     "partial": lambda value: _partial(*map(_from_plain, value["v"])),
     "code": lambda value: _import(value["v"]),
 }
@@ -153,6 +152,20 @@ def _from_plain(value: Any) -> Any:
     if tag in _BUILD:
         return _BUILD[tag](map(_from_plain, value["v"]))
     return _READ[tag](value)
+
+
+def _state_of(value: Any) -> dict[str, Any]:
+    """A dataclass's fields, with slots or without, and what it has besides them."""
+    names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+    return getattr(value, "__dict__", {}) | {name: getattr(value, name) for name in names}
+
+
+def _with_state(cls: type[Any], state: dict[str, Any]) -> Any:
+    """A dataclass as it was sent. It is not made anew: that would compute again what follows from its fields."""
+    made = object.__new__(cls)
+    for name, item in state.items():
+        object.__setattr__(made, name, _from_plain(item))
+    return made
 
 
 def _enum_class(path: str) -> type[enum.Enum]:
