@@ -326,3 +326,10 @@ def test_secrets_are_found_and_taken_out_of_texts():
 
     assert secrets == ["abcdefgh", "abcdef", "1234"]
     assert scrub("bad abcdefgh and abcdef, 1234", secrets) == "bad ******** and ********, ********"
+
+
+def test_the_login_of_a_url_is_a_secret_in_texts_and_its_password_as_well():
+    secrets = secrets_in(Settings(options={"npu": {"urls": ["https://user:p%40ss@host/a", "https://host/b@c"]}}))
+
+    assert secrets == ["user:p%40ss", "p%40ss", "p@ss"]
+    assert scrub("https://user:p%40ss@host refuses p@ss", secrets) == "https://********@host refuses ********"

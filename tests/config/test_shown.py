@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import msgspec
 import pytest
 from msgspec import Meta
 
 from vllm_ext.config import Override, Settings, effective, json_schema, load_config, parse_set, redacted_settings
 from vllm_ext.config import redaction as redaction_module
 from vllm_ext.config.keys import Key, all_keys
-from vllm_ext.config.redaction import is_secret
+from vllm_ext.config.redaction import is_secret, names_secret
 from vllm_ext.errors import ConfigError
 
 HIDDEN = "********"
@@ -56,7 +57,9 @@ class TestSecrets:
         [
             "token", "hf_TOKEN", "authToken", "secretKey", "secret-key", "password", "Passwd", "passphrase",
             "pwd", "pass", "credentials", "api_key", "apikey", "api-key", "private_key", "access_key", "auth",
-            "Authorization", "bearer",
+            "Authorization", "bearer", "secrets", "passwords", "api_keys", "hf_tokens", "authtoken", "accesstoken",
+            "access_tokens", "dbpassword", "MYPASSWORD", "APITOKEN", "client_secrets", "signing_key", "encryption_keys",
+            "privkey", "priv_key", "cookie", "cookies",
         ],
     )  # fmt: skip
     def test_an_option_whose_name_says_so_is_not_shown(self, name):
@@ -65,7 +68,13 @@ class TestSecrets:
         assert rows(f"{key}=hunter2")[key].value == HIDDEN
         assert rows(f"{key}=hunter2", redact=False)[key].value == "hunter2"
 
-    @pytest.mark.parametrize("name", ["batch", "key", "path", "passes", "max_tokens", "tokenizer", "author", "bypass"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "batch", "key", "path", "passes", "max_tokens", "tokenizer", "author", "bypass", "tokens", "keys",
+            "max_num_batched_tokens", "numTokens", "hf_tokenizer", "monkey",
+        ],
+    )  # fmt: skip
     def test_other_options_are_shown(self, name):
         assert rows(f"options.npu.{name}=x")[f"options.npu.{name}"].value == "x"
 
@@ -79,6 +88,34 @@ class TestSecrets:
         shown = rows("options.npu.servers=[{url: a, token: hunter2}, [{password: hunter2}]]")["options.npu.servers"]
 
         assert shown.value == [{"url": "a", "token": HIDDEN}, [{"password": HIDDEN}]]
+
+    def test_no_name_in_the_settings_of_our_own_says_so(self):
+        names = {part for key in all_keys().values() for part in key.parts}
+
+        assert [name for name in names if names_secret(name)] == []
+        assert redacted_settings(Settings()) == msgspec.to_builtins(Settings())
+
+    @pytest.mark.parametrize(
+        ("url", "shown"),
+        [
+            ("https://user:hunter2@host/a@b", f"https://{HIDDEN}@host/a@b"),
+            ("https://hunter2@host", f"https://{HIDDEN}@host"),
+            ("redis://:hunt@er2@host:1", f"redis://{HIDDEN}@host:1"),
+            ("via https://host/a and https://u:hunter2@b?c", f"via https://host/a and https://{HIDDEN}@b?c"),
+        ],
+    )
+    def test_who_logs_in_with_a_url_is_not_shown(self, url, shown):
+        found = rows(f"options.npu.url={url}", f"options.npu.urls=[{{x: '{url}'}}]")
+
+        assert found["options.npu.url"].value == shown
+        assert found["options.npu.urls"].value == [{"x": shown}]
+        assert str(found["options.npu.url"].origin) == "command line (--set options.npu.url)"
+
+    @pytest.mark.parametrize("url", ["https://host/a@b", "https://host?mail=a@b", "a@b", "http://host:80"])
+    def test_a_url_without_a_login_is_shown(self, url):
+        found = rows(f"options.npu.url={url}")["options.npu.url"]
+
+        assert (found.value, str(found.origin)) == (url, f"command line (--set options.npu.url={url})")
 
     def test_a_secret_that_is_not_set_is_shown_as_null(self):
         assert rows("options.npu.token=null")["options.npu.token"].value is None

@@ -1,4 +1,4 @@
-"""What must not be shown: values of keys that are marked secret, and options whose name says so."""
+"""What must not be shown: values of keys that are marked secret, options whose name says so, and logins in URLs."""
 
 from __future__ import annotations
 
@@ -6,17 +6,22 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
 from typing import Any
+from urllib.parse import unquote
 
 from vllm_ext.config.keys import REDACTED, all_keys
 from vllm_ext.config.paths import join_path
 from vllm_ext.config.schema import Settings
 
+# Tokens by themselves are counted (max_tokens), and passes too; whose tokens they are makes them secret.
 _SECRET_WORDS = re.compile(
-    r"token|secret|password|passphrase|passwd|pass|pwd|credentials?|auth|authorization|bearer"
-    r"|(?:api|access|private|secret)key"
+    r"token|pass"
+    r"|(?:(?:auth|access|api|hf)token|(?:access|secret|signing|encryption|priv|private)key"
+    r"|\w*(?:password|passphrase|passwd|secret|apikey)|pwd|credential|auth|authorization|bearer|cookie)s?"
 )
 # A name falls into words at signs and before capitals: an authToken is one, the max_tokens of a tokenizer are none.
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_LOGIN = re.compile(r"(?<=://)[^/?#\s]+(?=@)")
+"""What stands between the signs of a URL and its host: a user's name, a password, or a token instead of both."""
 _MIN_LENGTH = 4
 """A shorter secret is not looked for in texts: it would be found everywhere."""
 
@@ -49,7 +54,7 @@ def redact(parts: tuple[str, ...], value: Any) -> Any:
         return {name: redact((*parts, str(name)), below) for name, below in value.items()}
     if isinstance(value, list | tuple):
         return [redact(parts, element) for element in value]
-    return value
+    return _LOGIN.sub(REDACTED, value) if isinstance(value, str) else value
 
 
 def secrets_in(settings: Settings) -> list[str]:
@@ -70,6 +75,8 @@ def may_hold_secret(key: str, text: str) -> bool:
 
     A misspelt key counts as if it were a plugin's: what was meant is not known.
     """
+    if _LOGIN.search(text):
+        return True
     known = all_keys().get(key)
     if known and not known.is_mapping:
         return known.secret
@@ -85,3 +92,8 @@ def _secrets_below(parts: tuple[str, ...], value: Any) -> Iterator[str]:
             yield from _secrets_below(parts, element)
     elif isinstance(value, str | int | float) and not isinstance(value, bool) and is_secret(parts):
         yield str(value)
+    elif isinstance(value, str):
+        for login in _LOGIN.findall(value):
+            # Who connects may quote the password alone, and without the escapes that it needs in a URL.
+            password = login.partition(":")[2]
+            yield from (login, password, unquote(password))
