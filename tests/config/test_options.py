@@ -333,3 +333,22 @@ def test_the_login_of_a_url_is_a_secret_in_texts_and_its_password_as_well():
 
     assert secrets == ["user:p%40ss", "p%40ss", "p@ss"]
     assert scrub("https://user:p%40ss@host refuses p@ss", secrets) == "https://********@host refuses ********"
+
+
+@pytest.mark.parametrize("show", [str, repr, json.dumps, lambda text: repr({"key": text}), lambda text: ascii([text])])
+@pytest.mark.parametrize(
+    "secret", ["first\nsecond\n", "quote'first", "both'and\"second", "back\\first", "t\tsecond", "für"]
+)
+def test_a_secret_is_taken_out_of_texts_in_the_form_that_it_has_in_quotes(secret, show):
+    secrets = secrets_in(Settings(options={"npu": {"private_key": secret * 2}}))
+
+    text = scrub(f"bad key {show(secret * 2)}!", secrets)
+
+    assert "********" in text
+    assert not any(part in text for part in ("first", "second", "für", "\\xfc"))
+
+
+def test_of_a_secret_of_several_lines_each_is_taken_out_by_itself():
+    secrets = secrets_in(Settings(options={"npu": {"key_password": "-- begin --\n  abcdef\r\nxyz\n-- end --\n"}}))
+
+    assert scrub("  | -- begin --\n  |   abcdef\n  | xyz", secrets) == "  | ********\n  |   ********\n  | xyz"

@@ -58,8 +58,11 @@ def redact(parts: tuple[str, ...], value: Any) -> Any:
 
 
 def secrets_in(settings: Settings) -> list[str]:
-    """The secret texts in the options, longest first: what plugins that were given them may repeat."""
-    found = set(_secrets_below(("options",), settings.options))
+    """The secret texts in the options, in every form in which plugins that were given them may repeat them.
+
+    Longest first, so that none is replaced in part.
+    """
+    found = {form for text in _secrets_below(("options",), settings.options) for form in _forms(text)}
     return sorted((text for text in found if len(text) >= _MIN_LENGTH), key=len, reverse=True)
 
 
@@ -97,3 +100,14 @@ def _secrets_below(parts: tuple[str, ...], value: Any) -> Iterator[str]:
             # Who connects may quote the password alone, and without the escapes that it needs in a URL.
             password = login.partition(":")[2]
             yield from (login, password, unquote(password))
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """A secret itself and line by line, as where each gets an indent, both also as they stand in quotes."""
+    # Here, since most processes have no secret.
+    import json
+
+    for text in {secret, *map(str.strip, secret.splitlines())}:
+        # Errors often have what they are about as its repr, or in JSON, with signs before quotes and lines' ends.
+        quoted = (repr(text), ascii(text), json.dumps(text), json.dumps(text, ensure_ascii=False))
+        yield from (text, *(form[1:-1] for form in quoted))
