@@ -191,6 +191,29 @@ def test_a_platform_whose_hook_breaks_off_is_an_error_with_its_traceback(run, pl
     assert "in check_and_update_config" in err
 
 
+LEAKY_HOOK = """
+    @classmethod
+    def check_and_update_config(cls, vllm_config):
+        raise OSError("cannot log in with hunter2")
+"""
+
+
+@pytest.mark.parametrize("body", ["raise OSError('cannot log in with hunter2')", working("npu")])
+@pytest.mark.parametrize("options", [[], ["--debug"], ["--log-file"]], ids=lambda options: "".join(options))
+def test_a_secret_that_a_plugin_repeats_in_what_it_raises_is_in_no_output(plugins, capsys, tmp_path, body, options):
+    log = tmp_path / "log"
+    install_platform(plugins, "npu", body, PLATFORM_CLASS + LEAKY_HOOK)
+
+    options = [*options, str(log)] if "--log-file" in options else options
+    code = main([*options, "run", "--platform", "npu", "--set", "options.npu.token=hunter2"])
+
+    written = capsys.readouterr().err + (log.read_text() if log.exists() else "")
+    assert code in (1, 3)
+    assert written.count("Traceback") >= 1
+    assert "OSError: cannot log in with ********" in written
+    assert "hunter2" not in written
+
+
 def test_a_worker_that_exits_does_not_end_the_process_as_if_all_were_well(run, plugins):
     worker = """
 from vllm_ext.worker.worker import Worker

@@ -20,11 +20,13 @@ from stevedore.extension import Extension, ExtensionManager
 
 from vllm_ext.config import Config, Override, load_config, parse_set
 from vllm_ext.config.environment import split_names
+from vllm_ext.config.redaction import secrets_in
 from vllm_ext.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from cliff.app import App
 
+    from vllm_ext.cli.main import VllmExtApp
     from vllm_ext.plan import Plan
 
 _LIST_FORMATTERS = {
@@ -53,6 +55,8 @@ class OwnCommand(Command):
 
 class SettingsCommand(OwnCommand):
     """A command that reads the settings, with ``--config-file``, ``--platform`` and ``--set``."""
+
+    app: VllmExtApp
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
@@ -84,7 +88,9 @@ class SettingsCommand(OwnCommand):
             if not names:
                 raise ConfigError("command line (--platform): expected a platform's name, given nothing")
             overrides.append(Override("platform.driver", names[0] if len(names) == 1 else names, "--platform"))
-        return load_config(parsed_args.config_file, (*overrides, *more))
+        config = load_config(parsed_args.config_file, (*overrides, *more))
+        self.app.hide(secrets_in(config.settings))
+        return config
 
 
 class _StaticFormatters(SettingsCommand):

@@ -53,6 +53,17 @@ class StaticCommandManager(CommandManager):
         self.commands |= {name: _entry_point(name) for name in _COMMANDS}
 
 
+class _WithoutSecrets(logging.Formatter):
+    """Leaves out of what is logged what the application hides: plugins repeat their options in what they raise."""
+
+    def __init__(self, text: str, app: VllmExtApp) -> None:
+        super().__init__(text)
+        self._app = app
+
+    def format(self, record: logging.LogRecord) -> str:
+        return self._app.without_secrets(super().format(record))
+
+
 class VllmExtApp(App):
     """``vllm-ext``: logs go to stderr, results to stdout, errors become exit codes."""
 
@@ -66,6 +77,19 @@ class VllmExtApp(App):
         self.command_manager.commands["complete"] = _entry_point("complete")
         self._handlers: list[logging.Handler] = []
         self._error: BaseException | None = None
+        self._secrets: list[str] = []
+
+    def hide(self, secrets: Sequence[str]) -> None:
+        """Leave these texts out of everything that is written to standard error or logged from now on."""
+        self._secrets = [*secrets]
+
+    def without_secrets(self, text: str) -> str:
+        """``text`` without what :meth:`hide` was told."""
+        if not self._secrets:
+            return text
+        from vllm_ext.config.redaction import scrub
+
+        return scrub(text, self._secrets)
 
     def configure_logging(self) -> None:
         """Handlers on our own logger only; the root logger belongs to whoever embeds us."""
@@ -108,7 +132,7 @@ class VllmExtApp(App):
             return code
         if not self.options.debug:
             # The code of a plugin that was chosen: its own traceback is what its author needs.
-            self.stderr.write(plugin_traceback(self._error))
+            self.stderr.write(self.without_secrets(plugin_traceback(self._error)))
         return self._error.exit_code
 
     def _with_help_last(self, argv: list[str]) -> list[str]:
@@ -130,7 +154,7 @@ class VllmExtApp(App):
         self._error = err
 
     def _add_handler(self, handler: logging.Handler, text: str, level: int) -> None:
-        handler.setFormatter(logging.Formatter(text))
+        handler.setFormatter(_WithoutSecrets(text, self))
         handler.setLevel(level)
         self.LOG.addHandler(handler)
         self._handlers.append(handler)
