@@ -140,6 +140,11 @@ class TestFolders:
         )
         assert "\n" not in finding.text
 
+    def test_such_a_requirement_in_the_file_of_an_egg_info(self, site):
+        (write_egg_info(site, "acme", OURS) / "requires.txt").write_text("vllm=>0.30\n")
+
+        assert ("warning", "invalid-requirement") in [(found.severity, found.code) for found in findings(site)]
+
 
 class TestCopies:
     """A distribution that is on the path more than once."""

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import pytest
+from packaging.requirements import Requirement
 from support.distributions import GENERAL, PLATFORM, write_egg_info, write_zip
 from support.plugins import write_distribution
 
@@ -116,6 +117,31 @@ class TestRequirements:
         (requirement,) = requires(f"{line}\n")
 
         assert requirement.split() == ["vllm", "(>=0.30)"]
+
+    @pytest.fixture
+    def egg_info(self, site):
+        """With a ``requires.txt``, and without a Requires-Dist, as setuptools wrote it for long."""
+        egg_info = write_egg_info(site, "acme", {GENERAL: ["a = acme:f"]})
+        (egg_info / "requires.txt").write_text(
+            "torch\nvllm>=0.30\n[:python_version < '3']\nvllm_ext\n\n[audio]\nvllm[audio]\n\n[x:os_name=='nt']\nvllm\n"
+        )
+        return egg_info
+
+    def test_in_the_file_of_an_egg_info_are_those_that_importlib_finds(self, site, egg_info):
+        (record,) = scan([str(site)])
+
+        found = importlib.metadata.Distribution.at(egg_info).requires
+        assert list(map(Requirement, record.requires)) == [Requirement(text) for text in found if "vllm" in text]
+        assert record.requires[0] == "vllm>=0.30"
+        assert len(record.requires) == 4
+
+    def test_in_the_headers_of_an_egg_info_count_alone(self, site, egg_info):
+        with (egg_info / "PKG-INFO").open("a") as file:
+            file.write("Requires-Dist: vllm>=0.40\n")
+
+        (record,) = scan([str(site)])
+
+        assert record.requires == ("vllm>=0.40",)
 
 
 class TestForms:

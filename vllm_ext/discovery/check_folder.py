@@ -70,7 +70,7 @@ def _check_requirements(metadata: MetadataFolder) -> Iterator[Finding]:
     # Here, since its import takes longer than that of all discovery, which every process does.
     from packaging.requirements import InvalidRequirement, Requirement
 
-    for text in host_requirements(metadata.headers().get("Requires-Dist", [])):
+    for text in host_requirements(metadata.requirements_in(metadata.headers())):
         try:
             Requirement(text)
         except InvalidRequirement as error:

