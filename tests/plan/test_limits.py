@@ -60,6 +60,22 @@ class TestAllowedDistributions:
             "line (--set)) does not list acme. Add 'acme' there, or do not name the plugin"
         )
 
+    def test_an_element_that_nothing_installed_is_of_is_a_note_with_the_closest(self):
+        plan = plan_of(record("a", "acme-gpu"), record("b", "beta"), allow_distributions=["acme-gpuu==1.0", "Beta"])
+
+        assert plan.errors == ()
+        assert plan.notes == (
+            "allow_distributions (command line (--set)) lists 'acme-gpuu==1.0', and no plugin that is installed, nor a "
+            "class path in the settings, is of that distribution (did you mean 'acme-gpu'?); plugins are of: "
+            "acme-gpu, beta",
+        )
+
+    @pytest.mark.parametrize("allowed", [None, [], ["acme"], ["Acme==9"], ["vllm_ext"], ["acme", "acme-plugins"]])
+    def test_of_other_elements_there_is_no_note(self, allowed):
+        providers = {"other": Provider("acme-plugins", "1.0", "/site")}
+
+        assert plan_of(record("a"), providers=providers, allow_distributions=allowed).notes == ()
+
     @pytest.mark.parametrize("element", ["acme=1.2", "acme @ https://example.org/a.whl", "acme; python_version > '3'"])
     def test_an_element_of_another_form_is_an_error(self, element):
         (error,) = plan_of(allow_distributions=[element]).errors

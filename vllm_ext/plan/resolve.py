@@ -16,7 +16,14 @@ from vllm_ext.plan.names import matches, not_found
 from vllm_ext.plan.options import check_options
 from vllm_ext.plan.plan import Plan
 from vllm_ext.plan.rules import RULES
-from vllm_ext.plan.screen import SAFE_MODE_ORIGIN, VLLM_PLUGINS_ORIGIN, Screen, check_allowed_distributions, check_host
+from vllm_ext.plan.screen import (
+    SAFE_MODE_ORIGIN,
+    VLLM_PLUGINS_ORIGIN,
+    Screen,
+    check_allowed_distributions,
+    check_host,
+    note_absent_distributions,
+)
 
 _NOBODY: Mapping[str, Provider] = {}
 
@@ -48,6 +55,7 @@ def resolve(records: Iterable[ExtensionRecord], config: Config, providers: Mappi
         decisions.append(decision)
         errors.append(error)
     errors += [*check_allowed_distributions(config), *check_host(config, providers)]
+    notes += note_absent_distributions(config, ordered, providers)
     settings = check_class_paths(config, providers, errors, notes)
     return Plan(tuple(decisions), settings, tuple(errors), tuple(notes))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -15,7 +15,7 @@ from vllm_ext.config import Config, Origin
 from vllm_ext.config.schema import Settings
 from vllm_ext.discovery import ExtensionRecord, Provider
 from vllm_ext.discovery.records import IN_TREE_DISTRIBUTION
-from vllm_ext.errors import ConfigError, IncompatiblePlugin, PluginLoadError, VllmExtError
+from vllm_ext.errors import ConfigError, IncompatiblePlugin, PluginLoadError, VllmExtError, did_you_mean, listing
 from vllm_ext.plan.decisions import Status
 from vllm_ext.plan.names import matches_any
 from vllm_ext.plan.requirements import VLLM, is_met, unmet_on_vllm, unmet_on_vllm_ext
@@ -178,6 +178,22 @@ def check_allowed_distributions(config: Config) -> list[VllmExtError]:
     where = f"{ALLOWED_KEY} ({config.origin(ALLOWED_KEY)})"
     wrong = [text for text in config.settings.allow_distributions or () if parse_allowed(text) is None]
     return [ConfigError(f"{where} holds {text!r}; an element is a name, such as acme, or acme==1.2") for text in wrong]
+
+
+def note_absent_distributions(
+    config: Config, records: Iterable[ExtensionRecord], providers: Mapping[str, Provider]
+) -> list[str]:
+    """Elements of ``allow_distributions`` that admit nothing: with a slip in one, the plugins meant stay off."""
+    plugins = {record.distribution for record in records} - {IN_TREE_DISTRIBUTION}
+    known = plugins | {provider.distribution for provider in providers.values()} | {IN_TREE_DISTRIBUTION}
+    listed = [(text, parse_allowed(text)) for text in config.settings.allow_distributions or ()]
+    where = f"{ALLOWED_KEY} ({config.origin(ALLOWED_KEY)})"
+    return [
+        f"{where} lists {text!r}, and no plugin that is installed, nor a class path in the settings, is of that "
+        f"distribution{did_you_mean(requirement.name, known)}; plugins are of: {listing(plugins)}"
+        for text, requirement in dict(listed).items()
+        if requirement is not None and canonicalize_name(requirement.name) not in known
+    ]
 
 
 def check_host(config: Config, providers: Mapping[str, Provider]) -> list[VllmExtError]:
