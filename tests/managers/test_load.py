@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from support.distributions import GENERAL, PLATFORM
 
@@ -17,6 +19,7 @@ from vllm_ext.contracts.groups import (
 )
 from vllm_ext.errors import ContractError, PluginLoadError, PluginNotFound
 from vllm_ext.managers import bind_platform, load_driver, load_extensions, load_group
+from vllm_ext.managers.load import build_extension
 from vllm_ext.managers.planned import NamedPlugins
 
 CODE = "def one(): raise RuntimeError\ndef two(): raise RuntimeError\n"
@@ -54,6 +57,49 @@ def test_the_entry_point_keeps_its_distribution(acme, make_plan):
     (extension,) = NamedPlugins(plan, plan.find("general", "one"), namespace=GENERAL)
 
     assert (extension.entry_point.dist.name, extension.entry_point.dist.version) == ("acme", "0.1")
+
+
+class TestWhatIsDoneNow:
+    """A plugin that hangs is named: beforehand in the log for debugging, and where somebody interrupts it."""
+
+    @pytest.fixture
+    def load(self, plugins, make_plan, caplog):
+        """Load a plugin that logs or raises as ``code`` says; returns what was logged."""
+
+        def load(code: str) -> list[str]:
+            plugins.distribution("acme", {GENERAL: ["slow = slow:run"]}, {"slow.py": f"import logging\n{code}\n"})
+            plan = make_plan()
+            with caplog.at_level("DEBUG", "vllm_ext"), contextlib.suppress(KeyboardInterrupt):
+                NamedPlugins(plan, plan.find("general", "slow"), namespace=GENERAL, invoke_on_load=True)
+            return [record.getMessage() for record in caplog.records if record.levelname in ("DEBUG", "ERROR")]
+
+        return load
+
+    def test_the_log_has_each_step_before_it_is_done(self, load):
+        assert load("logging.error('imported')\ndef run(): logging.error('called')") == [
+            "general plugin 'slow' of acme 0.1 is imported now: slow:run",
+            "imported",
+            "general plugin 'slow' of acme 0.1 is called now",
+            "called",
+        ]
+
+    @pytest.mark.parametrize(
+        ("code", "verb"),
+        [("raise KeyboardInterrupt", "imported"), ("def run(): raise KeyboardInterrupt", "called")],
+    )
+    def test_an_interrupt_says_what_it_broke_off(self, load, code, verb):
+        assert load(code)[-1] == f"interrupted while general plugin 'slow' of acme 0.1 was {verb} (slow:run)"
+
+    def test_an_interrupt_while_an_extension_is_built_says_so(self, acme, make_plan, caplog):
+        plan = make_plan()
+
+        def build() -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            build_extension(plan.bind(None), plan.find("general", "one")[0], build)
+
+        assert caplog.messages == ["interrupted while general plugin 'one' of acme 0.1 was built (acme:one)"]
 
 
 class TestGroups:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -13,9 +14,12 @@ from vllm_ext.contracts.groups import KIND_OF_GROUP, PluginKind
 from vllm_ext.errors import PluginNotFound, did_you_mean, listing
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver, without_secrets
 from vllm_ext.managers.policy import settle
+from vllm_ext.managers.values import source_of
 from vllm_ext.plan import BoundPlan, Decision, DecisionKey, Outcome, Plan
 from vllm_ext.plan.names import matches
 from vllm_ext.registry.owners import loading
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -78,10 +82,12 @@ def build_extension(bound_plan: BoundPlan, decision: Decision, build: Callable[[
         PluginLoadError: it did, and the user named the plugin.
     """
     started = time.perf_counter()
+    logger.debug("%s is built now", source_of(decision))
     try:
         with loading(decision.name, decision.distribution):
             return build()
     except KeyboardInterrupt:
+        logger.error("interrupted while %s was built (%s)", source_of(decision), decision.value)
         raise
     except BaseException as error:  # noqa: BLE001 - a plugin that exits or asserts fails like any other
         seconds = time.perf_counter() - started

@@ -7,6 +7,7 @@ distributions; its loading filters by name, and lets SystemExit and AssertionErr
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Sequence
 from importlib.metadata import Distribution, EntryPoint
@@ -22,6 +23,8 @@ from vllm_ext.errors import PluginLoadError
 from vllm_ext.managers.values import source_of, use
 from vllm_ext.plan import Decision, Outcome, Plan
 from vllm_ext.registry.owners import loading
+
+logger = logging.getLogger(__name__)
 
 
 class PlannedEntryPoint(EntryPoint):
@@ -63,12 +66,18 @@ class PlannedManager(ExtensionManager[Any]):
         decision: Decision = ep.decision  # type: ignore[attr-defined]
         started = time.perf_counter()
         imported: float | None = None
+        # Said beforehand: of a plugin that hangs, or ends the process, there is no other word.
+        logger.debug("%s is imported now: %s", source_of(decision), decision.value)
         try:
             with loading(decision.name, decision.distribution, ep.module):
                 plugin = ep.load()
                 imported = time.perf_counter()
+                if invoke_on_load:
+                    logger.debug("%s is called now", source_of(decision))
                 obj = self.use(decision, plugin) if invoke_on_load else None
         except KeyboardInterrupt:
+            verb = "imported" if imported is None else "called"
+            logger.error("interrupted while %s was %s (%s)", source_of(decision), verb, decision.value)
             raise
         except BaseException as error:  # noqa: BLE001 - a plugin that exits or asserts fails like any other
             outcome = Outcome.of_error(decision, error, *_times(started, imported))
