@@ -14,9 +14,10 @@ from types import ModuleType
 import pytest
 from support.distributions import GENERAL, PLATFORM
 from support.plugins import write_distribution
+from support.processes import wait_until
 
 from vllm_ext.errors import PluginLoadError
-from vllm_ext.managers import bind_platform, load_general
+from vllm_ext.managers import bind_platform, general, load_general
 from vllm_ext.registry.models import ModelRegistry
 from vllm_ext.registry.owners import current_owner
 
@@ -210,6 +211,27 @@ class TestReentrancy:
 
         assert shared.runs == ["a", "b"]
         assert [states(outcomes) for outcomes in results] == [{"a": "active", "b": "active"}] * 4
+
+    def test_a_plugin_that_another_thread_waits_for_is_named_before_both_hang(
+        self, bound_plan, shared, caplog, monkeypatch
+    ):
+        monkeypatch.setattr(general, "_PATIENCE_S", 0.05)
+        helper = threading.Thread(target=load_general, args=(bound_plan,))
+
+        def start_it_and_wait():
+            helper.start()
+            # As long as a plugin that joins its thread would wait, were it not a test.
+            return wait_until(lambda: caplog.messages)
+
+        shared.inside = start_it_and_wait
+        load_general(bound_plan)
+        helper.join(10)
+
+        assert caplog.messages == [
+            "general plugin 'a' of a-dist 0.1 has been running for 0.05 seconds, and another thread waits for it; if "
+            "it waits for that thread in turn, neither goes on"
+        ]
+        assert shared.runs == ["a", "b"]
 
     def test_a_forked_child_inherits_what_ran_and_can_load_more(self, install, load, shared):
         install("a")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vllm_ext.contracts.groups import GENERAL
@@ -14,6 +16,9 @@ from vllm_ext.managers.values import accepts_config, source_of
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
 
 logger = logging.getLogger(__name__)
+
+_PATIENCE_S = 10.0
+"""After so many seconds a thread that waits for another one's plugins says so."""
 
 _Identity = tuple[str, str, str]
 """Distribution, group, name."""
@@ -29,6 +34,7 @@ class GeneralPlugins:
         self._lock = threading.RLock()
         self._thread: int | None = None
         """The thread that is running plugins."""
+        self._running: Decision | None = None
         self._active: dict[_Identity, Outcome] = {}
 
     def load(self, bound_plan: BoundPlan) -> list[Outcome]:
@@ -43,17 +49,34 @@ class GeneralPlugins:
         decisions = bound_plan.selected(GENERAL.key)
         if self._thread == threading.get_ident():
             return self.outcomes_of(bound_plan)
-        with self._lock:
+        with self._turn():
             self._thread = threading.get_ident()
             try:
                 return [self._load_once(bound_plan.plan, decision) for decision in decisions]
             finally:
-                self._thread = None
+                self._thread = self._running = None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Until no other thread runs plugins. One that hangs is named, since whoever waits here would hang unheard."""
+        if not self._lock.acquire(timeout=_PATIENCE_S):
+            logger.warning(
+                "%s has been running for %g seconds, and another thread waits for it; if it waits for that thread in "
+                "turn, neither goes on",
+                source_of(self._running) if self._running else "a general plugin",
+                _PATIENCE_S,
+            )
+            self._lock.acquire()
+        try:
+            yield
+        finally:
+            self._lock.release()
 
     def _load_once(self, plan: Plan, decision: Decision) -> Outcome:
         identity = _identity(decision)
         if identity in self._active:
             return self._active[identity]
+        self._running = decision
         hooks = GeneralHooks(plan, [decision], decision.group, decision.name, invoke_on_load=True)
         outcome = hooks.outcomes[0]
         if outcome.state == "active":
