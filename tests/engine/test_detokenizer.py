@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.vocabularies import byte_fallback_tokenizer, byte_level_tokenizer, metaspace_tokenizer
+from support.vocabularies import (
+    byte_fallback_tokenizer,
+    byte_level_tokenizer,
+    metaspace_tokenizer,
+    word_end_tokenizer,
+)
 from tokenizers import Tokenizer
 
 from vllm_ext.engine.detokenizer import IncrementalDetokenizer, TokenBytes
@@ -14,7 +21,13 @@ from vllm_ext.engine.tokenizer import FastTokenizer
 BYTE_LEVEL = byte_level_tokenizer()
 BYTE_FALLBACK = byte_fallback_tokenizer()
 METASPACE = metaspace_tokenizer()
+WORD_END = word_end_tokenizer()
 
+EACH = pytest.mark.parametrize(
+    "tokenizer",
+    [BYTE_LEVEL, BYTE_FALLBACK, METASPACE, WORD_END],
+    ids=["level", "fallback", "metaspace", "word ends"],
+)
 TEXTS = st.text(
     st.one_of(
         st.sampled_from("the an a, .\n\t  é你好"),
@@ -25,9 +38,9 @@ TEXTS = st.text(
 )
 
 
-def stream(tokenizer: Tokenizer, token_ids: list[int], *, at_start: bool = True) -> list[str]:
+def stream(tokenizer: Tokenizer, token_ids: list[int], prompt: Sequence[int] = ()) -> list[str]:
     """The deltas of a request, one for each token and one for the end."""
-    detokenizer = IncrementalDetokenizer(TokenBytes(FastTokenizer(tokenizer)), at_start=at_start)
+    detokenizer = IncrementalDetokenizer(TokenBytes(FastTokenizer(tokenizer)), prompt)
     return [*(detokenizer.decode([token_id]) for token_id in token_ids), detokenizer.flush()]
 
 
@@ -38,8 +51,14 @@ def test_byte_level_deltas_are_the_whole_text_for_any_tokens(token_ids):
 
 
 @settings(deadline=None, max_examples=150)
+@given(st.lists(st.integers(0, WORD_END.get_vocab_size() - 1), max_size=40))
+def test_word_end_deltas_are_the_whole_text_for_any_tokens(token_ids):
+    assert "".join(stream(WORD_END, token_ids)) == WORD_END.decode(token_ids)
+
+
+@settings(deadline=None, max_examples=150)
 @given(TEXTS)
-@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK, METASPACE], ids=["level", "fallback", "metaspace"])
+@EACH
 def test_deltas_are_the_whole_text(tokenizer, text):
     token_ids = tokenizer.encode(text).ids
 
@@ -48,13 +67,13 @@ def test_deltas_are_the_whole_text(tokenizer, text):
 
 @settings(deadline=None, max_examples=150)
 @given(TEXTS)
-@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK, METASPACE], ids=["level", "fallback", "metaspace"])
+@EACH
 def test_output_after_a_prompt_keeps_its_leading_space(tokenizer, text):
     prompt = tokenizer.encode("an a").ids
     token_ids = tokenizer.encode(text).ids
 
     whole = tokenizer.decode(prompt + token_ids)
-    assert tokenizer.decode(prompt) + "".join(stream(tokenizer, token_ids, at_start=False)) == whole
+    assert tokenizer.decode(prompt) + "".join(stream(tokenizer, token_ids, prompt)) == whole
 
 
 @settings(deadline=None, max_examples=150)
@@ -68,7 +87,7 @@ def test_no_delta_holds_half_a_character(tokenizer, text):
 def test_a_character_of_several_tokens_comes_with_the_last_of_them(tokenizer):
     token_ids = tokenizer.encode("x𐍈").ids[-4:]
 
-    deltas = stream(tokenizer, token_ids, at_start=False)
+    deltas = stream(tokenizer, token_ids, tokenizer.encode("an a").ids)
 
     assert deltas == ["", "", "", "𐍈", ""]
 
@@ -85,7 +104,7 @@ def test_characters_before_a_byte_that_is_none_stay():
 def test_a_character_that_is_never_completed_is_replaced_at_the_end(tokenizer):
     token_ids = tokenizer.encode("x𐍈").ids[-4:-1]
 
-    assert stream(tokenizer, token_ids, at_start=False) == ["", "", "", "\ufffd"]
+    assert stream(tokenizer, token_ids, tokenizer.encode("an a").ids) == ["", "", "", "\ufffd"]
 
 
 def test_special_tokens_are_no_text():

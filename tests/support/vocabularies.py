@@ -57,6 +57,18 @@ def metaspace_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def word_end_tokenizer() -> Tokenizer:
+    """BPE that marks the ends of words, as the first GPT and CLIP have it; token 0 is special."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder("</w>")
+    trainer = trainers.BpeTrainer(
+        vocab_size=300, special_tokens=["<unk>"], end_of_word_suffix="</w>", show_progress=False
+    )
+    tokenizer.train_from_iterator(SAMPLE_TEXT, trainer)
+    return tokenizer
+
+
 def write_tokenizer(directory: Path, tokenizer: Tokenizer) -> Path:
     """Save into a model directory; returns the directory."""
     directory.mkdir(parents=True, exist_ok=True)

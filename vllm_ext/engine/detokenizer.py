@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from vllm_ext.contracts.tokenizer import TokenizerLike
 
@@ -38,6 +38,8 @@ class TokenBytes:
     def __init__(self, tokenizer: TokenizerLike, *, skip_special_tokens: bool = True) -> None:
         self._tokenizer = tokenizer
         self._skip_special_tokens = skip_special_tokens
+        self.has_word_ends = bool(getattr(tokenizer, "has_word_ends", False))
+        """Whether a piece may end with the space before the next one, which is no text where none comes."""
         self._pieces: dict[int, bytes] = {}
 
     def __getitem__(self, token_id: int) -> bytes:
@@ -60,9 +62,10 @@ class TokenBytes:
         return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
 
     def _find(self, token_id: int) -> bytes:
-        # The second of two equal tokens is decoded in the middle of a text, whatever the decoder does at its ends.
+        # The second of two equal tokens is decoded in the middle of a text, whatever the decoder does at its ends; so is
+        # the first, where it is what follows that counts.
         alone, twice = self._decode([token_id]), self._decode([token_id, token_id])
-        text = twice[len(alone) :]
+        text = twice[: len(twice) - len(alone)] if self.has_word_ends else twice[len(alone) :]
         if _REPLACEMENT not in text:
             return text.encode()
         (token,) = self._tokenizer.convert_ids_to_tokens([token_id])
@@ -78,12 +81,14 @@ class IncrementalDetokenizer:
 
     Args:
         token_bytes: of the model's vocabulary.
-        at_start: the output is the beginning of the text, since the prompt had none.
+        prompt_token_ids: what the output comes after; where these have no text, it is the beginning of one.
     """
 
-    def __init__(self, token_bytes: TokenBytes, *, at_start: bool = False) -> None:
+    def __init__(self, token_bytes: TokenBytes, prompt_token_ids: Sequence[int] = ()) -> None:
         self._token_bytes = token_bytes
-        self._at_start = at_start
+        before = next((piece for token_id in reversed(prompt_token_ids) if (piece := token_bytes[token_id])), b"")
+        self._at_start = not before and not token_bytes.has_word_ends
+        self._space = before[-1:] if token_bytes.has_word_ends and before.endswith(b" ") else b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def decode(self, token_ids: Iterable[int]) -> str:
@@ -91,11 +96,20 @@ class IncrementalDetokenizer:
         if self._at_start:
             return "".join(self._decode_at_start(token_id) for token_id in token_ids)
         token_bytes = self._token_bytes
-        return self._decoder.decode(b"".join([token_bytes[token_id] for token_id in token_ids]))
+        data = b"".join([token_bytes[token_id] for token_id in token_ids])
+        return self._decoder.decode(self._without_last_space(data) if token_bytes.has_word_ends else data)
 
     def flush(self) -> str:
         """A U+FFFD for a character that never became complete, else nothing; the last call."""
         return self._decoder.decode(b"", final=True)
+
+    def _without_last_space(self, data: bytes) -> bytes:
+        """The space at the end waits for the next token."""
+        if not data:
+            return data
+        whole = self._space + data
+        self._space = b" " if whole.endswith(b" ") else b""
+        return whole.removesuffix(b" ")
 
     def _decode_at_start(self, token_id: int) -> str:
         piece = self._token_bytes[token_id]

@@ -264,8 +264,7 @@ class OutputProcessor:
 
     def _make_text(self, prompt_token_ids: list[int], params: SamplingParams) -> _Text:
         token_bytes = self._token_bytes[params.skip_special_tokens]
-        at_start = not any(token_bytes[token_id] for token_id in prompt_token_ids)
-        return _Text(IncrementalDetokenizer(token_bytes, at_start=at_start), params)
+        return _Text(IncrementalDetokenizer(token_bytes, prompt_token_ids), params)
 
     def _make_logprobs(self, params: SamplingParams) -> LogprobsProcessor | None:
         wants_samples, wants_prompt = params.logprobs is not None, params.prompt_logprobs is not None

@@ -44,6 +44,14 @@ class FastTokenizer:
     def vocab_size(self) -> int:
         return int(self._tokenizer.get_vocab_size())
 
+    @property
+    def has_word_ends(self) -> bool:
+        """Whether tokens say that a space follows (``the</w>``, GPT's first vocabulary), and not that one precedes. An
+        extension of vLLM's contract.
+        """
+        decoder = self._tokenizer.decoder
+        return decoder is not None and b'"BPEDecoder"' in decoder.__getstate__()
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
         return ids
