@@ -62,8 +62,8 @@ class TokenBytes:
         return self._tokenizer.decode(token_ids, skip_special_tokens=self._skip_special_tokens)
 
     def _find(self, token_id: int) -> bytes:
-        # The second of two equal tokens is decoded in the middle of a text, whatever the decoder does at its ends; so is
-        # the first, where it is what follows that counts.
+        # The second of two equal tokens is decoded in the middle of a text, whatever the decoder does at its ends; so
+        # is the first, where it is what follows that counts.
         alone, twice = self._decode([token_id]), self._decode([token_id, token_id])
         text = twice[: len(twice) - len(alone)] if self.has_word_ends else twice[len(alone) :]
         if _REPLACEMENT not in text:
