@@ -58,6 +58,26 @@ def test_all_unknown_keys_are_in_one_message_with_line_and_closest_key(write):
     assert text.startswith("3 mistakes in the settings:\n")
 
 
+@pytest.mark.parametrize(
+    ("text", "line", "path", "nested"),
+    [
+        ("engine: {seed: 2}\nengine.seed: 1\n", 2, '"engine.seed"', "engine: {seed: ...}"),
+        ("plugins:\n  general.enabled: [a]\n", 2, 'plugins."general.enabled"', "general: {enabled: ...}"),
+        ("options.acme: {batch: 1}\n", 1, '"options.acme"', "options: {acme: ...}"),
+    ],
+)
+def test_a_key_with_dots_is_unknown_and_to_be_written_nested(write, text, line, path, nested):
+    file = write(text)
+
+    assert message(file) == (
+        f"file {file} line {line}: {path}: unknown key; a key with dots is no path here, so write it nested: {nested}"
+    )
+
+
+def test_an_empty_key_is_not_the_whole_file(write):
+    assert 'line 1: "": unknown key; keys: allow_distributions,' in message(write("'': {engine: {seed: 1}}\n"))
+
+
 def test_a_key_that_stands_twice_is_an_error_with_both_lines(write):
     path = write("engine:\n  seed: 1\n  block_size: 4\n  seed: 2\n")
 

@@ -83,7 +83,8 @@ class _FileWalk:
         first_lines: dict[str, int] = {}
         for key_node, value_node in node.value:
             name = key_node.value if isinstance(key_node, ScalarNode) else nodes.given(key_node)
-            path = f"{section}.{name}" if section else name
+            # A name with dots is put in quotes there, so that it is never taken for the path of a nested key.
+            path = join_path((*filter(None, section.split(".")), name))
             if name in first_lines:
                 self._report(key_node, f"{path}: the key stands twice, first in line {first_lines[name]}")
                 continue
@@ -95,7 +96,7 @@ class _FileWalk:
             elif key_node.tag == nodes.MERGE:
                 self._report(key_node, f"{path}: a section cannot be merged into another; write its keys out")
             else:
-                self._report(key_node, f"{path}: {unknown_key(section, name)}")
+                self._report(key_node, f"{path}: {_as_nested(section, name) or unknown_key(section, name)}")
 
     def _value(self, key: Key, key_node: Node, node: Node) -> Iterator[Setting]:
         if key.is_mapping:
@@ -145,6 +146,17 @@ class _FileWalk:
 
     def _report(self, node: Node, text: str) -> None:
         self.problems.append(f"{self._origin(node)}: {text}")
+
+
+def _as_nested(section: str, name: str) -> str | None:
+    """Text for a key with dots that names a setting below ``section``; ``None`` where it names none."""
+    parts = (*filter(None, section.split(".")), *name.split("."))
+    key = all_keys().get(parts[0])
+    if "." not in name or not (".".join(parts) in {*all_keys(), *all_sections()} or (key and key.is_mapping)):
+        return None
+    *outer, last = name.split(".")
+    nested = "".join(f"{part}: {{" for part in outer) + f"{last}: ..." + "}" * len(outer)
+    return f"unknown key; a key with dots is no path here, so write it nested: {nested}"
 
 
 def _find_culprit(key: Key, node: Node) -> Node:
