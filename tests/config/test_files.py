@@ -130,6 +130,15 @@ def test_a_word_that_yaml_makes_a_boolean_is_to_be_quoted(write, word):
     assert load_config([write(f"platform: {{driver: '{word}'}}")], environ={}).settings.platform.driver == word
 
 
+def test_where_only_a_list_of_names_may_stand_quotes_alone_are_no_advice(write):
+    text = message(write("plugins: {general: {enabled: off}}"))
+
+    assert text.endswith("given 'off', which YAML reads as a boolean; write [] for none, or ['off'] for that name")
+    for advised, expected in (("[]", []), ("['off']", ["off"])):
+        file = write(f"plugins: {{general: {{enabled: {advised}}}}}")
+        assert load_config([file], environ={}).settings.plugins.general.enabled == expected
+
+
 def test_the_element_of_a_list_that_does_not_fit_is_named_with_its_line(write):
     path = write("plugins:\n  general:\n    enabled:\n      - a\n      - no\n      - b\n")
 

@@ -319,6 +319,60 @@ def test_numbers_that_json_does_not_have_are_refused(text):
         load_config(overrides=[parse_set(f"options={text}")], environ={})
 
 
+TOO_LARGE = "expected an integer from -2**63 to 2**64 - 1, given a larger one; quote it"
+NO_TEXT = "expected text that UTF-8 can express, given '\\ud800'"
+
+
+class TestWhatCannotBeHandedToAnotherProcess:
+    """Refused with its place; the processes of an engine would fail on it without one."""
+
+    def test_the_largest_and_the_smallest_integer_can(self):
+        value = {"npu": {"x": 2**64 - 1, "y": -(2**63)}}
+
+        assert load_config(overrides=[Override("options", value, "options")], environ={}).settings.options == value
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("{npu: {x: [18446744073709551616]}}", f"options.npu.x[0]: {TOO_LARGE}"),
+            ("{npu: {x: -9223372036854775809}}", f"options.npu.x: {TOO_LARGE.replace('larger', 'smaller')}"),
+            ('{npu: {x: "\\ud800y"}}', f"options.npu.x: {NO_TEXT}"),
+            ('{npu: {x: [{"\\ud800": 1}]}}', f"options.npu.x[0]: {NO_TEXT} in a key"),
+            ('{"\\ud800": {x: 1}}', f"options: {NO_TEXT} in a key"),
+        ],
+    )
+    def test_in_a_file(self, write, text, expected):
+        path = write(f"# first line\noptions: {text}")
+
+        assert message(path) == f"file {path} line 2: {expected}"
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ('{"npu": {"x": [18446744073709551616]}}', f"options.npu.x: {TOO_LARGE}"),
+            ('{"npu": {"x": "\\ud800"}}', f"options.npu.x: {NO_TEXT}"),
+            ('{"npu": {"x": [{"\\ud800": 1}]}}', f"options.npu.x: {NO_TEXT} in a key"),
+            ('{"npu": {"\\ud800": 1}}', f"options.npu: {NO_TEXT} in a key"),
+        ],
+    )
+    def test_in_the_environment(self, text, expected):
+        assert message(VLLM_EXT_OPTIONS=text) == f"environment (VLLM_EXT_OPTIONS): {expected}"
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("options.npu.x=18446744073709551616", f"options.npu.x: {TOO_LARGE}"),
+            ("options.npu.\ud800=1", f"options.npu: {NO_TEXT} in a key"),
+        ],
+    )
+    def test_on_the_command_line(self, text, expected):
+        assert message(sets=(text,)) == f"command line (--set {text}): {expected}"
+
+    def test_an_integer_with_more_digits_than_python_prints(self):
+        with pytest.raises(ConfigError, match="given a larger one"):
+            load_config((), [Override("options.npu.x", 10**5000, "options")], {})
+
+
 def test_secrets_are_found_and_taken_out_of_texts():
     options = {"npu": {"token": "abcdef", "size": 4, "credentials": {"pin": 1234, "ab": "abc", "list": ["abcdefgh"]}}}
 

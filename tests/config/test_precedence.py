@@ -238,6 +238,11 @@ class TestOverrides:
                 "boolean; quote it",
             ),
             (
+                "plugins.general.enabled=off",
+                "plugins.general.enabled: expected all, or a list of names, given False, which YAML reads as a "
+                "boolean; write [] for none, or a list of names in quotes",
+            ),
+            (
                 "plugins.general.enabled=a,b",
                 "plugins.general.enabled: expected all, or a list of names, given 'a,b'; write [a, b]",
             ),

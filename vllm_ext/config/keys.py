@@ -85,6 +85,14 @@ class Key:
             raise ValueError(f"{converted} is no number to work with")
         return converted
 
+    def takes(self, value: Any) -> bool:
+        """Whether ``value`` fits the key."""
+        try:
+            self.convert(value)
+        except ValueError:
+            return False
+        return True
+
     def mismatch(self, value: Any, given: str = "") -> str:
         """Text for a ``value`` that does not fit; ``given`` is how to show it where its ``repr`` is not right."""
         shown = REDACTED if self.secret else given or shorten(repr(value))

@@ -16,6 +16,8 @@ MAPPINGS = 2
 MAX_DEPTH = 100
 """Mappings and lists in each other at most: below what Python's own recursion bears, wherever it is called from."""
 TOO_DEEP = f"values are nested in more than {MAX_DEPTH} levels"
+_SMALLEST, _LARGEST = -(2**63), 2**64 - 1
+"""Between these are the integers that the processes of an engine can hand to each other."""
 _PLAIN = "null, true, false, a number, a string, a list or a mapping"
 
 
@@ -25,8 +27,12 @@ def read_options(parts: tuple[str, ...], value: Any, origin: Origin, problems: l
     An empty mapping is a leaf: it names a plugin, or a key, without a value for it. What is wrong is added to
     ``problems``.
     """
+    faults = [(number, fault) for number, part in enumerate(parts) if (fault := not_carried(part))]
     if len(parts) > MAX_DEPTH:
         problems.append(f"{origin}: {join_path(parts[:MAPPINGS])}: {TOO_DEEP}")
+    elif faults:
+        number, fault = faults[0]
+        problems.append(f"{origin}: {join_path(parts[:number])}: {fault} in a key")
     elif isinstance(value, Mapping) and value:
         for name, below in value.items():
             if isinstance(name, str):
@@ -56,6 +62,8 @@ def plain(value: Any, depth: int = 0) -> Any:
     """A copy of ``value`` that shares nothing with it; ValueError where something is no plain YAML value."""
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"expected {_PLAIN}, given {value}, which JSON does not have")
+    if fault := not_carried(value):
+        raise ValueError(fault)
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if depth > MAX_DEPTH:
@@ -65,5 +73,23 @@ def plain(value: Any, depth: int = 0) -> Any:
     if isinstance(value, Mapping):
         if strange := [name for name in value if not isinstance(name, str)]:
             raise ValueError(f"expected a string as key, given {strange[0]!r}; quote it")
+        if fault := next(filter(None, map(not_carried, value)), None):
+            raise ValueError(f"{fault} in a key")
         return {name: plain(below, depth + 1) for name, below in value.items()}
     raise ValueError(f"expected {_PLAIN}, given a {type(value).__name__}")
+
+
+def not_carried(value: Any) -> str | None:
+    """Why ``value`` cannot be handed to another process of the engine, which would fail without naming its setting.
+
+    Repeats as little of it as possible, as it may be a secret.
+    """
+    if isinstance(value, int) and not _SMALLEST <= value <= _LARGEST:
+        which = "larger" if value > 0 else "smaller"
+        return f"expected an integer from -2**63 to 2**64 - 1, given a {which} one; quote it"
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return f"expected text that UTF-8 can express, given {value[error.start]!r}"
+    return None

@@ -85,7 +85,13 @@ def _advice(key: Key, value: Any) -> str:
         return ""
     words = value if isinstance(value, list) else [value]
     read_as = next((_READ_AS[type(word)] for word in words if type(word) in _READ_AS), None)
-    return f", which YAML reads as {read_as}; quote it" if read_as else ""
+    if read_as is None:
+        return ""
+    # Where only a list of names may stand, a lone name in quotes would be refused as well.
+    what = (
+        "quote it" if isinstance(value, list) or key.accepts(str) else "write [] for none, or a list of names in quotes"
+    )
+    return f", which YAML reads as {read_as}; {what}"
 
 
 def _first_unknown(parts: tuple[str, ...]) -> tuple[str, str]:

@@ -110,7 +110,7 @@ class _FileWalk:
         except ValueError:
             culprit = _find_culprit(key, node)
             word = culprit.value if culprit.tag == nodes.STR else None
-            text = key.mismatch(word, nodes.given(culprit)) + nodes.advice(key, culprit)
+            text = key.mismatch(word, nodes.given(culprit)) + nodes.advice(key, culprit, in_list=culprit is not node)
             self._report(culprit, f"{key.path}: {text}")
 
     def _options(self, key: Key, key_node: Node, node: Node) -> Iterator[Setting]:

@@ -9,6 +9,7 @@ import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from vllm_ext.config.keys import Key, shorten
+from vllm_ext.config.options import not_carried
 from vllm_ext.config.paths import join_path
 from vllm_ext.config.redaction import may_hold_secret
 
@@ -89,12 +90,16 @@ def given(node: Node) -> str:
     return repr(shorten(str(node.value)))
 
 
-def advice(key: Key, node: Node) -> str:
+def advice(key: Key, node: Node, *, in_list: bool = False) -> str:
     """What to do where YAML made something else of a scalar than what was meant; starts with a comma."""
     if not isinstance(node, ScalarNode) or not node.value or key.secret:
         return ""
     if node.tag != STR:
-        return quote_it(node) if node.style is None and (key.accepts(str) or key.accepts(list)) else ""
+        if node.style is not None or not (key.accepts(str) or key.accepts(list)):
+            return ""
+        if not in_list and not key.takes(node.value):
+            return f", {_read_as(node)}; write [] for none, or [{node.value!r}] for that name"
+        return quote_it(node)
     if node.style is not None:
         return ", which is a string; remove the quotes" if _fits(key, node.value) else ""
     # YAML 1.1 knows no 1e3: a number with an exponent has a point and a sign there.
@@ -105,7 +110,11 @@ def advice(key: Key, node: Node) -> str:
 
 def quote_it(node: Node) -> str:
     """Advice for a plain scalar that YAML does not read as a string."""
-    return f", which YAML reads as {_READ_AS.get(node.tag, 'a number')}; quote it: {node.value!r}"
+    return f", {_read_as(node)}; quote it: {node.value!r}"
+
+
+def _read_as(node: Node) -> str:
+    return f"which YAML reads as {_READ_AS.get(node.tag, 'a number')}"
 
 
 def _unique(node: Node, seen: set[int]) -> Iterator[Node]:
@@ -161,6 +170,8 @@ def _faults(node: Node, parts: tuple[str, ...], seen: set[int]) -> Iterator[Faul
     elif node.tag == DATE:
         what = "a date; quote it" if may_hold_secret(path, path) else given(node) + quote_it(node)
         yield Fault(node, path, f"expected a plain value, given {what}")
+    elif isinstance(node, ScalarNode) and (fault := _not_carried(node)):
+        yield Fault(node, path, fault)
 
 
 def _key_faults(key: Node, below: Node, path: str) -> Iterator[Fault]:
@@ -173,14 +184,23 @@ def _key_faults(key: Node, below: Node, path: str) -> Iterator[Fault]:
     elif key.tag != STR:
         hint = quote_it(key) if isinstance(key, ScalarNode) else ""
         yield Fault(key, path, f"expected a string as key, given {given(key)}{hint}")
+    elif fault := _not_carried(key):
+        yield Fault(key, path, f"{fault} in a key")
+
+
+def _not_carried(node: Node) -> str | None:
+    try:
+        return not_carried(construct(node))
+    except ValueError:
+        # Whoever builds the value says what is wrong with it.
+        return None
 
 
 def _fits(key: Key, text: str) -> bool:
     try:
-        key.convert(yaml.safe_load(text))
+        return key.takes(yaml.safe_load(text))
     except (ValueError, yaml.YAMLError):
         return False
-    return True
 
 
 def _number(text: str) -> float | None:
