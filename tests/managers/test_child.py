@@ -201,6 +201,29 @@ def test_it_finds_its_standard_input_empty(load):
     assert load("assert input() == 'x'").outcome.detail == "EOFError: EOF when reading a line"
 
 
+@pytest.mark.parametrize(
+    ("entry", "shown"), [("pathlib.Path('/opt/vendored')", "/opt/vendored"), ("b'/opt/vendored'", "b'/opt/vendored'")]
+)
+def test_an_entry_of_the_path_that_is_no_string_is_named_as_a_side_effect(load, entry, shown):
+    report = load(f"import pathlib, sys; sys.path.append({entry})")
+
+    assert (report.outcome.state, report.effects) == ("active", (f"changes sys.path: adds {shown}",))
+
+
+def test_what_cannot_be_compared_is_a_side_effect_beside_the_others(load):
+    entry = "class Entry:\n    def __str__(self): raise SystemExit(3)\n"
+
+    report = load("import os, sys; sys.path.append(Entry()); os.environ['X_LEFT'] = '1'", entry)
+
+    assert (report.outcome.state, report.effects) == (
+        "active",
+        (
+            "leaves sys.path in a state that cannot be compared: SystemExit: 3",
+            "changes environment variables: X_LEFT",
+        ),
+    )
+
+
 def test_side_effects_are_named(load):
     report = load(
         "import os, signal, sys, threading\n"

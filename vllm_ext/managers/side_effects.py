@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,27 +30,50 @@ class SideEffects:
         threading.excepthook = self._note_failed_thread
 
     def found(self) -> tuple[str, ...]:
-        """One sentence per kind of change."""
-        return tuple(one_line(change) for change in self._changes())
+        """One sentence per kind of change; where a comparison fails, one that says so, as the plugin has worked."""
+        changes: list[str] = []
+        for what, compare in (
+            ("sys.path", self._path_changes),
+            ("the handlers of signals", self._handler_changes),
+            ("environment variables", self._environment_changes),
+            ("the current directory", self._folder_changes),
+            ("threads", self._thread_changes),
+            ("child processes", self._process_changes),
+        ):
+            try:
+                changes += map(one_line, compare())
+            except BaseException as error:  # noqa: BLE001 - objects of the plugin are compared and printed there
+                changes.append(one_line(f"leaves {what} in a state that cannot be compared: {innermost_cause(error)}"))
+        return tuple(changes)
 
-    def _changes(self) -> Iterator[str]:
+    def _path_changes(self) -> Iterator[str]:
         if sys.path != self._path:
             added = [entry for entry in sys.path if entry not in self._path]
             yield f"changes sys.path{_listed(added, ': adds ')}"
+
+    def _handler_changes(self) -> Iterator[str]:
         replaced = [signal_name(number) for number, handler in _handlers().items() if self._is_new(number, handler)]
         if replaced:
             yield f"replaces the handlers of signals{_listed(replaced, ': ')}"
+
+    def _environment_changes(self) -> Iterator[str]:
         changed = {name for name, _ in set(os.environ.items()) ^ set(self._environ.items())}
         if changed:
             yield f"changes environment variables{_listed(sorted(changed), ': ')}"
+
+    def _folder_changes(self) -> Iterator[str]:
         if (folder := _current_folder()) != self._folder:
             yield f"changes the current directory to {folder}"
+
+    def _thread_changes(self) -> Iterator[str]:
         if threads := [thread.name for thread in threading.enumerate() if thread not in self._threads]:
             yield f"leaves threads running{_listed(threads, ': ')}"
         for failure in self._failed_threads:
             yield f"starts a thread that fails: {failure}"
+
+    def _process_changes(self) -> Iterator[str]:
         if children := _child_processes():
-            yield f"leaves processes running{_listed([str(pid) for pid in children], ': ')}"
+            yield f"leaves processes running{_listed(children, ': ')}"
 
     def _is_new(self, number: int, handler: Any) -> bool:
         return bool(handler != self._handlers.get(number))
@@ -91,8 +114,9 @@ def _child_processes() -> list[int]:
     return sorted(children)
 
 
-def _listed(names: list[str], lead: str) -> str:
+def _listed(names: Sequence[object], lead: str) -> str:
+    """Not only strings: plugins put paths and bytes on ``sys.path``."""
     if not names:
         return ""
-    shown = ", ".join(names[:_MAX_NAMES])
+    shown = ", ".join(map(str, names[:_MAX_NAMES]))
     return f"{lead}{shown}" + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
