@@ -85,3 +85,12 @@ def test_config_alone_names_its_commands(vllm_ext, arguments):
 
     assert done.code == 2
     assert "config show" in done.out + done.err
+
+
+@pytest.mark.parametrize("command", ["sample", "schema"])
+@pytest.mark.parametrize("option", ["--set", "--config-file", "--platform"])
+def test_what_no_setting_changes_takes_none(vllm_ext, capsys, command, option):
+    with pytest.raises(SystemExit, match="2"):
+        vllm_ext("config", command, option, "x")
+
+    assert f"unrecognized arguments: {option} x" in capsys.readouterr().err

@@ -131,6 +131,34 @@ def test_a_misspelt_column_is_an_error_with_the_closest(capsys):
     assert "no column 'statsu' (did you mean 'status'?); columns: group, name" in capsys.readouterr().err
 
 
+class TestSorting:
+    @pytest.fixture(autouse=True)
+    def _acme(self, plugins):
+        plugins.distribution("acme", {GENERAL: ["c = acme:run", "a = acme:run", "b = acme:run2"]}, {})
+
+    def names(self, capsys, *arguments):
+        return [row["name"] for row in rows(capsys, "--group", GENERAL, *arguments)[1]]
+
+    def test_rows_are_sorted_by_the_column_that_is_given(self, capsys):
+        arguments = ("--set", "plugins.general.enabled=[c, b]")
+
+        assert self.names(capsys, *arguments) == ["c", "b", "a"]
+        assert self.names(capsys, *arguments, "--sort-column", "name") == ["a", "b", "c"]
+        assert self.names(capsys, *arguments, "--sort-column", "Name", "--sort-descending") == ["c", "b", "a"]
+        assert self.names(capsys, *arguments, "--sort-column", "status", "--sort-column", "name") == ["a", "b", "c"]
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--sort-column", "nme"], "(--sort-column): no column 'nme' (did you mean 'name'?); columns: group, name"),
+            (["--sort-descending"], "(--sort-descending): it needs a column to sort by; name one with --sort-column"),
+        ],
+    )
+    def test_without_a_column_that_exists_it_is_wrong_usage(self, capsys, arguments, message):
+        assert main(["list", *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_platform_option_without_a_name_is_refused(capsys):
     assert main(["list", "--platform", " , "]) == 2
     assert "(--platform): expected a platform's name" in capsys.readouterr().err
@@ -140,6 +168,24 @@ def test_a_log_file_that_cannot_be_written_is_wrong_usage(capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["--log-file", "/nowhere/log", "list"])
     assert "--log-file /nowhere/log: No such file or directory" in capsys.readouterr().err
+
+
+def test_a_log_file_takes_text_that_the_locale_does_not_have(tmp_path, plugins):
+    file = tmp_path / "log"
+    plugins.distribution("acme", {"vllm.platform_plugins": ["ünïcödé = acme:run"]}, {})
+    ascii_locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    environ = {**os.environ, **ascii_locale, "PYTHONPATH": str(plugins.site)}
+
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_ext", "--log-file", file, "list", "--platform", "x"],
+        env=environ,
+        capture_output=True,
+        check=False,
+    )
+
+    assert done.returncode == 2
+    assert b"Logging error" not in done.stderr
+    assert "installed: cpu, ünïcödé" in file.read_text("utf-8")
 
 
 def test_a_name_that_is_asked_for_and_disabled_is_said(capsys):
@@ -259,3 +305,28 @@ def test_a_closed_standard_output_is_no_error():
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device here that is always full")
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [
+        *((line, "") for line in ("list", "--help", "list --help", "--version", "config sample", "")),
+        # Without a buffer argparse overlooks what it cannot write, so that nothing is known of "list --help".
+        *((line, "1") for line in ("list", "--help", "config sample", "")),
+    ],
+)
+def test_a_standard_output_that_is_full_is_an_error_in_a_line(arguments, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vllm_ext", *arguments.split()],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert all(line.startswith("ERROR: ") and "No space left" in line for line in done.stderr.splitlines())
+    assert done.stderr

@@ -153,6 +153,10 @@ class TestFaults:
                 "(--data): the IO processor makes prompts and answer, so prompts do not go",
             ),
             (["--data", "FILE", "--json"], "(--data): the IO processor makes prompts and answer, so --json do not go"),
+            (
+                ["--data", "FILE", "--truncate-prompt-tokens", "5"],
+                "(--data): the IO processor makes prompts and answer, so --truncate-prompt-tokens do not go",
+            ),
             (["--data", "/nowhere/x"], "(--data): '/nowhere/x' cannot be read: [Errno 2] No such file"),
             (["--data", "JSON"], "broken.json' cannot be read: Expecting"),
         ],

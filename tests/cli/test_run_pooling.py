@@ -122,6 +122,7 @@ def test_stats_count_prompts(run, encoder):
     [
         (["--task", "score", "x"], "it compares the first prompt with the others; give two at least"),
         (["--task", "generate", "--truncate-prompt-tokens", "5"], "prompts of --task generate are never cut"),
+        (["hello", "--truncate-prompt-tokens", "5"], "prompts of --task generate are never cut"),
     ],
 )
 def test_what_does_not_go_together_is_wrong_usage(run, arguments, message):

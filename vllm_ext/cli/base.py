@@ -93,7 +93,7 @@ class SettingsCommand(OwnCommand):
         return config
 
 
-class _StaticFormatters(SettingsCommand):
+class _StaticFormatters(OwnCommand):
     """A command whose formatters come from a table of ours."""
 
     formatters: ClassVar[dict[str, str]]
@@ -114,28 +114,47 @@ class _StaticFormatters(SettingsCommand):
         return super().run(parsed_args)
 
     def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
-        known = [name.lower() for name in column_names]
-        for name in parsed_args.columns:
-            if name.lower() not in known:
-                hint = did_you_mean(name, column_names)
-                raise ConfigError(f"command line (-c): no column {name!r}{hint}; columns: {', '.join(column_names)}")
+        _check_columns("-c", parsed_args.columns, column_names)
         return super().produce_output(parsed_args, column_names, data)  # type: ignore[misc, no-any-return]
 
 
-class ListCommand(_StaticFormatters, Lister):
-    """A command that returns columns and rows, in an order of its own."""
+class ListCommand(SettingsCommand, _StaticFormatters, Lister):
+    """A command that returns columns and rows: in an order of its own, where no other is asked for."""
 
     formatters = _LIST_FORMATTERS
 
-    @property
-    def need_sort_by_cliff(self) -> bool:
-        return False
+    def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
+        parser = super().get_parser(prog_name)
+        # cliff's own text says that unknown columns are ignored.
+        parser._option_string_actions[
+            "--sort-column"
+        ].help = "sort the rows by this column; can be repeated, the first has priority"
+        return parser
+
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        _check_columns("--sort-column", parsed_args.sort_columns, column_names)
+        if parsed_args.sort_direction and not parsed_args.sort_columns:
+            option = f"--sort-{parsed_args.sort_direction}ending"
+            raise ConfigError(f"command line ({option}): it needs a column to sort by; name one with --sort-column")
+        return super().produce_output(parsed_args, column_names, data)
 
 
-class ShowCommand(_StaticFormatters, ShowOne):
-    """A command that returns the fields of one thing and their values."""
+class FieldsCommand(_StaticFormatters, ShowOne):
+    """A command that returns the fields of one thing and their values, which no setting changes."""
 
     formatters = _SHOW_FORMATTERS
+
+
+class ShowCommand(SettingsCommand, FieldsCommand):
+    """A command that returns the fields of one thing and their values."""
+
+
+def _check_columns(option: str, names: Iterable[str], columns: Sequence[str]) -> None:
+    known = [name.lower() for name in columns]
+    for name in names:
+        if name.lower() not in known:
+            hint = did_you_mean(name, columns)
+            raise ConfigError(f"command line ({option}): no column {name!r}{hint}; columns: {', '.join(columns)}")
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vllm_ext.cli.base import ListCommand, SettingsCommand, ShowCommand
+from vllm_ext.cli.base import FieldsCommand, ListCommand, OwnCommand
 from vllm_ext.config import effective, json_schema, render_sample
 from vllm_ext.config.keys import all_sections
 from vllm_ext.errors import ConfigError, did_you_mean, listing
@@ -37,7 +37,7 @@ class ShowConfig(ListCommand):
         return ("key", "value", "origin"), shown
 
 
-class ShowSchema(ShowCommand):
+class ShowSchema(FieldsCommand):
     """Print the JSON Schema of a settings file, for editors and checkers."""
 
     @property
@@ -49,7 +49,7 @@ class ShowSchema(ShowCommand):
         return tuple(schema), tuple(schema.values())
 
 
-class ShowSample(SettingsCommand):
+class ShowSample(OwnCommand):
     """Print a settings file with every setting at its default and its meaning above it."""
 
     def take_action(self, parsed_args: argparse.Namespace) -> int:

@@ -6,11 +6,12 @@ that an unrelated distribution can neither break nor slow a command.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
@@ -77,6 +78,7 @@ class VllmExtApp(App):
         self.command_manager.commands["complete"] = _entry_point("complete")
         self._handlers: list[logging.Handler] = []
         self._error: BaseException | None = None
+        self._is_help_shown = False
         self._secrets: list[str] = []
 
     def hide(self, secrets: Sequence[str]) -> None:
@@ -100,7 +102,7 @@ class VllmExtApp(App):
         )
         if self.options.log_file:
             try:
-                handler = logging.FileHandler(self.options.log_file)
+                handler = logging.FileHandler(self.options.log_file, encoding="utf-8", errors="backslashreplace")
             except OSError as error:
                 self.parser.error(f"--log-file {self.options.log_file}: {error.strerror}")
             self._add_handler(handler, self.LOG_FILE_MESSAGE_FORMAT, logging.DEBUG)
@@ -110,20 +112,31 @@ class VllmExtApp(App):
         """Run one command; without a command, show the help."""
         level = self.LOG.level
         try:
-            code = super().run(argv)
+            try:
+                code = super().run(argv)
+            finally:
+                # Also after --help, which ends with SystemExit. Left to the interpreter's end, it would fail there.
+                _flush(self.stdout)
         except BrokenPipeError:
+            _discard(self.stdout)
             return 141
+        except OSError as error:
+            _discard(self.stdout)
+            # Not logged: options such as --version end before there is a handler.
+            self.stderr.write(f"ERROR: standard output cannot be written: {error.strerror or error}\n")
+            return 1
         finally:
             for handler in self._handlers:
                 self.LOG.removeHandler(handler)
                 handler.close()
             self.LOG.setLevel(level)
-        return 0 if self.interactive_mode else code
+        return 0 if self._is_help_shown else code
 
     def interact(self) -> None:
         """Instead of cliff's prompt."""
         self.parser.print_help(self.stdout)
         self.stdout.write(f"\ncommands: {', '.join(sorted(self.command_manager.commands))}\n")
+        self._is_help_shown = True
 
     def run_subcommand(self, argv: list[str]) -> int:
         """cliff logs what a command raises and keeps it for :meth:`clean_up`; its class has the exit code."""
@@ -175,6 +188,19 @@ def _make_streams_usable() -> None:
             setattr(sys, name, os.fdopen(descriptor, "w", closefd=False))
         elif hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+
+
+def _flush(stream: TextIO) -> None:
+    if not stream.closed:
+        stream.flush()
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what is still in the stream's buffer go nowhere: the interpreter tries to write it once more at its end."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -57,7 +57,11 @@ def read_data(parsed_args: argparse.Namespace) -> Data | None:
                 "command line (--io-processor): it works on data; name a file with --data, or - for stdin"
             )
         return None
-    for given, what in ((parsed_args.prompts, "prompts"), (parsed_args.json, "--json")):
+    for given, what in (
+        (parsed_args.prompts, "prompts"),
+        (parsed_args.json, "--json"),
+        (parsed_args.truncate_prompt_tokens is not None, "--truncate-prompt-tokens"),
+    ):
         if given:
             raise ConfigError(
                 f"command line (--data): the IO processor makes prompts and answer, so {what} do not go with it"

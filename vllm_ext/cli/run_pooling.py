@@ -45,21 +45,31 @@ def task_overrides(parsed_args: argparse.Namespace) -> list[Override]:
             "command line (--task score): it compares the first prompt with the others; give two at least"
         )
     if task in (None, "generate"):
-        if task is not None and parsed_args.truncate_prompt_tokens is not None:
-            raise ConfigError("command line (--truncate-prompt-tokens): prompts of --task generate are never cut")
+        if task is not None:
+            _refuse_truncation(parsed_args)
         return [] if task is None else [Override("engine.runner", "generate", "--task")]
     runner = Override("engine.runner", "pooling", "--task")
     return [runner] if task == "score" else [runner, Override("engine.convert", task, "--task")]
 
 
 def task_of(parsed_args: argparse.Namespace, model_config: ModelConfig) -> Task:
-    """What is to be done: what the command line says, else what the model is for."""
+    """What is to be done: what the command line says, else what the model is for.
+
+    Raises:
+        ConfigError: other options do not go with what the model is for.
+    """
     if parsed_args.task is not None:
         task: Task = parsed_args.task
         return task
     if model_config.runner_type == "generate":
+        _refuse_truncation(parsed_args)
         return "generate"
     return "classify" if model_config.convert_type == "classify" else "embed"
+
+
+def _refuse_truncation(parsed_args: argparse.Namespace) -> None:
+    if parsed_args.truncate_prompt_tokens is not None:
+        raise ConfigError("command line (--truncate-prompt-tokens): prompts of --task generate are never cut")
 
 
 def pool(llm: LLM, task: Task, prompts: list[str], truncate_prompt_tokens: int | None) -> list[dict[str, Any]]:
