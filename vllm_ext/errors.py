@@ -221,8 +221,10 @@ def one_line(text: str) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """The error's own text; plugins raise exceptions that cannot even be printed."""
+    """The error's own text; plugins raise exceptions that cannot even be printed, or that exit when they are."""
     try:
         return str(error)
-    except Exception:  # noqa: BLE001 - what it raises is not the error that is reported
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # noqa: BLE001 - what it raises is not the error that is reported
         return "its message cannot be read"

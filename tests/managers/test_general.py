@@ -16,7 +16,7 @@ from support.distributions import GENERAL, PLATFORM
 from support.plugins import write_distribution
 from support.processes import wait_until
 
-from vllm_ext.errors import PluginLoadError
+from vllm_ext.errors import ContractError, PluginLoadError
 from vllm_ext.managers import bind_platform, general, load_general
 from vllm_ext.registry.models import ModelRegistry
 from vllm_ext.registry.owners import current_owner
@@ -173,6 +173,36 @@ class TestFailures:
 
         assert outcome.state == "failed"
         assert detail in outcome.detail
+
+    @pytest.mark.parametrize(
+        ("function", "what"),
+        [
+            ("async def run(): shared.runs.append('run')", "a coroutine"),
+            ("def run(): shared.runs.append('run'); yield", "a generator"),
+            ("async def run(): shared.runs.append('run'); yield", "a generator"),
+        ],
+    )
+    def test_a_call_that_runs_nothing_is_a_breach_of_the_contract(self, install, load, shared, function, what):
+        install("acme", before=function, target=":run")
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            with pytest.raises(PluginLoadError) as caught:
+                load(plugins__general__enabled=["acme"])
+
+        assert f"'acme_plugin:run' returned {what}, so that nothing of it has run; it has to be" in str(caught.value)
+        assert isinstance(caught.value.__cause__, ContractError)
+        assert shared.runs == []
+
+    def test_an_error_that_exits_when_it_is_printed_ends_nothing(self, install, load, shared, caplog):
+        before = "class Exits(Exception):\n    def __str__(self): raise SystemExit(7)"
+        install("acme", "raise Exits", before=before)
+        install("zeta")
+
+        load()
+
+        assert "it failed: Exits: its message cannot be read" in caplog.text
+        assert shared.runs == ["acme", "zeta"]
 
     def test_an_interrupt_passes(self, install, load):
         install("a", "raise KeyboardInterrupt")

@@ -66,9 +66,29 @@ def source_of(decision: Decision) -> str:
 
 def _call(decision: Decision, plugin: Any, options: Mapping[str, Any]) -> Any:
     if callable(plugin):
-        return plugin(config=dict(options)) if accepts_config(plugin) else plugin()
+        result = plugin(config=dict(options)) if accepts_config(plugin) else plugin()
+        _check_has_run(decision, result)
+        return result
     what = "neither callable nor a module" if kind_of(decision).form == "hook" else "not callable"
     raise ContractError(f"{source_of(decision)}: {decision.value!r} is {what}, but {plugin!r}", plugin=decision.name)
+
+
+def _check_has_run(decision: Decision, result: Any) -> None:
+    """Of an ``async def``, and of a function with ``yield``, a call runs nothing."""
+    if inspect.iscoroutine(result):
+        what = "a coroutine"
+    elif inspect.isgenerator(result) or inspect.isasyncgen(result):
+        what = "a generator"
+    else:
+        return
+    if not inspect.isasyncgen(result):
+        # Else Python warns, at some later time, of a coroutine that nobody awaited.
+        result.close()
+    raise ContractError(
+        f"{source_of(decision)}: {decision.value!r} returned {what}, so that nothing of it has run; "
+        "it has to be an ordinary function, without async and yield",
+        plugin=decision.name,
+    )
 
 
 def _check_class(decision: Decision, plugin: Any) -> Any:
