@@ -182,6 +182,16 @@ class TestNamed:
         )
         assert (caught.value.exit_code, caught.value.plugin, caught.value.__cause__) == (3, "npu", None)
 
+    def test_the_list_that_would_permit_others_names_cpu_so_that_it_is_one(self, plugins, install, make_plan):
+        install("npu", "return None")
+        plugins.distribution("acme", {PLATFORM: ["cpu = acme:register"]}, {})
+
+        with pytest.raises(PlatformUnavailable) as caught:
+            bind_platform(make_plan(platform__driver="npu"))
+
+        assert str(caught.value).endswith("A list permits that: platform: {driver: [npu, vllm-ext:cpu]}")
+        assert bind_platform(make_plan(platform__driver=["npu", "vllm-ext:cpu"])).bound_plan.platform.name == "cpu"
+
     def test_failing_is_an_error_with_what_the_plugin_raised_as_its_cause(self, install, make_plan):
         install("npu", "raise OSError('driver too old')")
 

@@ -177,6 +177,16 @@ def test_auto_in_a_list_of_platforms_is_an_error():
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "word"),
+    [("platform.driver", "auto"), ("plugins.general.enabled", "all"), ("plugins.endpoint.enabled", "all")],
+)
+def test_the_word_for_everything_is_an_error_also_where_it_is_all_that_a_list_has(key, word):
+    (error,) = plan_of(EXECUTOR, **{key.replace(".", "__"): [word]}).errors
+
+    assert str(error) == f"{key} (command line (--set)) lists {word!r}, which stands alone; in a list, give names"
+
+
 def test_that_no_platform_is_left_is_noted():
     assert plan_of(EXECUTOR, platform__disabled=["cpu"]).notes == (
         "no platform is left that may be used, so that no engine can be built",

@@ -26,6 +26,9 @@ from vllm_ext.plan.names import in_yaml
 
 logger = logging.getLogger(__name__)
 
+_NAMEABLE = ("candidate", "available", "duplicate")
+"""Status of platforms that a name in the settings may stand for."""
+
 
 @dataclass(frozen=True, slots=True)
 class PlatformBinding:
@@ -152,7 +155,7 @@ def _choose_auto(plan: Plan, candidates: Sequence[Decision]) -> _Choice:
         raise _unavailable(failed)
     active = [candidate for candidate in probed if candidate.is_active]
     if len(active) > 1:
-        raise _several_active(active, candidates, probed)
+        raise _several_active(active, probed)
     if active:
         return _Choice(active[0], probed)
     in_tree = _first_active(plan, [decision for decision in candidates if decision.in_tree])
@@ -184,7 +187,8 @@ def _unavailable(probed: Sequence[PlatformCandidate]) -> PlatformUnavailable:
     tried = "; ".join(f"{c.decision} {_verb(c.outcome)}: {c.outcome.detail}" for c in probed)
     if len(probed) == 1:
         text = f"platform plugin {tried}; it is {named}, so nothing else is tried. "
-        text += f"A list permits that: platform: {{driver: [{in_yaml(first.name)}, cpu]}}"
+        permitted = f"{_reference(first, probed[0].plan)}, {_cpu_reference(probed[0].plan)}"
+        text += f"A list permits that: platform: {{driver: [{permitted}]}}"
     else:
         text = f"none of the platform plugins {named} can be used: {tried}"
     error = PlatformUnavailable(text, plugin=first.name, outcomes=[c.outcome for c in probed])
@@ -192,21 +196,26 @@ def _unavailable(probed: Sequence[PlatformCandidate]) -> PlatformUnavailable:
     return error
 
 
-def _several_active(
-    active: Sequence[PlatformCandidate], candidates: Sequence[Decision], probed: Sequence[PlatformCandidate]
-) -> AmbiguousPlugin:
-    def reference(decision: Decision) -> str:
-        is_unique = sum(other.name == decision.name for other in candidates) == 1
-        full = f"{decision.distribution}:{decision.name}"
-        return in_yaml(decision.name if is_unique and decision.name != "auto" else full)
-
+def _several_active(active: Sequence[PlatformCandidate], probed: Sequence[PlatformCandidate]) -> AmbiguousPlugin:
     decisions = [candidate.decision for candidate in active]
-    lines = "\nor\n".join(f"  platform: {{driver: {reference(decision)}}}" for decision in decisions)
+    lines = "\nor\n".join(f"  platform: {{driver: {_reference(c.decision, c.plan)}}}" for c in active)
     return AmbiguousPlugin(
         f"{len(active)} out-of-tree platforms can be used here: {', '.join(map(str, decisions))}. "
         f"Choose one in the settings file:\n{lines}",
         outcomes=[candidate.outcome for candidate in probed],
     )
+
+
+def _reference(decision: Decision, plan: Plan) -> str:
+    """How the settings file names this platform and no other."""
+    namesakes = [d for d in plan.find("platform", decision.name) if d.status in _NAMEABLE]
+    is_unique = len(namesakes) == 1 and decision.name != "auto"
+    return in_yaml(decision.name if is_unique else f"{decision.distribution}:{decision.name}")
+
+
+def _cpu_reference(plan: Plan) -> str:
+    found = (d for d in plan.find("platform", "cpu") if d.in_tree and d.status in _NAMEABLE)
+    return next((_reference(decision, plan) for decision in found), "cpu")
 
 
 def _verb(outcome: Outcome) -> str:

@@ -94,7 +94,7 @@ class KindResolution:
         origin = self.config.origin(self.rule.asked_key)
         taken: list[ExtensionRecord] = []
         for reference in references:
-            if reference == self.rule.everything and len(references) > 1:
+            if reference == self.rule.everything:
                 where = self.screen.where(self.rule.asked_key)
                 self.errors.append(
                     ConfigError(f"{where} lists {reference!r}, which stands alone; in a list, give names")
