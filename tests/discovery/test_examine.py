@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,21 @@ class TestFolders:
             finding.text == f"{site / name} has neither {missing} nor entry_points.txt, so it describes no distribution"
         )
         assert finding.remedy == f"Delete {site / name}."
+
+    def test_a_file_that_would_keep_its_reader_waiting_is_not_read(self, site):
+        write_distribution(site, "acme", {}, {})
+        write_distribution(site, "beta", OURS, {})
+        file = site / "acme-0.1.dist-info" / "entry_points.txt"
+        file.unlink()
+        os.mkfifo(file)
+        code = "from vllm_ext.discovery import examine, scan\n"
+        code += f"print(*[record.name for record in scan([{str(site)!r}])])\n"
+        code += f"print(*[(finding.code, finding.text) for finding in examine([{str(site)!r}])])"
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+
+        text = f"{file} is no regular file and is not read, so that what acme declares is not seen"
+        assert done.stdout == f"a\n{('unreadable-metadata', text)}\n"
 
     def test_an_egg_info_that_is_a_file_is_no_finding(self, site):
         (site / "acme-1.0.egg-info").write_text("Name: acme\nVersion: 1.0\n")

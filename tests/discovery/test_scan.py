@@ -179,6 +179,18 @@ class TestForms:
         assert (record.name, record.distribution, record.version) == ("a", "acme", "1.5")
         assert record.location.endswith("plugins.zip/acme-1.5.dist-info")
 
+    def test_a_distribution_in_a_zip_file_that_cannot_be_read_is_named_and_the_others_are_found(
+        self, site, tmp_path, caplog
+    ):
+        for name in ("acme", "beta", "gamma"):
+            write_distribution(site, name, {GENERAL: [f"{name} = {name}:f"]}, {})
+        with (site / "acme-0.1.dist-info" / "METADATA").open("ab") as file:
+            file.write(b"Summary: \xff\n")
+        archive = write_zip(tmp_path / "plugins.zip", site)
+
+        assert names(archive) == ["beta", "gamma"]
+        assert f"metadata of {archive}/acme-0.1.dist-info/ cannot be read, and the distribution" in caplog.text
+
     def test_a_finder_on_the_meta_path(self, site, monkeypatch):
         write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
 

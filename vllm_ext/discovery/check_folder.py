@@ -24,9 +24,17 @@ def check_folder(metadata: MetadataFolder, *, declares: bool) -> Iterator[Findin
         # distutils wrote a file in place of the folder: PKG-INFO, and never entry points.
         return
     for filename in ("entry_points.txt", "METADATA", "PKG-INFO"):
-        if os.path.lexists(path := f"{metadata.location}/{filename}") and not os.access(path, os.R_OK):
+        if not os.path.lexists(path := f"{metadata.location}/{filename}"):
+            continue
+        if not os.access(path, os.R_OK):
             text = f"{path} cannot be read, so that what {metadata.distribution} declares is not seen"
             yield Finding("warning", "unreadable-metadata", metadata.distribution, text, f"Make {path} readable.")
+        elif not os.path.isfile(path):
+            text = (
+                f"{path} is no regular file and is not read, so that what {metadata.distribution} declares is not seen"
+            )
+            remedy = f"Install {metadata.distribution} anew."
+            yield Finding("warning", "unreadable-metadata", metadata.distribution, text, remedy)
     if metadata.is_empty:
         yield from _check_without_metadata(metadata, declares)
     else:

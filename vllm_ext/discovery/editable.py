@@ -73,6 +73,9 @@ def owner_of_link(link: Link, folders: Iterable[MetadataFolder]) -> MetadataFold
 
 
 def _read(path: str) -> bytes:
+    # What is no regular file, such as a FIFO, may keep waiting who opens it.
+    if not os.path.isfile(path):
+        return b""
     try:
         with open(path, "rb") as file:
             return file.read()

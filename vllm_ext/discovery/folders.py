@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.machinery import PathFinder
@@ -18,7 +19,8 @@ from vllm_ext.discovery.metadata import parse_headers, parse_requires
 logger = logging.getLogger(__name__)
 
 _SUFFIXES = (".dist-info", ".egg-info")
-_READ_ONLY = os.O_RDONLY | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+_READ_ONLY = os.O_RDONLY | sum(getattr(os, flag, 0) for flag in ("O_BINARY", "O_CLOEXEC", "O_NONBLOCK"))
+"""Without the last, a FIFO would keep waiting who opens it."""
 _CHUNK = 1 << 16
 
 
@@ -180,6 +182,8 @@ def _read_file(folder: str, filename: str) -> bytes | None:
     except (OSError, ValueError):
         return None
     try:
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            return None
         data = chunk = os.read(file, _CHUNK)
         while len(chunk) == _CHUNK:
             chunk = os.read(file, _CHUNK)
@@ -196,21 +200,32 @@ def _find_with(finder: object, entries: list[str]) -> Iterator[MetadataFolder]:
     context = importlib.metadata.DistributionFinder.Context(path=entries)
     try:
         for distribution in finder.find_distributions(context):  # type: ignore[attr-defined]
-            name = distribution.metadata["Name"]
-            if name:
-                yield _adapted(distribution, name)
+            if (metadata := _adapted(distribution)) is not None:
+                yield metadata
     except Exception as error:  # noqa: BLE001 - a finder is somebody else's code
         logger.warning("metadata finder %r failed and is left out: %s", finder, error)
 
 
-def _adapted(distribution: importlib.metadata.Distribution, name: str) -> MetadataFolder:
+def _adapted(distribution: importlib.metadata.Distribution) -> MetadataFolder | None:
+    """``None`` where it has no name, or where that cannot be read; the others of its finder, or zip file, go on."""
+    path = getattr(distribution, "_path", None)
+    try:
+        name, version = distribution.metadata["Name"], distribution.version or ""
+    except Exception as error:  # noqa: BLE001 - a finder is somebody else's code
+        where = path or f"a distribution of {type(distribution).__module__}"
+        logger.warning("metadata of %s cannot be read, and the distribution is left out: %s", where, error)
+        return None
+    if not name:
+        return None
+
     def read(_: str, filename: str) -> bytes | None:
         try:
             text = distribution.read_text(filename)
         except Exception as error:  # noqa: BLE001 - a finder is somebody else's code
-            logger.warning("%s of distribution %r cannot be read and is left out: %s", filename, name, error)
+            where = path or f"distribution {name!r}"
+            logger.warning("%s of %s cannot be read and is left out: %s", filename, where, error)
             return None
         return None if text is None else text.encode()
 
-    location = str(getattr(distribution, "_path", f"{type(distribution).__module__}:{name}")).rstrip("/")
-    return MetadataFolder(canonicalize_name(name), distribution.version or "", location, read)
+    location = str(path or f"{type(distribution).__module__}:{name}").rstrip("/")
+    return MetadataFolder(canonicalize_name(name), version, location, read)
