@@ -180,8 +180,11 @@ def plugin_traceback(error: BaseException) -> str:
 
 
 def listing(names: Iterable[str]) -> str:
-    """``a, b, c`` in sorted order, or ``none``: the part of a message that says what exists."""
-    return ", ".join(sorted(names)) or "none"
+    """``a, b, c`` in sorted order, or ``none``: the part of a message that says what exists.
+
+    Empty names, which broken metadata may have, are left out.
+    """
+    return ", ".join(printable(name) for name in sorted(names) if name) or "none"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -216,8 +219,16 @@ def one_line(text: str) -> str:
     """The first line of ``text``, cut where it is too long for a line, with escapes for what no terminal should get."""
     lines = text.strip().splitlines()
     line = lines[0] if lines else ""
-    shown = "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in line[:_MAX_LINE])
-    return shown + ("..." if len(line) > _MAX_LINE else "")
+    return printable(line[:_MAX_LINE]) + ("..." if len(line) > _MAX_LINE else "")
+
+
+def printable(text: str, kept: str = "") -> str:
+    """``text`` with escapes for what no terminal should get, such as commands to it; the signs in ``kept`` stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        sign if sign.isprintable() or sign in kept else sign.encode("unicode_escape").decode() for sign in text
+    )
 
 
 def message_of(error: BaseException) -> str:

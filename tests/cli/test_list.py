@@ -299,6 +299,58 @@ def test_text_that_cannot_be_shown_becomes_an_escape(plugins):
     assert "ValueError: bad \\ud800 name \\x1b[31m" in done.stdout
 
 
+class TestCommandsForTheTerminal:
+    """Whatever metadata hold, none reaches the terminal."""
+
+    @pytest.fixture(autouse=True)
+    def _acme(self, plugins):
+        code = "def bad(): raise ValueError('bad \\x1b[31m name')"
+        lines = ["red\x1b[31m = acme:bad", "= acme:bad", "bad = acme:bad"]
+        plugins.distribution("acme", {GENERAL: lines, "vllm.\x1b[32m": ["x = acme:x"]}, {"acme.py": code})
+        metadata = plugins.site / "acme-0.1.dist-info" / "METADATA"
+        metadata.write_text(metadata.read_text().replace("Version: 0.1", "Version: 0.1\x1b[33m"))
+
+    @pytest.mark.parametrize("formatter", ["table", "value", "csv"])
+    def test_rows_have_escapes(self, capsys, formatter):
+        assert main(["list", "-f", formatter]) == 0
+
+        # cliff's CSV has two backslashes for one.
+        out = capsys.readouterr().out.replace("\\\\", "\\")
+        assert "\x1b" not in out
+        assert all(text in out for text in ("red\\x1b[31m", "vllm.\\x1b[32m", "0.1\\x1b[33m"))
+
+    @pytest.mark.parametrize("formatter", ["table", "value", "shell"])
+    def test_fields_have_escapes(self, capsys, formatter):
+        assert main(["show", "bad", "-f", formatter]) == 0
+
+        out = capsys.readouterr().out
+        assert "\x1b" not in out
+        assert "0.1\\x1b[33m" in out
+
+    def test_for_programs_they_stay_what_they_are(self, capsys):
+        assert "red\x1b[31m" in [row["name"] for row in rows(capsys)[1]]
+
+    def test_requirements_have_escapes(self, capsys):
+        main(["list", "--requirements"])
+
+        assert "acme==0.1\\x1b[33m\n" in capsys.readouterr().out
+
+    def test_messages_have_escapes_and_no_names_that_are_empty(self, capsys):
+        assert main(["show", "nothing"]) == 2
+
+        err = capsys.readouterr().err
+        assert "\x1b" not in err
+        assert "; installed: bad, " in err
+        assert ", red\\x1b[31m, " in err
+
+    def test_tracebacks_have_escapes(self, capsys):
+        assert main(["run", "--set", "plugins.general.enabled=[bad]"]) == 1
+
+        err = capsys.readouterr().err
+        assert "\x1b" not in err
+        assert "\nValueError: bad \\x1b[31m name\n" in err
+
+
 def test_a_closed_standard_output_is_no_error():
     done = subprocess.run(
         f"{sys.executable} -m vllm_ext list >&-", shell=True, capture_output=True, text=True, check=False

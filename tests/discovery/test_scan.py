@@ -62,6 +62,15 @@ def test_comments_blanks_and_repetitions_in_the_file_are_no_plugins(site):
     assert (record.name, record.value, record.fault) == ("a", "x.y : z", None)
 
 
+@pytest.mark.parametrize("line", ["a\x1b[31m = acme:f", "a\u202e = acme:f", "a = acme:f [\x1b[31m]"])
+def test_a_line_that_commands_the_terminal_is_a_fault(site, line):
+    write_distribution(site, "acme", {GENERAL: [line]}, {})
+
+    (record,) = scan([str(site)])
+
+    assert record.fault == f"line 2 of entry_points.txt has characters that cannot be shown: {line!r}"
+
+
 def test_a_file_rewritten_within_the_same_second_is_seen(site):
     write_distribution(site, "acme", {GENERAL: ["a = acme:f"]}, {})
     file = site / "acme-0.1.dist-info" / "entry_points.txt"

@@ -78,6 +78,7 @@ PLATFORMS = [
 ]
 NOT_LOADED = [
     Fault("empty_name", "invalid", reason="is not of the form 'name = module:attribute'", name="-"),
+    Fault("escape_in_name", "invalid", reason="has characters that cannot be shown", name="escape\x1b[31m_in_name"),
     Fault("malformed_entry_points", "invalid", reason="is not of the form", name="lost_sign fault_malformed_entry_poi"),
     Fault("not_utf8_metadata", "invalid", reason="entry_points.txt is not UTF-8 (byte"),
     Fault("duplicate_adjacent", "duplicate", reason="2 plugins of this group have that name"),
@@ -98,6 +99,7 @@ ASKED = ("--set", "plugins.endpoint.enabled=[no_endpoint]", "--set", "plugins.io
 FINDINGS = (
     "fault-no-metadata",
     "fault-empty-name",
+    "fault-escape-in-name",
     "fault-malformed-entry-points",
     "fault-not-utf8-metadata",
     "'vllm.general_plugin', which nothing reads; 'vllm.general_plugins' is likely meant",

@@ -21,7 +21,7 @@ from stevedore.extension import Extension, ExtensionManager
 from vllm_ext.config import Config, Override, load_config, parse_set
 from vllm_ext.config.environment import split_names
 from vllm_ext.config.redaction import secrets_in
-from vllm_ext.errors import ConfigError, did_you_mean
+from vllm_ext.errors import ConfigError, did_you_mean, printable
 
 if TYPE_CHECKING:
     from cliff.app import App
@@ -39,6 +39,8 @@ _LIST_FORMATTERS = {
 _SHOW_FORMATTERS = {name: target for name, target in _LIST_FORMATTERS.items() if name != "csv"} | {
     "shell": "cliff.formatters.shell:ShellFormatter",
 }
+_WITH_ESCAPES = ("json", "yaml")
+"""Formatters that write escapes of their own for what is not printable."""
 
 
 class OwnCommand(Command):
@@ -136,7 +138,8 @@ class ListCommand(SettingsCommand, _StaticFormatters, Lister):
         if parsed_args.sort_direction and not parsed_args.sort_columns:
             option = f"--sort-{parsed_args.sort_direction}ending"
             raise ConfigError(f"command line ({option}): it needs a column to sort by; name one with --sort-column")
-        return super().produce_output(parsed_args, column_names, data)
+        rows = ([_shown(value, parsed_args.formatter) for value in row] for row in data)
+        return super().produce_output(parsed_args, column_names, list(rows))
 
 
 class FieldsCommand(_StaticFormatters, ShowOne):
@@ -144,9 +147,20 @@ class FieldsCommand(_StaticFormatters, ShowOne):
 
     formatters = _SHOW_FORMATTERS
 
+    def produce_output(self, parsed_args: argparse.Namespace, column_names: Sequence[str], data: Any) -> int:
+        values = [_shown(value, parsed_args.formatter) for value in data]
+        return super().produce_output(parsed_args, column_names, values)
+
 
 class ShowCommand(SettingsCommand, FieldsCommand):
     """A command that returns the fields of one thing and their values."""
+
+
+def _shown(value: Any, formatter: str) -> Any:
+    """A value of a row or field as it may reach a terminal; a text may have several lines."""
+    if formatter in _WITH_ESCAPES or not isinstance(value, str):
+        return value
+    return printable(value, kept="\n\t")
 
 
 def _check_columns(option: str, names: Iterable[str], columns: Sequence[str]) -> None:

@@ -10,7 +10,7 @@ from vllm_ext.cli.base import ListCommand, report_problems
 from vllm_ext.cli.loading import exit_code, load_reports, outcome_columns
 from vllm_ext.contracts.groups import KIND_OF_GROUP
 from vllm_ext.dispatch.planning import plan_installed
-from vllm_ext.errors import ConfigError, did_you_mean, listing
+from vllm_ext.errors import ConfigError, did_you_mean, listing, printable
 from vllm_ext.plan import Decision, Plan, Status
 
 _COLUMNS = ("group", "name", "distribution", "version", "status", "reason")
@@ -76,7 +76,7 @@ def requirements(decisions: Iterable[Decision]) -> list[str]:
 
 def _requirement(distribution: str, version: str, is_editable: bool) -> str:
     line = f"{distribution}=={version}" if version else distribution
-    return f"{line}  # editable here" if is_editable else line
+    return printable(f"{line}  # editable here" if is_editable else line)
 
 
 def check_group(plan: Plan, group: str | None) -> None:

@@ -17,7 +17,7 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from vllm_ext._version import __version__
-from vllm_ext.errors import VllmExtError, plugin_traceback
+from vllm_ext.errors import VllmExtError, plugin_traceback, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,15 +54,13 @@ class StaticCommandManager(CommandManager):
         self.commands |= {name: _entry_point(name) for name in _COMMANDS}
 
 
-class _WithoutSecrets(logging.Formatter):
-    """Leaves out of what is logged what the application hides: plugins repeat their options in what they raise."""
-
+class _FitToShow(logging.Formatter):
     def __init__(self, text: str, app: VllmExtApp) -> None:
         super().__init__(text)
         self._app = app
 
     def format(self, record: logging.LogRecord) -> str:
-        return self._app.without_secrets(super().format(record))
+        return self._app.fit_to_show(super().format(record))
 
 
 class VllmExtApp(App):
@@ -85,13 +83,15 @@ class VllmExtApp(App):
         """Leave these texts out of everything that is written to standard error or logged from now on."""
         self._secrets = [*secrets]
 
-    def without_secrets(self, text: str) -> str:
-        """``text`` without what :meth:`hide` was told."""
-        if not self._secrets:
-            return text
-        from vllm_ext.config.redaction import scrub
+    def fit_to_show(self, text: str) -> str:
+        """``text`` without what :meth:`hide` was told, and with commands for the terminal as escapes: plugins repeat
+        their options, and may have anything in names and errors.
+        """
+        if self._secrets:
+            from vllm_ext.config.redaction import scrub
 
-        return scrub(text, self._secrets)
+            text = scrub(text, self._secrets)
+        return printable(text, kept="\n\t")
 
     def configure_logging(self) -> None:
         """Handlers on our own logger only; the root logger belongs to whoever embeds us."""
@@ -145,7 +145,7 @@ class VllmExtApp(App):
             return code
         if not self.options.debug:
             # The code of a plugin that was chosen: its own traceback is what its author needs.
-            self.stderr.write(self.without_secrets(plugin_traceback(self._error)))
+            self.stderr.write(self.fit_to_show(plugin_traceback(self._error)))
         return self._error.exit_code
 
     def _with_help_last(self, argv: list[str]) -> list[str]:
@@ -167,7 +167,7 @@ class VllmExtApp(App):
         self._error = err
 
     def _add_handler(self, handler: logging.Handler, text: str, level: int) -> None:
-        handler.setFormatter(_WithoutSecrets(text, self))
+        handler.setFormatter(_FitToShow(text, self))
         handler.setLevel(level)
         self.LOG.addHandler(handler)
         self._handlers.append(handler)

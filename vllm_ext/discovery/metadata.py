@@ -43,6 +43,10 @@ def split_declaration(number: int, line: str) -> tuple[str, str, str | None]:
     if not equals or not name:
         fault = f"line {number} of entry_points.txt is not of the form 'name = module:attribute': {line!r}"
         return name, value, fault
+    # A tab is a blank like others.
+    if not line.replace("\t", " ").isprintable():
+        fault = f"line {number} of entry_points.txt has characters that cannot be shown: {line!r}"
+        return name, value, fault
     if not _VALUE.fullmatch(value):
         return name, value, f"line {number} of entry_points.txt: {value!r} is not of the form 'module:attribute'"
     return name, value, None
