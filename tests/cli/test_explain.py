@@ -7,6 +7,7 @@ from textwrap import dedent
 
 import pytest
 from support.device import BACKEND_OF_CPU
+from support.hook_platform import install_platform
 from support.plugins import write_distribution
 
 from vllm_ext import _custom_ops
@@ -210,6 +211,24 @@ def test_what_the_platforms_hooks_changed_is_there_with_its_origin(vllm_ext):
             "changed",
             "check_and_update_config() changed it from 'auto' to 'vllm_ext.worker.worker.Worker'",
             "platform:cpu",
+        )
+    ]
+
+
+def test_a_worker_that_the_settings_name_is_chosen_and_the_hooks_is_passed_over(vllm_ext, plugins):
+    install_platform(plugins, 'vllm_config.parallel_config.worker_cls = "acme_npu.NpuWorker"')
+    own = "vllm_ext.worker.worker.Worker"
+
+    done = vllm_ext("explain", "-f", "json", "--platform", "npu", "--set", f"worker.cls={own}")
+
+    ((worker, state, reason, _),) = steps(done, "worker")
+    assert (worker, state, reason) == (own, "chosen", "worker.cls names it")
+    assert steps(done, "config") == [
+        (
+            "parallel_config.worker_cls",
+            "passed_over",
+            f"check_and_update_config() changed it to 'acme_npu.NpuWorker'; worker.cls names '{own}', which holds",
+            f"command line (--set worker.cls={own})",
         )
     ]
 

@@ -29,6 +29,7 @@ from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, load_logit
 from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler
 from vllm_ext.dispatch.stat_loggers import StatLoggers
+from vllm_ext.dispatch.users_choices import keep_users_choices
 from vllm_ext.dispatch.worker_extension import extend_worker
 from vllm_ext.errors import ContractError, PlatformUnavailable
 from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
@@ -91,8 +92,9 @@ class Dispatcher:
             self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
             self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.additional_config.update(self.bound_plan.options)
-            self.changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
-            """What the platform's hooks changed in the configuration."""
+            changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
+        self.changes, self.overruled = keep_users_choices(self.vllm_config, self.settings, config, changes)
+        """What the platform's hooks changed in the configuration, and what they changed in vain."""
         check_custom_ops(self.vllm_config.compilation_config.custom_ops, f"the hooks of {self.platform_name}")
 
     @property

@@ -24,6 +24,11 @@ class Change(NamedTuple):
     origin: str
     hook: str
 
+    @property
+    def plugin(self) -> str:
+        """Name of the platform plugin."""
+        return self.origin.partition(":")[2]
+
 
 def prepare_platform(platform: Platform) -> None:
     """The hooks that come before there is a configuration, in vLLM's order."""

@@ -159,10 +159,13 @@ def _layer(dispatcher: Dispatcher) -> tuple[AttentionSelectorConfig, int]:
 
 
 def _changes(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
-    """What the platform's hooks changed in the configuration."""
+    """What the platform's hooks changed in the configuration, and what of it does not hold."""
     for change in dispatcher.changes:
         reason = f"{change.hook}() changed it from {change.before!r} to {change.after!r}"
         yield TrailEntry("config", change.path, "changed", reason, change.origin)
+    for one in dispatcher.overruled:
+        reason = f"{one.change.hook}() changed it to {one.change.after!r}; {one.key} names {one.kept!r}, which holds"
+        yield TrailEntry("config", one.change.path, "passed_over", reason, one.origin)
 
 
 def _with_owner(dispatcher: Dispatcher, entry: TrailEntry) -> TrailEntry:

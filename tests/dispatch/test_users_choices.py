@@ -1,0 +1,89 @@
+"""What the user named holds, also where a platform's hook sets something else."""
+
+from __future__ import annotations
+
+import pytest
+from support.device import make_dispatcher
+from support.hook_platform import install_platform
+
+CLASSES = """
+class Extension:
+    def of_the_platform(self): return "platform"
+
+class OwnWorker(NpuWorker):
+    pass
+
+class OwnExtension:
+    def of_the_user(self): return "user"
+
+from vllm_ext.engine.scheduler import Scheduler
+
+class NpuScheduler(Scheduler):
+    pass
+
+class OwnScheduler(Scheduler):
+    pass
+"""
+
+
+def start(model, **settings):
+    return make_dispatcher(model, platform__driver="npu", **settings)
+
+
+@pytest.fixture
+def npu(plugins):
+    def install(hook):
+        install_platform(plugins, hook, CLASSES)
+
+    return install
+
+
+def test_a_worker_that_the_user_named_is_not_replaced_by_the_platforms(npu, random_llama, caplog):
+    npu('vllm_config.parallel_config.worker_cls = "acme_npu.NpuWorker"')
+
+    dispatcher = start(random_llama, worker__cls="acme_npu.OwnWorker")
+
+    assert dispatcher.worker_cls().__qualname__ == "OwnWorker"
+    assert dispatcher.vllm_config.parallel_config.worker_cls == "acme_npu.OwnWorker"
+    assert caplog.messages == [
+        "platform plugin 'npu': check_and_update_config() sets parallel_config.worker_cls to 'acme_npu.NpuWorker', "
+        "and worker.cls (command line (test:worker.cls)) names 'acme_npu.OwnWorker', which is used; the hook "
+        "should set it only where it is 'auto'"
+    ]
+
+
+def test_what_a_hook_set_in_vain_is_kept_apart_from_what_it_changed(npu, random_llama):
+    npu('vllm_config.parallel_config.worker_cls = "acme_npu.NpuWorker"')
+
+    dispatcher = start(random_llama, worker__cls="acme_npu.OwnWorker")
+
+    assert dispatcher.changes == ()
+    (overruled,) = dispatcher.overruled
+    assert (overruled.change.after, overruled.kept) == ("acme_npu.NpuWorker", "acme_npu.OwnWorker")
+
+
+def test_without_a_word_of_the_user_the_worker_is_the_platforms(npu, random_llama, caplog):
+    npu('vllm_config.parallel_config.worker_cls = "acme_npu.NpuWorker"')
+
+    assert start(random_llama).worker_cls().__qualname__ == "NpuWorker"
+    assert caplog.messages == []
+
+
+def test_a_worker_extension_that_the_user_named_is_not_replaced(npu, random_llama, caplog):
+    npu('vllm_config.parallel_config.worker_extension_cls = "acme_npu.Extension"')
+
+    worker_cls = start(random_llama, worker__extension_cls="acme_npu.OwnExtension").worker_cls()
+
+    assert (hasattr(worker_cls, "of_the_user"), hasattr(worker_cls, "of_the_platform")) == (True, False)
+    assert (
+        "worker.extension_cls (command line (test:worker.extension_cls)) names 'acme_npu.OwnExtension'" in caplog.text
+    )
+
+
+def test_a_scheduler_that_the_user_named_is_not_replaced(npu, random_llama, caplog):
+    npu('vllm_config.scheduler_config.scheduler_cls = "acme_npu.NpuScheduler"')
+
+    dispatcher = start(random_llama, engine__scheduler_cls="acme_npu.OwnScheduler")
+
+    assert dispatcher.scheduler_cls().__qualname__ == "OwnScheduler"
+    assert "sets scheduler_config.scheduler_cls to 'acme_npu.NpuScheduler'" in caplog.text
