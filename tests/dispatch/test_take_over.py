@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from support.device import make_dispatcher
+from support.hook_platform import install_platform
 from support.processes import nothing_left
 
 from vllm_ext.config import Override, load_config
@@ -195,3 +197,63 @@ def test_a_forked_child_has_a_receipt_of_its_own_that_names_its_parent(start):
     assert (child["pid"], child["forked_from"]) == (pid, os.getpid())
     assert (parent.pid, parent.forked_from) == (os.getpid(), None)
     assert (child["fingerprint"], tuple(child["active"])) == (parent.fingerprint, parent.active)
+
+
+class TestHooksOfThePlatform:
+    """They run in every process, and have to come to the engine's configuration in each."""
+
+    @pytest.fixture
+    def start_npu(self, plugins, random_llama) -> Callable[[str], Dispatcher]:
+        """A dispatcher on the platform ``npu`` with such a hook, for an engine of one worker process."""
+
+        def start_npu(hook: str) -> Dispatcher:
+            install_platform(plugins, hook)
+            settings = {"engine__executor": "multiproc", "engine__kv_cache_memory": 1 << 20}
+            return make_dispatcher(random_llama, platform__driver="npu", **settings)
+
+        return start_npu
+
+    def test_a_seed_that_is_drawn_in_each_process_is_refused_with_both_values(self, start_npu):
+        dispatcher = start_npu(
+            "import random\nif vllm_config.model_config.seed == 0:\n"
+            "    vllm_config.model_config.seed = random.randrange(1, 2**31)"
+        )
+
+        text = refusal(dispatcher)
+
+        assert text.startswith("worker 0 would not run what the engine runs:")
+        heading, (path, engine, worker) = table(text)
+        assert (heading, path) == (["engine", "worker 0"], "model_config.seed")
+        assert int(engine) == dispatcher.vllm_config.model_config.seed != int(worker)
+        assert "Every process runs the hooks of platform 'npu' again, and they have to come to the same" in text
+
+    @pytest.mark.parametrize(
+        ("condition", "row"),
+        [
+            ("'LOCAL_RANK' in os.environ", ["scheduler_config.max_num_seqs", "64", "4"]),
+            ("'LOCAL_RANK' not in os.environ", ["scheduler_config.max_num_seqs", "4", "64"]),
+        ],
+    )
+    def test_a_limit_that_is_set_in_some_processes_only_is_refused(self, start_npu, condition, row):
+        dispatcher = start_npu(f"if {condition}:\n    vllm_config.scheduler_config.max_num_seqs = 4")
+
+        assert table(refusal(dispatcher))[1:] == [row]
+
+    def test_what_it_adds_for_itself_is_shown_as_a_hash_since_it_may_be_secret(self, start_npu):
+        dispatcher = start_npu("vllm_config.additional_config['npu'] = {'pid': os.getpid()}")
+
+        (_, (path, engine, worker)) = table(refusal(dispatcher))
+
+        assert path == "additional_config['npu']"
+        assert all(re.fullmatch(r"\(hash [0-9a-f]{12}\)", text) for text in (engine, worker))
+
+    def test_memory_and_rank_may_be_of_each_process_and_objects_are_no_difference(self, start_npu):
+        dispatcher = start_npu(
+            "vllm_config.cache_config.kv_cache_memory_bytes = (1 << 20) + os.getpid()\n"
+            "vllm_config.parallel_config.rank = int(os.environ.get('LOCAL_RANK', 7))\n"
+            "vllm_config.parallel_config.worker_cls = 'acme_npu.NpuWorker'\n"
+            "vllm_config.additional_config['npu'] = {'made': [object(), NpuWorker, {'a', 'b', 'c'}]}"
+        )
+
+        with LLM.from_dispatcher(dispatcher) as llm:
+            assert [receipt.name for receipt in llm.receipts] == ["front end", "worker 0"]

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 import pytest
 from support.async_engine import greedy, tokens_of
 from support.faulty_workers import NeedsMore
+from support.hook_platform import install_platform
 from support.processes import marked_processes, nothing_left
 
 from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.core_process_messages import Kind
 from vllm_ext.engine.llm import LLM
 from vllm_ext.engine.processes.channel import Frame
-from vllm_ext.errors import EngineError
+from vllm_ext.errors import EngineError, PlanMismatch
 
 
 @pytest.fixture(autouse=True)
@@ -54,6 +55,14 @@ def test_every_process_proves_what_it_runs(engine, mark):
     assert here.pid == os.getpid()
     assert {receipt.pid for receipt in others} == set(marked_processes(mark))
     assert {receipt.fingerprint for receipt in others} == {here.fingerprint}
+
+
+def test_a_core_whose_platform_configures_it_otherwise_than_the_front_end_is_refused(mark, random_llama, plugins):
+    hook = f"vllm_config.model_config.seed = 1 if os.getpid() == {os.getpid()} else 2"
+    install_platform(plugins, hook)
+
+    with pytest.raises(PlanMismatch, match=r"engine core would not run .*\n +engine +engine core\n +\S+seed +1 +2\n"):
+        AsyncLLM(random_llama, platform="npu", kv_cache_memory=1 << 20, core_process=True)
 
 
 def test_a_core_that_is_killed_ends_its_requests_with_the_reason(engine):

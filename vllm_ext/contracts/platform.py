@@ -111,7 +111,8 @@ class Platform(PlatformDevice):
     def check_and_update_config(cls, vllm_config: VllmConfig) -> None:
         """The last word on ``vllm_config``: refuse it by a ValueError, adjust it, set ``parallel_config.worker_cls``
         where that is ``auto``. It is run twice, and the second run must change nothing more; what it changed is
-        recorded with the platform as its origin. A class that the user named stays, whatever the hook sets.
+        recorded with the platform as its origin. Every process of an engine runs it, and it has to come to the same
+        configuration in each. A class that the user named stays, whatever the hook sets.
         """
 
     @classmethod

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.dispatch.config_values import as_texts, copied, flatten
 from vllm_ext.errors import ConfigError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,26 @@ class Change(NamedTuple):
     def plugin(self) -> str:
         """Name of the platform plugin."""
         return self.origin.partition(":")[2]
+
+
+_OF_EACH_PROCESS = (
+    "cache_config.kv_cache_memory_bytes",
+    "cache_config.num_gpu_blocks",
+    "load_config.use_tqdm_on_load",
+    "parallel_config.rank",
+)
+"""Fields in which processes of one engine may differ: their place in it, what memory they have, who shows progress."""
+
+
+def hook_values(changes: Iterable[Change]) -> dict[str, str]:
+    """What the hooks made of the fields that have to be the same in all processes, as texts by path."""
+    return as_texts({change.path: change.after for change in changes if change.path not in _OF_EACH_PROCESS})
+
+
+def values_before_hooks(changes: Iterable[Change]) -> dict[str, str]:
+    """What the same fields held before the first hook."""
+    first = {change.path: change.before for change in reversed(tuple(changes))}
+    return as_texts({path: value for path, value in first.items() if path not in _OF_EACH_PROCESS})
 
 
 def prepare_platform(platform: Platform) -> None:
@@ -99,9 +119,9 @@ def platform_code(platform: Platform) -> Iterator[None]:
 
 
 def _run_hook(platform: Platform, hook: str, vllm_config: VllmConfig, origin: str) -> tuple[Change, ...]:
-    before = _flatten(vllm_config)
+    before = flatten(vllm_config)
     getattr(platform, hook)(vllm_config)
-    after = _flatten(vllm_config)
+    after = flatten(vllm_config)
     return tuple(
         Change(path, before.get(path), after.get(path), origin, hook)
         for path in dict.fromkeys((*after, *before))
@@ -112,7 +132,7 @@ def _run_hook(platform: Platform, hook: str, vllm_config: VllmConfig, origin: st
 def _run_again(platform: Platform, hook: str, vllm_config: VllmConfig, origin: str) -> None:
     """Warn where a second run of the hook changes more, or fails; ``vllm_config`` stays as it is."""
     try:
-        changes = _run_hook(platform, hook, _copy(vllm_config), origin)
+        changes = _run_hook(platform, hook, copied(vllm_config), origin)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the first run was fine, and is what holds
         problem = f"fails in a second run: {innermost_cause(error)}"
     else:
@@ -122,26 +142,3 @@ def _run_again(platform: Platform, hook: str, vllm_config: VllmConfig, origin: s
             f"{change.path} from {change.before!r} to {change.after!r}" for change in changes
         )
     logger.warning("%s: %s() %s. It has to be idempotent, since vLLM runs it more than once", origin, hook, problem)
-
-
-def _copy(value: Any) -> Any:
-    """A copy of nested dataclasses and collections, whose other values are shared."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = (field.name for field in dataclasses.fields(value) if field.init)
-        return dataclasses.replace(value, **{name: _copy(getattr(value, name)) for name in names})
-    if isinstance(value, dict):
-        return {key: _copy(item) for key, item in value.items()}
-    return [_copy(item) for item in value] if isinstance(value, list) else value
-
-
-def _flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaf fields of nested dataclasses by dotted path; collections are copied, since hooks change them."""
-    flat: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        path = f"{prefix}{field.name}"
-        if dataclasses.is_dataclass(value):
-            flat.update(_flatten(value, f"{path}."))
-        else:
-            flat[path] = _copy(value)
-    return flat

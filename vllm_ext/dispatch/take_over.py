@@ -6,7 +6,9 @@ from vllm_ext.contracts.current_platform import current_platform, use_platform
 from vllm_ext.contracts.groups import LOGITS_PROCESSOR
 from vllm_ext.discovery import scan
 from vllm_ext.dispatch.bootstrap import Bootstrapped
+from vllm_ext.dispatch.config_values import as_texts, flatten
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.hooks import hook_values, values_before_hooks
 from vllm_ext.errors import PlanMismatch
 from vllm_ext.managers import (
     activate_bound,
@@ -27,6 +29,7 @@ from vllm_ext.plan import (
     differences,
     found_here,
     side_by_side,
+    value_differences,
 )
 
 
@@ -34,7 +37,8 @@ def make_hand_over(dispatcher: Dispatcher) -> HandOver:
     """What the other processes of the dispatcher's engine are handed; loads the logits processors."""
     _ = dispatcher.logits_processors
     receipt = make_receipt(dispatcher.bound_plan, "front end")
-    return HandOver.of(dispatcher.bound_plan, dispatcher.config, receipt.active)
+    values = hook_values(dispatcher.changes)
+    return HandOver.of(dispatcher.bound_plan, dispatcher.config, receipt.active, values)
 
 
 def take_over(hand_over: HandOver, process: str, rank: int | None = None) -> tuple[Bootstrapped, Receipt]:
@@ -72,8 +76,35 @@ def take_over(hand_over: HandOver, process: str, rank: int | None = None) -> tup
     return Bootstrapped(config, binding, (*binding.bound_plan.outcomes, *loaded)), receipt
 
 
+def make_dispatcher(started: Bootstrapped, hand_over: HandOver, receipt: Receipt) -> Dispatcher:
+    """The dispatcher of a process that has taken over. The platform's hooks run here, too, and have to come to the
+    engine's configuration.
+
+    Raises:
+        PlanMismatch: they come to another one.
+    """
+    dispatcher = started.dispatcher()
+    # Until the hooks run, configurations are the same in all processes; so are values that none of them changed.
+    changed_here = hook_values(dispatcher.changes)
+    before, after = values_before_hooks(dispatcher.changes), as_texts(flatten(dispatcher.vllm_config))
+    paths = (*hand_over.hook_values, *changed_here)
+    engine = {path: text for path in paths if (text := hand_over.hook_values.get(path, before.get(path))) is not None}
+    here = {path: text for path in paths if (text := changed_here.get(path, after.get(path))) is not None}
+    advice = (
+        f"Every process runs the hooks of {dispatcher.platform_name} again, and they have to come to the same "
+        "configuration in each: without random numbers, the time, or what only some processes have in their environment"
+    )
+    refuse(value_differences(engine, here), receipt.name, advice=advice)
+    return dispatcher
+
+
 def refuse(
-    found: list[Difference], here: str, inactive: tuple[str, ...] = (), outcomes: list[Outcome] | None = None
+    found: list[Difference],
+    here: str,
+    inactive: tuple[str, ...] = (),
+    outcomes: list[Outcome] | None = None,
+    advice: str = "Every process of an engine has to see the same distributions; install the same versions for both, "
+    "and start again",
 ) -> None:
     """PlanMismatch where anything is different, with the differences side by side.
 
@@ -81,14 +112,13 @@ def refuse(
         here: the name of this process.
         inactive: why plugins do not work here.
         outcomes: of what was loaded; those that failed have their traceback there.
+        advice: what to do.
     """
     if not found:
         return
     reasons = "".join(f"\n  {reason}" for reason in inactive)
     raise PlanMismatch(
-        f"{here} would not run what the engine runs:\n{side_by_side(found, 'engine', here)}{reasons}\n"
-        "Every process of an engine has to see the same distributions; install the same versions for both, and start "
-        "again",
+        f"{here} would not run what the engine runs:\n{side_by_side(found, 'engine', here)}{reasons}\n{advice}",
         outcomes=[outcome for outcome in outcomes or () if outcome.state == "failed"],
     )
 

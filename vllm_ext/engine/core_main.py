@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from vllm_ext.dispatch.take_over import take_over
+from vllm_ext.dispatch.take_over import make_dispatcher, take_over
 from vllm_ext.engine.core import EngineCore
 from vllm_ext.engine.core_loop import EngineCoreLoop
 from vllm_ext.engine.core_messages import FromCore, Shutdown, ToCore, UtilityResult
@@ -36,8 +36,9 @@ def main(channel: Channel) -> None:
     start = read_start(channel)
     speak_as(_NAME, logging.WARNING, quiet=SAID_BY_THE_ENGINE)
     try:
-        started, receipt = take_over(decode_start(start), _NAME)
-        core = EngineCore(started.dispatcher())
+        hand_over = decode_start(start)
+        started, receipt = take_over(hand_over, _NAME)
+        core = EngineCore(make_dispatcher(started, hand_over, receipt))
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised again, in the front end
         tell(channel, Frame(Kind.FAILURE, portable.encode(Failure.of(error, _NAME, "to start"))))
         return

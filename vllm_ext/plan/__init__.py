@@ -10,6 +10,7 @@ from vllm_ext.plan.handover import (
     differences,
     found_here,
     side_by_side,
+    value_differences,
 )
 from vllm_ext.plan.io_processors import MODEL_KEY, IOProcessorChoice, ModelsWish, choose_io_processor
 from vllm_ext.plan.outcomes import Outcome, OutcomeState
@@ -43,4 +44,5 @@ __all__ = [
     "plan_to_dict",
     "resolve",
     "side_by_side",
+    "value_differences",
 ]

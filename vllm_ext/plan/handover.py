@@ -13,11 +13,13 @@ import msgspec
 
 from vllm_ext.config import Config, Origin
 from vllm_ext.discovery import ExtensionRecord
+from vllm_ext.errors import one_line
 from vllm_ext.plan.bound import BoundPlan
 from vllm_ext.plan.decisions import Decision
 from vllm_ext.plan.serial import bound_plan_from_content, plan_to_dict
 
 _NOT_INSTALLED = "not installed"
+_NOT_SET = "not set"
 
 
 class HandOver(msgspec.Struct, frozen=True):
@@ -33,10 +35,14 @@ class HandOver(msgspec.Struct, frozen=True):
     """Where each value of the settings comes from."""
     allow_list: tuple[str, ...] | None = None
     safe_mode: bool = False
+    hook_values: dict[str, str] = {}
+    """What the platform's hooks put into the configuration there: texts by path."""
 
     @classmethod
-    def of(cls, bound_plan: BoundPlan, config: Config, active: Iterable[str]) -> HandOver:
-        """What to hand to the processes of an engine with this plan and these settings."""
+    def of(
+        cls, bound_plan: BoundPlan, config: Config, active: Iterable[str], hook_values: Mapping[str, str]
+    ) -> HandOver:
+        """What to hand to the processes of an engine with this plan, these settings, and these results of hooks."""
         return cls(
             plan_to_dict(bound_plan),
             bound_plan.identity(),
@@ -44,6 +50,7 @@ class HandOver(msgspec.Struct, frozen=True):
             dict(config.origins),
             config.allow_list,
             config.safe_mode,
+            dict(hook_values),
         )
 
     @property
@@ -148,6 +155,13 @@ def active_differences(engine: Iterable[str], here: Iterable[str]) -> list[Diffe
     return [Difference(name, "active", "not active") for name in theirs if name not in ours] + [
         Difference(name, "not active", "active") for name in ours if name not in theirs
     ]
+
+
+def value_differences(engine: Mapping[str, str], here: Mapping[str, str]) -> list[Difference]:
+    """Values of the configuration that are not the same in two processes, given as texts by path."""
+    paths = dict.fromkeys((*engine, *here))
+    values = ((path, engine.get(path, _NOT_SET), here.get(path, _NOT_SET)) for path in paths)
+    return [Difference(path, one_line(one), one_line(other)) for path, one, other in values if one != other]
 
 
 def side_by_side(differences: Iterable[Difference], engine: str, here: str) -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.dispatcher import Dispatcher
-from vllm_ext.dispatch.take_over import take_over
+from vllm_ext.dispatch.take_over import make_dispatcher, take_over
 from vllm_ext.engine.executors.worker_calls import call_worker, check_worker_cls, name_of_method
 from vllm_ext.engine.executors.worker_messages import (
     CREATE_WORKER,
@@ -48,7 +48,7 @@ class WorkerProcess:
         self._channel = channel
         self._start = start
         started, receipt = take_over(start.hand_over, "worker", start.rank)
-        self._dispatcher: Dispatcher = started.dispatcher()
+        self._dispatcher: Dispatcher = make_dispatcher(started, start.hand_over, receipt)
         self._worker: WorkerBase | None = None
         tell(channel, Frame(Kind.RECEIPT, msgspec.msgpack.encode(receipt)))
 
