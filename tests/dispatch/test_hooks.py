@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 from vllm_ext import Platform, PlatformEnum
 from vllm_ext.config.schema import Settings
@@ -33,6 +34,20 @@ def test_what_a_hook_changed_is_recorded_with_its_origin():
         repr(Change("parallel_config.worker_cls", "auto", "npu.Worker", "platform:npu", "check_and_update_config")),
         repr(Change("compilation_config.custom_ops", [], ["all"], "platform:npu", "check_and_update_config")),
     }
+
+
+def test_a_value_that_cannot_be_compared_is_no_obstacle():
+    class Keeping(Quiet):
+        @classmethod
+        def check_and_update_config(cls, vllm_config):
+            vllm_config.additional_config["npu"] = torch.ones(2)
+
+    config = build_vllm_config(Settings(), Keeping())
+    config.additional_config["npu"] = torch.zeros(2)
+
+    (change,) = run_platform_hooks(Keeping(), config, "platform:npu")
+
+    assert change.path == "additional_config"
 
 
 def test_a_platform_that_changes_nothing_leaves_no_record():

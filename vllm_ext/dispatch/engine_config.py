@@ -20,7 +20,7 @@ from vllm_ext.contracts.vllm_config import (
     SchedulerConfig,
     VllmConfig,
 )
-from vllm_ext.dispatch.hf_config import DEMO_MODEL, position_offset, read_hf_config
+from vllm_ext.dispatch.hf_config import DEMO_MODEL, own_max_model_len, read_hf_config
 from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops
 from vllm_ext.dispatch.pooler_config import has_modules, make_pooler_config, max_seq_length
@@ -142,7 +142,7 @@ def resolve_max_model_len(
     Raises:
         ConfigError: the user's limit is above the model's.
     """
-    own = _own_max_model_len(hf_config) or engine.max_model_len or _DEFAULT_CONTEXT
+    own = own_max_model_len(hf_config) or engine.max_model_len or _DEFAULT_CONTEXT
     if engine.max_model_len is None:
         with platform_code(platform):
             return platform.check_max_model_len(min(own, usual or own))
@@ -152,31 +152,3 @@ def resolve_max_model_len(
             f"({hf_config.source}); give at most {own}"
         )
     return engine.max_model_len
-
-
-_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
-"""Names under which architectures keep the number of positions they were made for."""
-_OFFSET_POSITIONS = ("roberta", "xlm-roberta")
-"""``model_type`` of models whose positions begin after that of the padding token."""
-
-
-def _own_max_model_len(hf_config: HFConfig) -> int | None:
-    """Positions that the model was made for, stretched as its ``rope_parameters`` say; ``None`` where it names none.
-
-    As in vLLM, ``linear`` and ``dynamic`` stretch what is written down; ``yarn`` the length before it.
-    """
-    key = next((key for key in _LENGTH_KEYS if hf_config.get(key) is not None), None)
-    if key is None:
-        return None
-    own, rope = hf_config.positive_int(key), hf_config.rope_parameters
-    if hf_config.get("model_type") in _OFFSET_POSITIONS:
-        return own - position_offset(hf_config)
-    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
-    # What is wrong with a factor is the rotary embedding's to say; Gemma 3 writes down what is stretched already.
-    if not isinstance(factor, int | float) or str(hf_config.get("model_type", "")).startswith("gemma3"):
-        return own
-    if kind in ("linear", "dynamic"):
-        return max(own, int(own * factor))
-    if kind == "yarn":
-        return max(own, int((rope.get("original_max_position_embeddings") or own) * factor))
-    return own

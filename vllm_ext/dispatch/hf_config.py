@@ -53,6 +53,34 @@ def position_offset(config: HFConfig) -> int:
     return pad_token_id + 1
 
 
+_LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length", "max_sequence_length")
+"""Names under which architectures keep the number of positions they were made for."""
+_OFFSET_POSITIONS = ("roberta", "xlm-roberta")
+"""``model_type`` of models whose positions begin after that of the padding token."""
+
+
+def own_max_model_len(hf_config: HFConfig) -> int | None:
+    """Positions that the model was made for, stretched as its ``rope_parameters`` say; ``None`` where it names none.
+
+    As in vLLM, ``linear`` and ``dynamic`` stretch what is written down; ``yarn`` the length before it.
+    """
+    key = next((key for key in _LENGTH_KEYS if hf_config.get(key) is not None), None)
+    if key is None:
+        return None
+    own, rope = hf_config.positive_int(key), hf_config.rope_parameters
+    if hf_config.get("model_type") in _OFFSET_POSITIONS:
+        return own - position_offset(hf_config)
+    kind, factor = rope.get("rope_type", rope.get("type")), rope.get("factor")
+    # What is wrong with a factor is the rotary embedding's to say; Gemma 3 writes down what is stretched already.
+    if not isinstance(factor, int | float) or str(hf_config.get("model_type", "")).startswith("gemma3"):
+        return own
+    if kind in ("linear", "dynamic"):
+        return max(own, int(own * factor))
+    if kind == "yarn":
+        return max(own, int((rope.get("original_max_position_embeddings") or own) * factor))
+    return own
+
+
 def read_json_object(path: Path) -> dict[str, Any]:
     """The JSON object in a file of a model directory; CheckpointError where there is none."""
     try:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.dispatch.config_values import as_texts, copied, flatten
+from vllm_ext.dispatch.hook_checks import check_hook_values
 from vllm_ext.errors import ConfigError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
 
 logger = logging.getLogger(__name__)
@@ -66,6 +67,9 @@ def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str)
 
     Args:
         origin: names the platform as the origin of what it changes.
+
+    Raises:
+        ContractError: a hook has set a field to what it does not take.
     """
     model_config, scheduler_config = vllm_config.model_config, vllm_config.scheduler_config
     changes: list[Change] = []
@@ -76,6 +80,7 @@ def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str)
         for arch in model_config.architectures:
             platform.verify_model_arch(arch)
         changes += _run_hook(platform, "check_and_update_config", vllm_config, origin)
+        check_hook_values(vllm_config, changes, platform)
         scheduler_config.disable_hybrid_kv_cache_manager |= not platform.support_hybrid_kv_cache()
     for hook in ("apply_config_platform_defaults", "check_and_update_config"):
         _run_again(platform, hook, vllm_config, origin)
@@ -87,9 +92,11 @@ def update_block_size(platform: Platform, vllm_config: VllmConfig, origin: str) 
 
     Raises:
         ConfigError: an attention layer does not support what it chose, or left.
+        ContractError: it chose no number of tokens.
     """
     with platform_code(platform):
         changes = _run_hook(platform, "update_block_size_for_backend", vllm_config, origin)
+        check_hook_values(vllm_config, changes, platform)
     block_size = vllm_config.cache_config.block_size
     for name, layer in vllm_config.compilation_config.static_forward_context.items():
         if hasattr(layer, "attn_backend") and not layer.attn_backend.supports_block_size(block_size):
@@ -125,8 +132,16 @@ def _run_hook(platform: Platform, hook: str, vllm_config: VllmConfig, origin: st
     return tuple(
         Change(path, before.get(path), after.get(path), origin, hook)
         for path in dict.fromkeys((*after, *before))
-        if after.get(path) != before.get(path)
+        if _differs(before.get(path), after.get(path))
     )
+
+
+def _differs(before: Any, after: Any) -> bool:
+    """Whether a hook changed a value; ``16.0`` in place of ``16`` counts, and so does a tensor, which is no bool."""
+    try:
+        return type(before) is not type(after) or bool(before != after)
+    except Exception:  # noqa: BLE001 - of objects that cannot be compared
+        return before is not after
 
 
 def _run_again(platform: Platform, hook: str, vllm_config: VllmConfig, origin: str) -> None:
