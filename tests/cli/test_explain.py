@@ -233,6 +233,15 @@ def test_a_worker_that_the_settings_name_is_chosen_and_the_hooks_is_passed_over(
     ]
 
 
+def test_what_a_hook_sets_and_no_field_holds_is_passed_over(vllm_ext, plugins):
+    install_platform(plugins, "vllm_config.compilation_config.mode = 3")
+
+    done = vllm_ext("explain", "config", "-f", "json", "--platform", "npu")
+
+    reason = "check_and_update_config() set it to 3; it is no field, and vllm-ext does not act on it"
+    assert ("compilation_config.mode", "passed_over", reason, "platform:npu") in steps(done, "config")
+
+
 def used(done, slot):
     return {
         row["candidate"]: (row["state"], row["at_start"], row["in_steps"]) for row in done.out if row["slot"] == slot

@@ -252,6 +252,7 @@ class TestHooksOfThePlatform:
             "vllm_config.cache_config.kv_cache_memory_bytes = (1 << 20) + os.getpid()\n"
             "vllm_config.parallel_config.rank = int(os.environ.get('LOCAL_RANK', 7))\n"
             "vllm_config.parallel_config.worker_cls = 'acme_npu.NpuWorker'\n"
+            "vllm_config.parallel_config.local_rank = os.environ.get('LOCAL_RANK')\n"
             "vllm_config.additional_config['npu'] = {'made': [object(), NpuWorker, {'a', 'b', 'c'}]}"
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import enum
 import hashlib
@@ -17,7 +18,9 @@ _OPTIONS = "additional_config"
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaf fields of nested dataclasses by dotted path; collections are copied, since hooks change them."""
+    """Leaf fields of nested dataclasses by dotted path, and attributes that are no fields, without private ones;
+    collections are copied, since hooks change them.
+    """
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
         value = getattr(config, field.name)
@@ -26,14 +29,37 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
             flat.update(flatten(value, f"{path}."))
         else:
             flat[path] = copied(value)
-    return flat
+    added = _added(config).items()
+    # An object of the plugin's may not be equal to its copy.
+    return flat | {
+        f"{prefix}{name}": copied(value) if isinstance(value, dict | list) else value for name, value in added
+    }
+
+
+def added_names(config: Any, prefix: str = "") -> dict[str, list[str]]:
+    """Attributes that are no fields, by dotted path, each with the names of the fields that are beside it."""
+    names = [field.name for field in dataclasses.fields(config)]
+    found = {f"{prefix}{name}": names for name in _added(config)}
+    for name in names:
+        if dataclasses.is_dataclass(value := getattr(config, name)):
+            found |= added_names(value, f"{prefix}{name}.")
+    return found
+
+
+def _added(config: Any) -> dict[str, Any]:
+    fields = {field.name for field in dataclasses.fields(config)}
+    attributes = getattr(config, "__dict__", {})
+    return {name: value for name, value in attributes.items() if name not in fields and not name.startswith("_")}
 
 
 def copied(value: Any) -> Any:
     """A copy of nested dataclasses and collections, whose other values are shared."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        names = (field.name for field in dataclasses.fields(value) if field.init)
-        return dataclasses.replace(value, **{name: copied(getattr(value, name)) for name in names})
+        # Not by the constructor, which knows nothing of attributes that a hook has added.
+        other = copy.copy(value)
+        for name, item in getattr(value, "__dict__", {}).items():
+            object.__setattr__(other, name, copied(item))
+        return other
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     return [copied(item) for item in value] if isinstance(value, list) else value

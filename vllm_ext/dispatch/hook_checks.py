@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.config.keys import all_keys, shorten
 from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.contracts.vllm_config import VllmConfig
+from vllm_ext.dispatch.config_values import added_names
 from vllm_ext.dispatch.hf_config import own_max_model_len
-from vllm_ext.errors import ContractError
+from vllm_ext.dispatch.scheduler import OWN_SCHEDULER
+from vllm_ext.errors import ConfigError, ContractError, did_you_mean
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
     from vllm_ext.dispatch.hooks import Change
+
+logger = logging.getLogger(__name__)
 
 _AS_SETTINGS = {
     "cache_config.block_size": "engine.block_size",
@@ -30,6 +35,17 @@ _AS_SETTINGS = {
 """Fields that take what a setting takes."""
 _ALWAYS_SET = ("model_config.max_model_len",)
 """Of these, fields that are never ``None`` where the setting may be null."""
+_IS_SO_HERE = {
+    "cache_config.cache_dtype": "auto",
+    "parallel_config.data_parallel_size": 1,
+    "parallel_config.disable_custom_all_reduce": True,
+    "parallel_config.pipeline_parallel_size": 1,
+    "scheduler_config.async_scheduling": False,
+    "scheduler_config.chunked_prefill_enabled": True,
+    "scheduler_config.enable_chunked_prefill": True,
+}
+"""Fields of vLLM that are no fields here, with the value by which a platform asks for what it gets."""
+_WHOLE_PROMPTS = ("scheduler_config.enable_chunked_prefill", "scheduler_config.chunked_prefill_enabled")
 
 
 def check_hook_values(vllm_config: VllmConfig, changes: Iterable[Change], platform: Platform) -> None:
@@ -50,6 +66,51 @@ def check_hook_values(vllm_config: VllmConfig, changes: Iterable[Change], platfo
         )
         plugin = problems[0][0].plugin
         raise ContractError(f"platform plugin {plugin!r}: {text}", plugin=plugin)
+
+
+def check_added_attributes(vllm_config: VllmConfig, changes: Iterable[Change]) -> None:
+    """Warn of attributes that hooks gave to the configuration and that are no fields of it, once for each hook.
+
+    A platform's own worker may read them, and most fields of vLLM that are missing here are about speed.
+
+    Raises:
+        ConfigError: the engine would do wrong without acting on it.
+    """
+    names = added_names(vllm_config)
+    last = {change.path: change for change in changes if not change.is_field and change.path in names}
+    by_hook: dict[tuple[str, str], list[str]] = {}
+    for path, change in last.items():
+        if reason := _why_needed(vllm_config, path, change.after):
+            raise ConfigError(
+                f"platform plugin {change.plugin!r}: {change.hook}() sets {path} to {shorten(repr(change.after))}, "
+                f"and {reason}"
+            )
+        if path not in _IS_SO_HERE or change.after != _IS_SO_HERE[path]:
+            hint = did_you_mean(path.rpartition(".")[2], names[path])
+            by_hook.setdefault((change.plugin, change.hook), []).append(f"{path}{hint}")
+    for (plugin, hook), found in by_hook.items():
+        logger.warning(
+            "platform plugin %r: %s() sets what the configuration does not have, and vllm-ext does not act on it: %s",
+            plugin,
+            hook,
+            ", ".join(found),
+        )
+
+
+def _why_needed(vllm_config: VllmConfig, path: str, value: Any) -> str:
+    """Why an engine that passes over this would give other results, or break the worker; empty where it would not."""
+    scheduler_cls, hf_config = vllm_config.scheduler_config.scheduler_cls, vllm_config.model_config.hf_config
+    if path in _WHOLE_PROMPTS and not value and scheduler_cls in ("auto", OWN_SCHEDULER):
+        return (
+            "the scheduler computes long prompts in parts; a platform whose worker takes whole prompts only names a "
+            "scheduler of its own in scheduler_config.scheduler_cls"
+        )
+    if path == "cache_config.sliding_window" and value != hf_config.get("sliding_window"):
+        return (
+            "attention windows are those of the model's config.json here; a hook changes them in "
+            "model_config.hf_config.sliding_window"
+        )
+    return ""
 
 
 def _wanted(vllm_config: VllmConfig, change: Change, platform: Platform) -> str:

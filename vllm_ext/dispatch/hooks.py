@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
-from vllm_ext.dispatch.config_values import as_texts, copied, flatten
-from vllm_ext.dispatch.hook_checks import check_hook_values
+from vllm_ext.dispatch.config_values import added_names, as_texts, copied, flatten
+from vllm_ext.dispatch.hook_checks import check_added_attributes, check_hook_values
 from vllm_ext.errors import ConfigError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ class Change(NamedTuple):
     after: Any
     origin: str
     hook: str
+    is_field: bool = True
+    """Whether the configuration has such a field; on what a hook adds, the engine does not act."""
 
     @property
     def plugin(self) -> str:
@@ -42,13 +44,16 @@ _OF_EACH_PROCESS = (
 
 def hook_values(changes: Iterable[Change]) -> dict[str, str]:
     """What the hooks made of the fields that have to be the same in all processes, as texts by path."""
-    return as_texts({change.path: change.after for change in changes if change.path not in _OF_EACH_PROCESS})
+    return as_texts({change.path: change.after for change in changes if _is_common(change)})
 
 
 def values_before_hooks(changes: Iterable[Change]) -> dict[str, str]:
     """What the same fields held before the first hook."""
-    first = {change.path: change.before for change in reversed(tuple(changes))}
-    return as_texts({path: value for path, value in first.items() if path not in _OF_EACH_PROCESS})
+    return as_texts({change.path: change.before for change in reversed(tuple(changes)) if _is_common(change)})
+
+
+def _is_common(change: Change) -> bool:
+    return change.is_field and change.path not in _OF_EACH_PROCESS
 
 
 def prepare_platform(platform: Platform) -> None:
@@ -70,6 +75,7 @@ def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str)
 
     Raises:
         ContractError: a hook has set a field to what it does not take.
+        ConfigError: a hook has set a field of vLLM without which the engine would do wrong.
     """
     model_config, scheduler_config = vllm_config.model_config, vllm_config.scheduler_config
     changes: list[Change] = []
@@ -81,6 +87,7 @@ def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str)
             platform.verify_model_arch(arch)
         changes += _run_hook(platform, "check_and_update_config", vllm_config, origin)
         check_hook_values(vllm_config, changes, platform)
+        check_added_attributes(vllm_config, changes)
         scheduler_config.disable_hybrid_kv_cache_manager |= not platform.support_hybrid_kv_cache()
     for hook in ("apply_config_platform_defaults", "check_and_update_config"):
         _run_again(platform, hook, vllm_config, origin)
@@ -128,9 +135,9 @@ def platform_code(platform: Platform) -> Iterator[None]:
 def _run_hook(platform: Platform, hook: str, vllm_config: VllmConfig, origin: str) -> tuple[Change, ...]:
     before = flatten(vllm_config)
     getattr(platform, hook)(vllm_config)
-    after = flatten(vllm_config)
+    after, added = flatten(vllm_config), added_names(vllm_config)
     return tuple(
-        Change(path, before.get(path), after.get(path), origin, hook)
+        Change(path, before.get(path), after.get(path), origin, hook, path not in added)
         for path in dict.fromkeys((*after, *before))
         if _differs(before.get(path), after.get(path))
     )
@@ -147,7 +154,7 @@ def _differs(before: Any, after: Any) -> bool:
 def _run_again(platform: Platform, hook: str, vllm_config: VllmConfig, origin: str) -> None:
     """Warn where a second run of the hook changes more, or fails; ``vllm_config`` stays as it is."""
     try:
-        changes = _run_hook(platform, hook, copied(vllm_config), origin)
+        changes = [change for change in _run_hook(platform, hook, copied(vllm_config), origin) if change.is_field]
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the first run was fine, and is what holds
         problem = f"fails in a second run: {innermost_cause(error)}"
     else:

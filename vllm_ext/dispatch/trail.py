@@ -162,7 +162,9 @@ def _changes(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
     """What the platform's hooks changed in the configuration, and what of it does not hold."""
     for change in dispatcher.changes:
         reason = f"{change.hook}() changed it from {change.before!r} to {change.after!r}"
-        yield TrailEntry("config", change.path, "changed", reason, change.origin)
+        if not change.is_field:
+            reason = f"{change.hook}() set it to {change.after!r}; it is no field, and vllm-ext does not act on it"
+        yield TrailEntry("config", change.path, "changed" if change.is_field else "passed_over", reason, change.origin)
     for one in dispatcher.overruled:
         reason = f"{one.change.hook}() changed it to {one.change.after!r}; {one.key} names {one.kept!r}, which holds"
         yield TrailEntry("config", one.change.path, "passed_over", reason, one.origin)
