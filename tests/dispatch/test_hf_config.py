@@ -1,5 +1,7 @@
 """A model directory's config.json: found, read, or refused with the path."""
 
+import copy
+
 import pytest
 
 from vllm_ext.dispatch.hf_config import DEMO_MODEL, read_hf_config
@@ -13,6 +15,22 @@ def test_keys_become_attributes():
     assert config.get("no_such_key", 7) == 7
     with pytest.raises(AttributeError, match="config.json has no key 'no_such_key'"):
         _ = config.no_such_key
+
+
+def test_an_attribute_that_is_set_is_a_key_that_is_set():
+    config = read_hf_config(DEMO_MODEL)
+
+    config.sliding_window = 5
+
+    assert (config.sliding_window, config.get("sliding_window"), config.to_dict()["sliding_window"]) == (5, 5, 5)
+
+
+def test_a_copy_is_its_own():
+    config = read_hf_config(DEMO_MODEL)
+    other = copy.deepcopy(config)
+    other.architectures.append("Another")
+
+    assert (config.architectures, other.source) == (["LlamaForCausalLM"], config.source)
 
 
 def test_a_directory_that_does_not_exist(tmp_path):

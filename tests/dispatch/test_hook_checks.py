@@ -41,6 +41,13 @@ def start(plugins, random_llama):
         ("model_config.max_model_len", "None", WHOLE),
         ("model_config.max_model_len", "0", WHOLE),
         ("parallel_config.tensor_parallel_size", "True", WHOLE),
+        ("scheduler_config.policy", "'sjf'", "which takes one of fcfs, priority"),
+        (
+            "compilation_config.cudagraph_mode",
+            "'PIECEWIESE'",
+            "which takes one of NONE, PIECEWISE, FULL, FULL_DECODE_ONLY, FULL_AND_PIECEWISE (did you mean 'PIECEWISE'"
+            "?)",
+        ),
     ],
 )
 def test_a_value_that_no_setting_could_have_is_refused(start, field, value, takes):
@@ -83,6 +90,12 @@ def test_what_the_last_hook_leaves_is_what_counts(plugins, random_llama):
     dispatcher = make_dispatcher(random_llama, platform__driver="npu")
 
     assert dispatcher.vllm_config.scheduler_config.max_num_seqs == 4
+
+
+def test_a_graph_mode_may_be_a_member_of_an_enumeration(start):
+    mode = "import enum; vllm_config.compilation_config.cudagraph_mode = enum.Enum('CUDAGraphMode', 'NONE FULL').FULL"
+
+    assert start(mode).vllm_config.compilation_config.cudagraph_mode == "FULL"
 
 
 def test_a_number_of_numpy_becomes_one_of_python(start):

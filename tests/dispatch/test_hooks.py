@@ -36,6 +36,22 @@ def test_what_a_hook_changed_is_recorded_with_its_origin():
     }
 
 
+def test_a_change_of_the_models_configuration_is_recorded_and_made_once(caplog):
+    class Rewriting(Quiet):
+        @classmethod
+        def check_and_update_config(cls, vllm_config):
+            hf_config = vllm_config.model_config.hf_config
+            hf_config.window_of_npu = hf_config.get("window_of_npu", 1) * 2
+
+    config = build_vllm_config(Settings(), Rewriting())
+
+    (change,) = run_platform_hooks(Rewriting(), config, "platform:npu")
+
+    assert change[:3] == ("model_config.hf_config.window_of_npu", None, 2)
+    assert config.model_config.hf_config.window_of_npu == 2, "the second run is one on a copy"
+    assert "changes more in a second run: model_config.hf_config.window_of_npu from 2 to 4" in caplog.text
+
+
 def test_a_value_that_cannot_be_compared_is_no_obstacle():
     class Keeping(Quiet):
         @classmethod

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from support.device import make_dispatcher
 from support.fake_engine import FakePlatform
+from support.hook_platform import install_platform
 
 from vllm_ext import QuantizationConfig, register_quantization_config
 from vllm_ext.contracts.device import DeviceCapability
 from vllm_ext.contracts.vllm_config import HFConfig
 from vllm_ext.dispatch.quantization import make_quant_config
-from vllm_ext.errors import ConfigError, ContractError
+from vllm_ext.errors import ConfigError, ContractError, PluginNotFound
 from vllm_ext.registry.quantization import QUANTIZATION_METHODS
 
 
@@ -109,3 +111,70 @@ def test_all_methods_that_its_class_lacks_are_named(tmp_path):
 
     with pytest.raises(ContractError, match=lacking):
         make_quant_config("half", HFConfig({}, tmp_path / "config.json"), torch.float32, Device())
+
+
+class TestHooksOfThePlatform:
+    """The method is made of what the platform's hooks have left."""
+
+    def start(self, plugins, model, hook, **settings):
+        install_platform(plugins, hook)
+        return make_dispatcher(model, platform__driver="npu", **settings).vllm_config
+
+    def test_a_method_that_a_hook_names_is_the_one_that_is_made(self, plugins, random_llama):
+        config = self.start(plugins, random_llama, "vllm_config.model_config.quantization = 'grid'")
+
+        assert isinstance(config.quant_config, Grid)
+
+    def test_a_name_that_nobody_has_registered_is_refused_with_the_hook(self, plugins, random_llama):
+        with pytest.raises(PluginNotFound) as caught:
+            self.start(plugins, random_llama, "vllm_config.model_config.quantization = 'int9'")
+
+        assert "no quantization method 'int9' is registered (did you mean 'int8'?)" in str(caught.value)
+        assert "platform plugin 'npu': model_config.quantization, set by check_and_update_config()," in str(
+            caught.value
+        )
+
+    def test_a_checkpoint_that_a_hook_calls_quantized_is_read_as_such(self, plugins, random_llama):
+        stored = "{'quant_method': 'grid', 'step': 0.25}"
+        hook = f"vllm_config.model_config.hf_config.quantization_config = {stored}"
+
+        config = self.start(plugins, random_llama, hook)
+
+        assert (config.model_config.quantization, config.quant_config.step) == ("grid", 0.25)
+
+    def test_a_dtype_that_a_hook_sets_is_checked_against_the_method(self, plugins, random_llama):
+        hook = "vllm_config.model_config.dtype = torch.float16"
+
+        with pytest.raises(ConfigError, match="quantization 'grid' does not compute in float16"):
+            self.start(plugins, random_llama, hook, engine__quantization="grid")
+
+    def test_a_checkpoint_that_is_quantized_cannot_be_used_without(self, plugins, random_llama):
+        # The first hook calls the checkpoint quantized, the second will have none of it.
+        first = (
+            "vllm_config.model_config.hf_config.quantization_config = {'quant_method': 'grid', 'step': 1}\n"
+            "vllm_config.model_config.quantization = 'grid'"
+        )
+        install_platform(plugins, "vllm_config.model_config.quantization = None", apply_config_platform_defaults=first)
+
+        with pytest.raises(
+            ConfigError, match=r"set by check_and_update_config\(\), is None, and the checkpoint is quant"
+        ):
+            make_dispatcher(random_llama, platform__driver="npu")
+
+    def test_a_method_that_the_user_named_stays(self, plugins, random_llama, caplog):
+        hook = "vllm_config.model_config.quantization = 'int8'"
+
+        config = self.start(plugins, random_llama, hook, engine__quantization="grid")
+
+        assert (config.model_config.quantization, type(config.quant_config)) == ("grid", Grid)
+        assert (
+            "engine.quantization (command line (test:engine.quantization)) names 'grid', which is used" in caplog.text
+        )
+        assert "should set it only where it is None" in caplog.text
+
+    def test_a_configuration_that_a_hook_made_itself_stays(self, plugins, random_llama):
+        hook = "from vllm_ext.layers.quantization.int8 import Int8Config\nvllm_config.quant_config = Int8Config()"
+
+        config = self.start(plugins, random_llama, f"{hook}\nvllm_config.model_config.quantization = 'grid'")
+
+        assert type(config.quant_config).__name__ == "Int8Config"

@@ -31,17 +31,21 @@ class HFConfig:
     """A model's ``config.json`` with its keys as attributes.
 
     Sub-objects stay dictionaries. ``getattr`` of an absent key raises :class:`AttributeError`; ``get`` has a default.
+    Setting an attribute sets the key, so that a platform's hook changes what the model is built from.
     """
 
     def __init__(self, values: dict[str, Any], source: Path | None = None) -> None:
-        self._values = values
-        self.source = source
+        self.__dict__.update(_values=values, source=source)
 
     def __getattr__(self, key: str) -> Any:
         try:
             return self.__dict__["_values"][key]
         except KeyError:
-            raise AttributeError(f"{self.source or 'the model configuration'} has no key {key!r}") from None
+            source = self.__dict__.get("source")
+            raise AttributeError(f"{source or 'the model configuration'} has no key {key!r}") from None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        self._values[key] = value
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``; ``default`` where it is absent or null."""

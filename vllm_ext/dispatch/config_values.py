@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_ext.contracts.vllm_config import HFConfig
 from vllm_ext.errors import dotted_path
 
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -18,8 +19,8 @@ _OPTIONS = "additional_config"
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
-    """Leaf fields of nested dataclasses by dotted path, and attributes that are no fields, without private ones;
-    collections are copied, since hooks change them.
+    """Leaf fields of nested dataclasses and the keys of a model's configuration by dotted path, and attributes that
+    are no fields, without private ones; collections are copied, since hooks change them.
     """
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(config):
@@ -27,6 +28,8 @@ def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
         path = f"{prefix}{field.name}"
         if dataclasses.is_dataclass(value):
             flat.update(flatten(value, f"{path}."))
+        elif isinstance(value, HFConfig):
+            flat.update({f"{path}.{key}": copied(item) for key, item in value.to_dict().items()})
         else:
             flat[path] = copied(value)
     added = _added(config).items()
@@ -53,13 +56,15 @@ def _added(config: Any) -> dict[str, Any]:
 
 
 def copied(value: Any) -> Any:
-    """A copy of nested dataclasses and collections, whose other values are shared."""
+    """A copy of nested dataclasses, model configurations and collections, whose other values are shared."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # Not by the constructor, which knows nothing of attributes that a hook has added.
         other = copy.copy(value)
         for name, item in getattr(value, "__dict__", {}).items():
             object.__setattr__(other, name, copied(item))
         return other
+    if isinstance(value, HFConfig):
+        return HFConfig(copied(value.to_dict()), value.source)
     if isinstance(value, dict):
         return {key: copied(item) for key, item in value.items()}
     return [copied(item) for item in value] if isinstance(value, list) else value

@@ -27,6 +27,7 @@ from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platfor
 from vllm_ext.dispatch.io_processor import LoadedIOProcessor, load_io_processor
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, load_logits_processors
 from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
+from vllm_ext.dispatch.quantization import update_quant_config
 from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler
 from vllm_ext.dispatch.stat_loggers import StatLoggers
 from vllm_ext.dispatch.users_choices import keep_users_choices
@@ -93,8 +94,9 @@ class Dispatcher:
             self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.additional_config.update(self.bound_plan.options)
             changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
-        self.changes, self.overruled = keep_users_choices(self.vllm_config, self.settings, config, changes)
-        """What the platform's hooks changed in the configuration, and what they changed in vain."""
+            self.changes, self.overruled = keep_users_choices(self.vllm_config, self.settings, config, changes)
+            """What the platform's hooks changed in the configuration, and what they changed in vain."""
+            update_quant_config(self.vllm_config, self.changes, self.platform)
         check_custom_ops(self.vllm_config.compilation_config.custom_ops, f"the hooks of {self.platform_name}")
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import logging
 import operator
 from collections.abc import Iterable
@@ -31,8 +32,11 @@ _AS_SETTINGS = {
     "parallel_config.tensor_parallel_size": "engine.tensor_parallel_size",
     "scheduler_config.max_num_batched_tokens": "engine.max_num_batched_tokens",
     "scheduler_config.max_num_seqs": "engine.max_num_seqs",
+    "scheduler_config.policy": "engine.scheduling_policy",
 }
 """Fields that take what a setting takes."""
+_GRAPH_MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECEWISE")
+"""vLLM's names."""
 _ALWAYS_SET = ("model_config.max_model_len",)
 """Of these, fields that are never ``None`` where the setting may be null."""
 _IS_SO_HERE = {
@@ -118,6 +122,8 @@ def _wanted(vllm_config: VllmConfig, change: Change, platform: Platform) -> str:
     path, value = change.path, change.after
     if path == "model_config.dtype":
         return _wanted_dtype(value, platform)
+    if path == "compilation_config.cudagraph_mode":
+        return _wanted_graph_mode(vllm_config, value)
     if path not in _AS_SETTINGS:
         return ""
     key = all_keys()[_AS_SETTINGS[path]]
@@ -145,6 +151,15 @@ def _wanted_dtype(value: Any, platform: Platform) -> str:
     if isinstance(value, torch.dtype) and value in supported:
         return ""
     return f"a torch.dtype that the platform supports: {', '.join(f'torch.{dtype_name(d)}' for d in supported)}"
+
+
+def _wanted_graph_mode(vllm_config: VllmConfig, value: Any) -> str:
+    """``value`` may be a member of an enumeration with the same names, as vLLM's is."""
+    mode = value.name if isinstance(value, enum.Enum) else value
+    if mode not in _GRAPH_MODES:
+        return f"one of {', '.join(_GRAPH_MODES)}{did_you_mean(str(mode), _GRAPH_MODES)}"
+    vllm_config.compilation_config.cudagraph_mode = mode
+    return ""
 
 
 def _as_int(value: Any) -> Any:

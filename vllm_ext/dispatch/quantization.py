@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.contracts.quantization import QuantizationConfig, get_quantization_config
-from vllm_ext.contracts.vllm_config import HFConfig
+from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
 from vllm_ext.dispatch.hf_config import read_json_object
-from vllm_ext.dispatch.hooks import platform_code
+from vllm_ext.dispatch.hooks import Change, platform_code
 from vllm_ext.errors import (
     CheckpointError,
     ConfigError,
@@ -31,10 +31,15 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
 
 KEY = "engine.quantization"
+_MADE_OF = ("model_config.quantization", "model_config.dtype", "model_config.hf_config.quantization_config")
+"""Fields from which ``quant_config`` is made."""
 
 
-def quantization_of(wanted: str | None, hf_config: HFConfig) -> str | None:
+def quantization_of(wanted: str | None, hf_config: HFConfig, named_by: str = KEY) -> str | None:
     """The name of the method: the setting's, or what the checkpoint is quantized with; ``None`` where neither is.
+
+    Args:
+        named_by: who names ``wanted``, for messages.
 
     Raises:
         ConfigError: the two differ.
@@ -46,14 +51,14 @@ def quantization_of(wanted: str | None, hf_config: HFConfig) -> str | None:
     own: str = stored["quant_method"]
     if wanted not in (None, own):
         raise ConfigError(
-            f"{KEY} is {wanted!r}, and the checkpoint is quantized with {own!r} ({hf_config.source}); leave {KEY} at "
-            "null, or use the model's unquantized checkpoint"
+            f"{named_by} is {wanted!r}, and the checkpoint is quantized with {own!r} ({hf_config.source}); leave that "
+            "to the checkpoint, or use the model's unquantized one"
         )
     return own
 
 
 def make_quant_config(
-    wanted: str | None, hf_config: HFConfig, dtype: torch.dtype, platform: Platform
+    wanted: str | None, hf_config: HFConfig, dtype: torch.dtype, platform: Platform, named_by: str = KEY
 ) -> QuantizationConfig | None:
     """The method that :func:`quantization_of` names, checked against dtype and platform; ``None`` where it names none.
 
@@ -63,7 +68,7 @@ def make_quant_config(
         ConfigError: the platform, its device or the model's dtype do not go with it.
         PluginLoadError, ContractError: its class cannot be imported, or fails.
     """
-    name = quantization_of(wanted, hf_config)
+    name = quantization_of(wanted, hf_config, named_by)
     if name is None:
         return None
     if wanted is None and QUANTIZATION_METHODS.find(name) is None:
@@ -75,7 +80,7 @@ def make_quant_config(
         )
     with platform_code(platform):
         platform.verify_quantization(name)
-    cls = get_quantization_config(name, named_by=KEY)
+    cls = get_quantization_config(name, named_by=named_by)
     if missing := cls.__abstractmethods__:
         raise ContractError(f"quantization {name!r}: {dotted_path(cls)} does not implement {listing(sorted(missing))}")
     with _method_code(name, hf_config):
@@ -95,6 +100,29 @@ def make_quant_config(
             f"{platform.device_name!r} has {capability.as_version_str()}"
         )
     return config
+
+
+def update_quant_config(vllm_config: VllmConfig, changes: Iterable[Change], platform: Platform) -> None:
+    """Make ``quant_config`` again where a hook has changed what it is made of; one that a hook has made itself stays.
+
+    Raises:
+        ConfigError: a hook wants no quantization, and the checkpoint is quantized; and as :func:`make_quant_config`.
+    """
+    model_config, changed = vllm_config.model_config, {change.path: change for change in changes}
+    hf_config = model_config.hf_config
+    if "quant_config" in changed or not any(path in changed for path in _MADE_OF):
+        return
+    named_by, change = KEY, changed.get("model_config.quantization")
+    if change is not None:
+        named_by = f"platform plugin {change.plugin!r}: model_config.quantization, set by {change.hook}(),"
+        if change.after is None and (stored := _stored(hf_config)) is not None:
+            raise ConfigError(
+                f"{named_by} is None, and the checkpoint is quantized with {stored['quant_method']!r} "
+                f"({hf_config.source}); use the model's unquantized checkpoint"
+            )
+    wanted = model_config.quantization
+    vllm_config.quant_config = make_quant_config(wanted, hf_config, model_config.dtype, platform, named_by)
+    model_config.quantization = quantization_of(wanted, hf_config, named_by)
 
 
 def _build(cls: type[QuantizationConfig], hf_config: HFConfig) -> QuantizationConfig:

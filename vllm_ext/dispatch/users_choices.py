@@ -12,12 +12,13 @@ from vllm_ext.plan.rules import value_of
 
 logger = logging.getLogger(__name__)
 
-_CLASS_PATHS = {
-    "parallel_config.worker_cls": "worker.cls",
-    "parallel_config.worker_extension_cls": "worker.extension_cls",
-    "scheduler_config.scheduler_cls": "engine.scheduler_cls",
+_FIELDS = {
+    "model_config.quantization": ("engine.quantization", None),
+    "parallel_config.worker_cls": ("worker.cls", "auto"),
+    "parallel_config.worker_extension_cls": ("worker.extension_cls", ""),
+    "scheduler_config.scheduler_cls": ("engine.scheduler_cls", "auto"),
 }
-"""Fields that a hook may fill where the setting leaves them to it, each with the setting."""
+"""Fields that a hook may fill where the setting leaves them to it: the setting, and what the field holds then."""
 
 
 class Overruled(NamedTuple):
@@ -31,14 +32,23 @@ class Overruled(NamedTuple):
     kept: Any
     """Its value, which holds."""
 
+    @property
+    def text(self) -> str:
+        """For people: who set what, and what is used."""
+        plugin, hook, path, value = self.change.plugin, self.change.hook, self.change.path, self.change.after
+        return (
+            f"platform plugin {plugin!r}: {hook}() sets {path} to {value!r}, and {self.key} ({self.origin}) names "
+            f"{self.kept!r}, which is used"
+        )
+
 
 def keep_users_choices(
     vllm_config: VllmConfig, settings: Settings, config: Config, changes: tuple[Change, ...]
 ) -> tuple[tuple[Change, ...], tuple[Overruled, ...]]:
     """Put back what the settings name, with a warning for each hook that had replaced it.
 
-    vLLM's page tells authors of platforms to set ``worker_cls``, and many do so whatever it is; who names a class for
-    one engine means that engine.
+    vLLM's page tells authors of platforms to set ``worker_cls``, and many do so whatever it is; who names something
+    for one engine means that engine.
 
     Args:
         settings: those that hold, where ``config`` says where each comes from.
@@ -47,27 +57,15 @@ def keep_users_choices(
     Returns: the changes that hold, and those that do not.
     """
     overruled = []
-    for path, key in _CLASS_PATHS.items():
+    for path, (key, unset) in _FIELDS.items():
         named = value_of(settings, key)
         last = next((change for change in reversed(changes) if change.path == path), None)
-        if last is None or named in ("auto", "", None):
+        if last is None or named in ("auto", "", None, last.after):
             continue
         section, _, field = path.partition(".")
         setattr(getattr(vllm_config, section), field, named)
-        overruled.append(Overruled(last, key, str(config.origin(key)), named))
-        logger.warning(
-            "platform plugin %r: %s() sets %s to %r, and %s (%s) names %r, which is used; the hook should set it only "
-            "where it is %r",
-            *(
-                last.plugin,
-                last.hook,
-                path,
-                last.after,
-                key,
-                config.origin(key),
-                named,
-                value_of(Settings(), key) or "",
-            ),
-        )
+        one = Overruled(last, key, str(config.origin(key)), named)
+        overruled.append(one)
+        logger.warning("%s; the hook should set it only where it is %r", one.text, unset)
     paths = {one.change.path for one in overruled}
     return tuple(change for change in changes if change.path not in paths), tuple(overruled)
