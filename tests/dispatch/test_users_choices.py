@@ -6,6 +6,8 @@ import pytest
 from support.device import make_dispatcher
 from support.hook_platform import install_platform
 
+from vllm_ext.engine.executors.uniproc import UniProcExecutor
+
 CLASSES = """
 class Extension:
     def of_the_platform(self): return "platform"
@@ -87,3 +89,16 @@ def test_a_scheduler_that_the_user_named_is_not_replaced(npu, random_llama, capl
 
     assert dispatcher.scheduler_cls().__qualname__ == "OwnScheduler"
     assert "sets scheduler_config.scheduler_cls to 'acme_npu.NpuScheduler'" in caplog.text
+
+
+def test_an_executor_that_the_user_named_is_not_replaced(npu, random_llama, caplog):
+    npu('vllm_config.parallel_config.distributed_executor_backend = "mp"')
+
+    dispatcher = start(random_llama, engine__executor="uniproc")
+
+    assert dispatcher.vllm_config.parallel_config.distributed_executor_backend == "uniproc"
+    assert isinstance(dispatcher.executor_factory(), UniProcExecutor)
+    assert (
+        "sets parallel_config.distributed_executor_backend to 'multiproc', and engine.executor (command line "
+        "(test:engine.executor)) names 'uniproc', which is used" in caplog.text
+    )

@@ -185,6 +185,7 @@ class ParallelConfig:
     worker_extension_cls: str = ""
     """Class path of methods to add to the worker; empty for none."""
     distributed_executor_backend: str = "uniproc"
+    """Name of the executor plugin; a hook may ask for another one, also as ``mp`` or ``uni``, unless the user did."""
     tensor_parallel_size: int = 1
     rank: int = 0
     all2all_backend: str = "allgather_reducescatter"

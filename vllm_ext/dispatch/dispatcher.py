@@ -23,6 +23,7 @@ from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish
 from vllm_ext.dispatch.engine_config import build_vllm_config
+from vllm_ext.dispatch.executor_choice import executor_of_hooks, with_own_names
 from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platform_hooks, update_block_size
 from vllm_ext.dispatch.io_processor import LoadedIOProcessor, load_io_processor
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, load_logits_processors
@@ -33,7 +34,7 @@ from vllm_ext.dispatch.stat_loggers import StatLoggers
 from vllm_ext.dispatch.users_choices import keep_users_choices
 from vllm_ext.dispatch.worker_extension import extend_worker
 from vllm_ext.errors import ContractError, PlatformUnavailable
-from vllm_ext.managers import PlatformBinding, load_driver, use_bound_plan
+from vllm_ext.managers import PlatformBinding, load_chosen, load_driver, use_bound_plan
 from vllm_ext.plan.rules import value_of
 from vllm_ext.registry.owners import loading
 from vllm_ext.registry.scope import Scope, use_scope
@@ -94,9 +95,11 @@ class Dispatcher:
             self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.additional_config.update(self.bound_plan.options)
             changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
+            changes = with_own_names(self.vllm_config, changes)
             self.changes, self.overruled = keep_users_choices(self.vllm_config, self.settings, config, changes)
             """What the platform's hooks changed in the configuration, and what they changed in vain."""
             update_quant_config(self.vllm_config, self.changes, self.platform)
+            self._executor_of_hooks = executor_of_hooks(self.bound_plan, self.changes)
         check_custom_ops(self.vllm_config.compilation_config.custom_ops, f"the hooks of {self.platform_name}")
 
     @property
@@ -132,10 +135,14 @@ class Dispatcher:
             _current.reset(token)
 
     def executor_factory(self) -> Executor:
-        """The executor named by the settings, which creates the workers."""
+        """The executor named by the settings, or else by a hook, which creates the workers."""
         self.consulted["executor"] += 1
-        name = self.vllm_config.parallel_config.distributed_executor_backend
-        executor: Executor = load_driver(self.bound_plan, EXECUTOR, name)(self)
+        if self._executor_of_hooks is not None:
+            executor_cls = load_chosen(self.bound_plan.plan, self._executor_of_hooks)
+        else:
+            name = self.vllm_config.parallel_config.distributed_executor_backend
+            executor_cls = load_driver(self.bound_plan, EXECUTOR, name)
+        executor: Executor = executor_cls(self)
         warn_of_unknown_ops(self.vllm_config.compilation_config.custom_ops)
         return executor
 

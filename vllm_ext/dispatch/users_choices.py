@@ -14,6 +14,7 @@ logger = logging.getLogger(__name__)
 
 _FIELDS = {
     "model_config.quantization": ("engine.quantization", None),
+    "parallel_config.distributed_executor_backend": ("engine.executor", "uniproc"),
     "parallel_config.worker_cls": ("worker.cls", "auto"),
     "parallel_config.worker_extension_cls": ("worker.extension_cls", ""),
     "scheduler_config.scheduler_cls": ("engine.scheduler_cls", "auto"),
@@ -60,7 +61,8 @@ def keep_users_choices(
     for path, (key, unset) in _FIELDS.items():
         named = value_of(settings, key)
         last = next((change for change in reversed(changes) if change.path == path), None)
-        if last is None or named in ("auto", "", None, last.after):
+        is_named = key in config.origins and named not in ("auto", "", None)
+        if last is None or not is_named or named == last.after:
             continue
         section, _, field = path.partition(".")
         setattr(getattr(vllm_config, section), field, named)
