@@ -11,6 +11,8 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from vllm_ext.worker.worker import Worker
 
 
@@ -83,6 +85,24 @@ class AllFailInTheirFirstStep(Worker):
             self.has_failed = True
             raise RuntimeError("no first step")
         return super().execute_model(scheduler_output)
+
+
+class NumpyTokens(Worker):
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        output = super().sample_tokens(grammar_output)
+        output.sampled_token_ids = [list(np.array(row, dtype=np.int64)) for row in output.sampled_token_ids]
+        return output
+
+
+class FloatsInItsFirstStep(Worker):
+    has_failed = False
+
+    def sample_tokens(self, grammar_output: Any) -> Any:
+        output = super().sample_tokens(grammar_output)
+        if not self.has_failed:
+            self.has_failed = True
+            output.sampled_token_ids = [[float(token) for token in row] for row in output.sampled_token_ids]
+        return output
 
 
 class OneNeverJoins(Worker):

@@ -14,6 +14,7 @@ from vllm_ext.engine.kv_cache_manager import KVCacheManager
 from vllm_ext.engine.request import Request, RequestStatus
 from vllm_ext.engine.request_limits import RequestLimits
 from vllm_ext.engine.request_queue import RequestQueue, remove_in_order
+from vllm_ext.engine.sampled_tokens import SampledTokens
 from vllm_ext.engine.scheduler_check import check_scheduler
 from vllm_ext.errors import InvalidRequest
 
@@ -50,6 +51,7 @@ class RequestsInFlight:
         capacity = request_capacity(kv_cache_config, self.kv_cache_manager.block_size)
         self.limits = RequestLimits(vllm_config.model_config.max_model_len, capacity, is_pooling=is_pooling)
         self._max_total_tokens = self.limits.max_total_tokens
+        self._sampled = SampledTokens(vllm_config)
         self.requests: dict[str, Request] = {}
         """Every request that is not finished, by its id."""
         self.waiting = RequestQueue()

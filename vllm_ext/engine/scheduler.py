@@ -57,13 +57,14 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
         Returns: what is new, for each request that got a token.
 
         Raises:
-            EngineError: the worker left out a request, or gave tokens where none were due.
+            EngineError: the worker left out a request, gave tokens where none were due, or what is no token id.
         """
         self._finished_req_ids -= scheduler_output.finished_req_ids
         outputs: list[EngineCoreOutput] = []
         any_finished = False
         model_output, requests = model_runner_output, self.requests
-        sampled, index = model_output.sampled_token_ids, model_output.req_id_to_index
+        sampled, index = self._sampled.rows(model_output.sampled_token_ids), model_output.req_id_to_index
+        vocab_size = self._sampled.vocab_size
         for request_id in scheduler_output.num_scheduled_tokens:
             request = requests[request_id]
             position = index.get(request_id)
@@ -77,6 +78,14 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
                     outputs.append(output)
                 continue
             new_token_ids = [] if position is None else sampled[position]
+            # One plain integer is what nearly every request has in nearly every step.
+            if not (
+                type(new_token_ids) is list
+                and len(new_token_ids) == 1
+                and type(new_token_ids[0]) is int
+                and 0 <= new_token_ids[0] < vocab_size
+            ):
+                new_token_ids = self._sampled.token_ids(new_token_ids, request_id)
             if bool(new_token_ids) != (request.num_computed_tokens == len(request.all_token_ids)):
                 raise _unexpected_tokens(request, new_token_ids)
             if not new_token_ids:

@@ -77,6 +77,14 @@ def test_where_all_workers_fail_in_a_step_the_engine_goes_on(make_multiproc_llm)
     assert len(llm.generate([1, 2], greedy(3))[0].outputs[0].token_ids) == 3
 
 
+def test_what_is_no_token_id_is_refused_and_the_engine_goes_on(make_multiproc_llm):
+    llm = make_multiproc_llm(tensor_parallel_size=1, **faulty("FloatsInItsFirstStep"))
+
+    with pytest.raises(EngineError, match=r"faulty_workers.FloatsInItsFirstStep returned the token \d+\.0 for request"):
+        llm.generate([1, 2], greedy(3))
+    assert len(llm.generate([1, 2], greedy(3))[0].outputs[0].token_ids) == 3
+
+
 def test_memory_that_the_device_has_not_is_refused_with_what_it_has(make_multiproc_llm):
     with pytest.raises(EngineError, match=r"worker \d .*engine.kv_cache_memory asks for \d+ bytes; the device has"):
         make_multiproc_llm(kv_cache_memory=1 << 55)

@@ -28,6 +28,15 @@ def test_two_workers_give_the_tokens_of_one_in_this_process(make_multiproc_llm, 
     assert tokens(make_multiproc_llm()) == expected
 
 
+def test_numpys_integers_are_tokens_of_a_worker_process_too(make_multiproc_llm, random_llama):
+    with LLM(random_llama, dtype="float32", platform="cpu") as one:
+        expected = tokens(one)
+
+    numpys = make_multiproc_llm(tensor_parallel_size=1, overrides={"worker.cls": "support.faulty_workers.NumpyTokens"})
+
+    assert tokens(numpys) == expected
+
+
 def test_every_process_proves_what_it_runs(make_multiproc_llm, mark):
     here, *workers = make_multiproc_llm().receipts
 

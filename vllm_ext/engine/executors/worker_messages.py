@@ -1,11 +1,13 @@
 """What passes between a ``multiproc`` executor and its workers.
 
 A call is answered by one message with the same number. A step has a form of its own, which costs a tenth of the general
-one; a scheduler's or a worker's subclass of what it is made of takes the general form.
+one; a scheduler's or a worker's subclass of what it is made of takes the general form, and so do token ids that are no
+plain integers.
 """
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import struct
 from collections.abc import Callable
@@ -60,7 +62,8 @@ class _Output(msgspec.Struct, array_like=True, frozen=True):
     call_id: int
     req_ids: list[str]
     req_id_to_index: dict[str, int]
-    sampled_token_ids: list[list[int]]
+    sampled_token_ids: Any
+    """Read by the scheduler, which says what is wrong with them where something is."""
 
 
 _CALL_ID = struct.Struct("<Q")
@@ -118,7 +121,9 @@ def encode_result(call_id: int, value: Any) -> Frame:
     """What a method returned."""
     if type(value) is ModelRunnerOutput and not (value.logprobs or value.prompt_logprobs_dict or value.pooler_output):
         output = _Output(call_id, value.req_ids, value.req_id_to_index, value.sampled_token_ids)
-        return Frame(Kind.OUTPUT, _encode(output))
+        # Of tensors and numpy's integers it is an error that costs nothing where there are none.
+        with contextlib.suppress(TypeError, ValueError, OverflowError):
+            return Frame(Kind.OUTPUT, _encode(output))
     return Frame(Kind.RESULT, portable.encode([call_id, value]))
 
 
