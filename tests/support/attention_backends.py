@@ -56,3 +56,16 @@ class PlainBackend(SDPABackend):
     supports_logits_soft_cap = AttentionBackend.supports_logits_soft_cap
     supports_alibi_slopes = AttentionBackend.supports_alibi_slopes
     supports_sink = AttentionBackend.supports_sink
+
+
+class ForgetfulBuilder(SDPABackend.get_builder_cls()):  # type: ignore[misc]
+    """Makes metadata, and does not return it."""
+
+    def build(self, common_prefix_len, common_attn_metadata, fast_build=False):
+        super().build(common_prefix_len, common_attn_metadata, fast_build)
+
+
+class BuildsNothing(SDPABackend):
+    @staticmethod
+    def get_builder_cls():
+        return ForgetfulBuilder

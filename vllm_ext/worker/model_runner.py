@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vllm_ext.contracts.attention import (
-    AttentionCGSupport,
-    AttentionMetadata,
-    AttentionMetadataBuilder,
-    CommonAttentionMetadata,
-)
+from vllm_ext.contracts.attention import AttentionCGSupport, AttentionMetadata
 from vllm_ext.contracts.forward_context import additional_forward_context, set_forward_context
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
@@ -36,6 +30,7 @@ from vllm_ext.worker.pooling_runner import PoolingRunner
 from vllm_ext.worker.sampler import Sampler, SamplerOutput
 from vllm_ext.worker.sampling_metadata import Choice, SamplingMetadata
 from vllm_ext.worker.step_buffers import StepBuffers
+from vllm_ext.worker.step_metadata import StepMetadata
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
@@ -75,8 +70,7 @@ class ModelRunner:
         self.sampler = Sampler(vllm_config.model_config.seed)
         pooler: Any = model.pooler if vllm_config.model_config.runner_type == "pooling" else None
         self.pooling = None if pooler is None else PoolingRunner(pooler, device)
-        self._groups: list[tuple[int, tuple[str, ...], AttentionMetadataBuilder]] = []
-        self._encoders: list[tuple[tuple[str, ...], AttentionMetadataBuilder]] = []
+        self._metadata = StepMetadata(None, self.layers, vllm_config, device)
         self._num_blocks = 0
         self._selects_rows: bool = getattr(model, "supports_logits_indices", False)
         self._runnable: Callable[..., torch.Tensor] = model
@@ -96,15 +90,8 @@ class ModelRunner:
     def initialize_kv_cache(self, config: KVCacheConfig) -> None:
         """Allocate the cache, bind it, and set up a metadata builder per group and backend."""
         bind_kv_cache(allocate_kv_cache(config, self.device), self.layers)
-        self._groups, self._num_blocks = [], config.num_blocks
-        for index, group in enumerate(config.kv_cache_groups):
-            # Their own, since that of a group may leave their sliding windows out.
-            specs = {name: self.layers[name].get_kv_cache_spec(self.vllm_config) for name in group.layer_names}
-            self._groups += [(index, *built) for built in self._make_builders(specs)]
-        encoders = [name for name in self.layers if name not in self.get_kv_cache_spec()]
-        self._encoders = self._make_builders(
-            {name: self.layers[name].get_builder_spec(self.vllm_config) for name in encoders}
-        )
+        self._num_blocks = config.num_blocks
+        self._metadata = StepMetadata(config, self.layers, self.vllm_config, self.device)
         self._runnable = self._wrap_model()
         self.batch.sampling.clear()
         self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
@@ -120,10 +107,7 @@ class ModelRunner:
         qualname = self.platform.get_static_graph_wrapper_cls() if mode in _FULL_DECODE_MODES else None
         if qualname is None or self.pooling is not None:
             return self.model
-        support = [
-            builder.get_cudagraph_support(self.vllm_config, builder.kv_cache_spec) for *_, builder in self._groups
-        ]
-        if min(support, default=AttentionCGSupport.NEVER) is AttentionCGSupport.NEVER:
+        if self._metadata.graph_support() is AttentionCGSupport.NEVER:
             return self.model
         wrapper_cls = resolve_class(
             qualname,
@@ -132,18 +116,6 @@ class ModelRunner:
             source=f"{type(self.platform).__qualname__}.get_static_graph_wrapper_cls()",
         )
         return wrapper_cls(self.model, self.vllm_config, "FULL")
-
-    def _make_builders(
-        self, specs: Mapping[str, KVCacheSpec]
-    ) -> list[tuple[tuple[str, ...], AttentionMetadataBuilder]]:
-        """Builders for layers, each with those that it serves."""
-        alike: dict[tuple[type[AttentionMetadataBuilder], KVCacheSpec], list[str]] = {}
-        for name, spec in specs.items():
-            alike.setdefault((self.layers[name].attn_backend.get_builder_cls(), spec), []).append(name)
-        return [
-            (tuple(names), builder_cls(spec, names, self.vllm_config, self.device))
-            for (builder_cls, spec), names in alike.items()
-        ]
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput | None:
         """First phase of a step: up to the logits, which :meth:`sample_tokens` then waits for; of a pooling model, the
@@ -162,7 +134,7 @@ class ModelRunner:
             hidden_states = self._forward(
                 self._buffers.put("input_ids", step.input_ids),
                 self._buffers.put("positions", step.positions),
-                *self._build_metadata(step),
+                *self._metadata.build(step, self.batch, self._buffers, self._block_sizes),
                 inputs,
                 BatchDescriptor(len(step.req_ids)) if step.is_decode else None,
             )
@@ -329,41 +301,6 @@ class ModelRunner:
             params = new.sampling_params
             if params is not None and params.prompt_logprobs is not None and not new.num_output_tokens:
                 self._prompt_logprobs.add(new, params.prompt_logprobs)
-
-    def _build_metadata(self, step: StepInputs) -> tuple[dict[str, AttentionMetadata], dict[str, torch.Tensor]]:
-        """The step's attention metadata and slot mapping, by layer name; built once per group of layers."""
-        starts, lens = (torch.from_numpy(a.astype(np.int32)) for a in (step.query_start_loc, step.seq_lens))
-        common = partial(
-            CommonAttentionMetadata,
-            query_start_loc=self._buffers.put("query_start_loc", step.query_start_loc),
-            query_start_loc_cpu=starts,
-            seq_lens=self._buffers.put("seq_lens", step.seq_lens),
-            seq_lens_cpu=lens,
-            num_reqs=len(step.req_ids),
-            num_actual_tokens=len(step.input_ids),
-            max_query_len=int(np.diff(step.query_start_loc).max()),
-            max_seq_len=int(step.seq_lens.max()),
-            is_prefilling=torch.from_numpy(step.is_prefilling),
-        )
-        metadata: dict[str, AttentionMetadata] = {}
-        slots: dict[str, torch.Tensor] = {}
-        for group, layer_names, builder in self._groups:
-            table, slot_mapping = self.batch.block_table(group, step, self._block_sizes[group])
-            of_group = common(
-                block_table_tensor=self._buffers.put(f"block_table {group}", table),
-                slot_mapping=self._buffers.put(f"slot_mapping {group}", slot_mapping),
-            )
-            metadata.update(dict.fromkeys(layer_names, builder.build(0, of_group)))
-            slots.update(dict.fromkeys(layer_names, of_group.slot_mapping))
-        for layer_names, builder in self._encoders:
-            of_encoder = common(
-                block_table_tensor=torch.zeros((len(step.req_ids), 1), dtype=torch.int32, device=self.device),
-                slot_mapping=torch.zeros(len(step.input_ids), dtype=torch.int64, device=self.device),
-                causal=False,
-            )
-            metadata.update(dict.fromkeys(layer_names, builder.build(0, of_encoder)))
-            slots.update(dict.fromkeys(layer_names, of_encoder.slot_mapping))
-        return metadata, slots
 
     def _to_device(self, array: IntArray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(self.device)
