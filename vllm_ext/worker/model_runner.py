@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
 from vllm_ext.errors import EngineError
+from vllm_ext.worker.compute_logits import compute_logits
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.logprobs import PromptLogprobs
@@ -143,7 +145,7 @@ class ModelRunner:
             prompt_logprobs = self._prompt_logprobs.collect(step.req_ids, step.query_start_loc, hidden_states)
             if indices is not None and "logits_indices" not in inputs:
                 hidden_states = hidden_states.index_select(0, indices)
-            logits = self.model.compute_logits(hidden_states) if len(step.sampling_reqs) else None
+            logits = compute_logits(self.model, hidden_states) if len(step.sampling_reqs) else None
             self._pending = step, logits, prompt_logprobs
         return None
 
@@ -188,7 +190,7 @@ class ModelRunner:
 
     def _profile_sampling(self, hidden_states: torch.Tensor) -> None:
         with self.platform.inference_mode():
-            self.sampler(self.model.compute_logits(hidden_states), _drawing_metadata(len(hidden_states)))
+            self.sampler(compute_logits(self.model, hidden_states), _drawing_metadata(len(hidden_states)))
 
     def warm_up(self) -> None:
         """Serve a short prompt and one token after it, in a batch of its own that plugins do not hear of: no state is
@@ -223,7 +225,7 @@ class ModelRunner:
         self._buffers = self._make_buffers()
         self.batch = self._make_batch(self._processors)
         # A model that pools has none, and its requests ask for none.
-        self._prompt_logprobs = PromptLogprobs(getattr(self.model, "compute_logits", _no_logits))
+        self._prompt_logprobs = PromptLogprobs(partial(compute_logits, self.model))
 
     def _make_buffers(self) -> StepBuffers:
         buffers = StepBuffers(self.vllm_config.scheduler_config.max_num_seqs + 1, self.device)
@@ -321,7 +323,3 @@ def _drawing_metadata(num_rows: int) -> SamplingMetadata:
         num_output_tokens=zeros.astype(np.int64),
     )
     return SamplingMetadata(num_rows, (), (), None, choice, {})
-
-
-def _no_logits(hidden_states: torch.Tensor) -> torch.Tensor:
-    raise EngineError("the model pools, and has no compute_logits()")

@@ -77,6 +77,22 @@ def test_where_all_workers_fail_in_a_step_the_engine_goes_on(make_multiproc_llm)
     assert len(llm.generate([1, 2], greedy(3))[0].outputs[0].token_ids) == 3
 
 
+def test_a_model_that_gives_logits_on_one_rank_only_is_named(make_multiproc_llm, plugins):
+    """The other rank would go on without the token."""
+    code = (
+        "import os\nfrom vllm_ext import ModelRegistry\nfrom vllm_ext.models.llama import LlamaForCausalLM\n"
+        "class Model(LlamaForCausalLM):\n"
+        "    def compute_logits(self, hidden_states):\n"
+        "        logits = super().compute_logits(hidden_states)\n"
+        "        return logits if os.environ['LOCAL_RANK'] == '0' else None\n"
+        "def run(): ModelRegistry.register_model('LlamaForCausalLM', Model)\n"
+    )
+    plugins.distribution("acme", {"vllm.general_plugins": ["a = acme:run"]}, {"acme.py": code})
+
+    with pytest.raises(VllmExtError, match=r"worker 1 .*compute_logits\(\) of model acme.Model returned None"):
+        make_multiproc_llm()
+
+
 def test_what_is_no_token_id_is_refused_and_the_engine_goes_on(make_multiproc_llm):
     llm = make_multiproc_llm(tensor_parallel_size=1, **faulty("FloatsInItsFirstStep"))
 

@@ -1,0 +1,38 @@
+"""A model has to give logits for every row of a step that gets a token."""
+
+from __future__ import annotations
+
+import pytest
+from support.device import driven_worker
+
+from vllm_ext.errors import ContractError
+from vllm_ext.models.llama import LlamaForCausalLM
+from vllm_ext.registry.models import ModelRegistry
+
+
+class WithoutLogits(LlamaForCausalLM):
+    def compute_logits(self, hidden_states):
+        super().compute_logits(hidden_states)
+
+
+class WithTooManyLogits(LlamaForCausalLM):
+    def compute_logits(self, hidden_states):
+        return super().compute_logits(hidden_states).repeat(2, 1)
+
+
+@pytest.mark.parametrize(
+    ("model_cls", "returned"), [(WithoutLogits, "None"), (WithTooManyLogits, r"a tensor \[2, \d+\]")]
+)
+def test_a_model_that_gives_other_logits_is_named_before_the_first_step(random_llama, model_cls, returned):
+    ModelRegistry.register_model("LlamaForCausalLM", model_cls)
+    starting = driven_worker(random_llama)
+
+    with (
+        pytest.raises(
+            ContractError,
+            match=rf"compute_logits\(\) of model {__name__}.{model_cls.__name__} returned {returned} for 1 rows of "
+            "hidden states; it has to give the logits of all 1 rows on every rank",
+        ),
+        starting,
+    ):
+        pytest.fail("it started")

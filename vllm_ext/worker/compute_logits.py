@@ -1,0 +1,30 @@
+"""A model's logits, checked before anybody takes them for what a step without tokens has."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from vllm_ext.errors import ContractError, EngineError, dotted_path
+
+
+def compute_logits(model: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+    """Logits ``[rows, vocabulary]`` of hidden states ``[rows, hidden size]``.
+
+    Raises:
+        ContractError: the model gave none, or of another number of rows. A rank that has no logits would go on without
+            the token that the others have, and nobody would know.
+        EngineError: the model pools.
+    """
+    if not hasattr(model, "compute_logits"):
+        raise EngineError("the model pools, and has no compute_logits()")
+    logits = model.compute_logits(hidden_states)
+    if isinstance(logits, torch.Tensor) and logits.shape[:1] == hidden_states.shape[:1]:
+        return logits
+    returned = f"a tensor {list(logits.shape)}" if isinstance(logits, torch.Tensor) else repr(logits)
+    num_rows = len(hidden_states)
+    raise ContractError(
+        f"compute_logits() of model {dotted_path(type(model))} returned {returned} for {num_rows} rows of hidden "
+        f"states; it has to give the logits of all {num_rows} rows on every rank"
+    )
