@@ -82,6 +82,13 @@ def test_bad_input_is_exit_2_with_one_message_and_no_traceback(arguments, messag
     assert "Traceback" not in err
 
 
+def test_a_worker_that_looks_for_one_more_of_nothing_is_named_on_stderr(capsys):
+    code, out, err = run(capsys, "It was", "--set", "worker.cls=support.faulty_workers.FindsNoWeights")
+
+    assert (code, out) == (1, "")
+    assert "worker support.faulty_workers.FindsNoWeights failed to start: StopIteration" in err
+
+
 def test_bad_options_are_refused_before_torch_is_imported():
     program = (
         "import sys; from vllm_ext.cli.main import main; code = main(['run', '--set', 'engine.blok_size=3']); "

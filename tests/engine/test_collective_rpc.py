@@ -74,6 +74,14 @@ def test_a_function_that_fails_is_named_as_well(make_llm):
         make_llm().collective_rpc(named)
 
 
+def test_a_function_that_looks_for_one_more_of_nothing_is_named_as_well(make_llm):
+    def named(worker):
+        return next(iter([]))
+
+    with pytest.raises(EngineError, match=r"failed in .*named\(\): StopIteration"):
+        make_llm().collective_rpc(named)
+
+
 def test_requests_in_flight_go_on_after_one_that_failed(make_llm):
     llm = make_llm(worker_cls=Echo)
     stream = llm.stream([1, 2, 3])
@@ -142,6 +150,16 @@ class TestAsync:
                 await engine.collective_rpc("fail")
             with pytest.raises(EngineError, match="worker .*Echo of platform 'fake' has no method 'absent'"):
                 await engine.collective_rpc("absent")
+            return await engine.collective_rpc("echo")
+
+        assert self.run(make_async_llm, body) == [((), {})]
+
+    def test_a_function_that_looks_for_one_more_of_nothing_is_named_as_well(self, make_async_llm):
+        """No future takes a StopIteration."""
+
+        async def body(engine):
+            with pytest.raises(EngineError, match=r"failed in .*<lambda>\(\): StopIteration"):
+                await engine.collective_rpc(lambda worker: next(iter([])))
             return await engine.collective_rpc("echo")
 
         assert self.run(make_async_llm, body) == [((), {})]

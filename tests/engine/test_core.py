@@ -190,6 +190,16 @@ def test_a_worker_that_fails_at_start_up_is_named_and_shut_down(method):
     assert workers[0].calls[-1] == "shutdown"
 
 
+def test_a_worker_that_looks_for_one_more_of_nothing_is_named_like_any_other(make_core):
+    def prepare(worker):
+        worker.load_model = lambda: next(iter([]))
+
+    with pytest.raises(EngineError, match="worker some.Worker failed to start: StopIteration") as error:
+        EngineCore(make_dispatcher_of("some.Worker", prepare))
+
+    assert isinstance(error.value.__cause__, StopIteration)
+
+
 def make_dispatcher_of(worker_cls: str, prepare) -> FakeDispatcher:
     config = make_vllm_config()
     config.parallel_config.worker_cls = worker_cls

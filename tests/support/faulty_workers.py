@@ -87,6 +87,11 @@ class AllFailInTheirFirstStep(Worker):
         return super().execute_model(scheduler_output)
 
 
+class FindsNoWeights(Worker):
+    def load_model(self, **options: Any) -> None:
+        next(iter([]))
+
+
 class NumpyTokens(Worker):
     def sample_tokens(self, grammar_output: Any) -> Any:
         output = super().sample_tokens(grammar_output)

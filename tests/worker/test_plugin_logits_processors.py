@@ -145,3 +145,14 @@ def test_what_is_no_logits_is_an_error_with_the_name_of_the_plugin(returned):
 
     with pytest.raises(EngineError, match=r"plugin 'odd' failed in apply\(\): TypeError: it has to return the logits"):
         guarded.apply(torch.zeros(1, 2))
+
+
+def test_one_that_looks_for_one_more_of_nothing_is_named_like_any_other():
+    class Empty(Recorder):
+        def apply(self, logits: torch.Tensor) -> torch.Tensor:
+            return next(iter([]))
+
+    guarded = PluginLogitsProcessor(None, CPU, False, NamedLogitsProcessor("plugin 'empty'", Empty))
+
+    with pytest.raises(EngineError, match=r"plugin 'empty' failed in apply\(\): StopIteration"):
+        guarded.apply(torch.zeros(1, 2))

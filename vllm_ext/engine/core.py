@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.kv_cache import KVCacheConfig
 from vllm_ext.contracts.pooling_params import POOLING_TASKS
 from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.dispatch.hooks import platform_code
+from vllm_ext.dispatch.naming_code import NamingCode
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_messages import Capabilities
 from vllm_ext.engine.executors.worker_calls import name_of_method
@@ -228,13 +228,6 @@ class EngineCore:
         self.executor.update_max_model_len(fitting)
         model_config.max_model_len = fitting
 
-    @contextmanager
-    def _worker_code(self, what: str) -> Iterator[None]:
+    def _worker_code(self, what: str) -> NamingCode:
         """Name the worker where something goes wrong that is not explained already."""
-        try:
-            yield
-        except VllmExtError:
-            raise
-        except (Exception, SystemExit) as error:
-            worker_cls = self.vllm_config.parallel_config.worker_cls
-            raise EngineError(f"worker {worker_cls} failed {what}: {innermost_cause(error)}") from error
+        return NamingCode(f"worker {self.vllm_config.parallel_config.worker_cls} failed {what}", (VllmExtError,))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
 from vllm_ext.contracts.logits_processor import BatchUpdate, LogitsProcessor
-from vllm_ext.errors import EngineError, innermost_cause
+from vllm_ext.dispatch.naming_code import NamingCode
 from vllm_ext.worker.logits_processors import IN_TREE
 
 if TYPE_CHECKING:
@@ -64,9 +63,5 @@ class PluginLogitsProcessor(LogitsProcessor):
                 raise TypeError(f"it has to return the logits, {dtype} {list(shape)}, and returned {given}")
         return logits.to(dtype)
 
-    @contextmanager
-    def _code(self, method: str) -> Iterator[None]:
-        try:
-            yield
-        except (Exception, SystemExit) as error:
-            raise EngineError(f"{self._source} failed in {method}(): {innermost_cause(error)}") from error
+    def _code(self, method: str) -> NamingCode:
+        return NamingCode(f"{self._source} failed in {method}()")

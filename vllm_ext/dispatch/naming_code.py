@@ -1,0 +1,30 @@
+"""Around code that is not vllm_ext's: an error of it says whose code it was."""
+
+from __future__ import annotations
+
+from vllm_ext.errors import EngineError, innermost_cause
+
+
+class NamingCode:
+    """Around code of a worker or a plugin: what it raises becomes an EngineError that begins with whose code it was.
+
+    A class, since a context manager that is a generator loses this error where the code raises StopIteration. There
+    contextlib takes EngineError, a RuntimeError, for Python's own complaint, and raises the bare StopIteration.
+
+    Args:
+        whose: the beginning of the text, such as ``worker acme.Worker failed to start``.
+        passing: errors that explain themselves.
+    """
+
+    __slots__ = ("_passing", "_whose")
+
+    def __init__(self, whose: str, passing: tuple[type[BaseException], ...] = ()) -> None:
+        self._whose = whose
+        self._passing = passing
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if isinstance(error, Exception | SystemExit) and not isinstance(error, self._passing):
+            raise EngineError(f"{self._whose}: {innermost_cause(error)}") from error
