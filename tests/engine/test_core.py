@@ -66,6 +66,16 @@ def test_the_cache_has_a_layout_that_the_worker_can_read(make_core):
     assert worker.kv_cache_config.kv_cache_layout is KVCacheLayout.LHBNC
 
 
+def test_layouts_may_be_named_as_vllms_backends_name_them(make_core):
+    class NamingWorker(FakeWorker):
+        def get_supported_kv_cache_layouts(self):
+            return ["LHBNC"]
+
+    _, worker = make_core(NamingWorker)
+
+    assert worker.cache_config.kv_cache_layout is KVCacheLayout.LHBNC
+
+
 def test_missing_worker_methods_are_named_all_at_once_before_any_is_called(make_core):
     class HalfAWorker(WorkerBase):
         def init_device(self):

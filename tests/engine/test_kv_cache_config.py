@@ -71,6 +71,7 @@ def test_layers_that_store_the_same_share_a_group():
         ([None], LBNHC),
         ([[LHBNC, LBHNC]], LHBNC),
         ([[LHBNC, LBHNC], None, [LBHNC]], LBHNC),
+        ([["LHBNC", "LBHNC"], None, [LBHNC]], LBHNC),
     ],
 )
 def test_the_layout_is_the_first_that_all_workers_can_read(layouts, chosen):
@@ -80,6 +81,24 @@ def test_the_layout_is_the_first_that_all_workers_can_read(layouts, chosen):
 def test_no_common_layout_is_an_error_with_each_workers_list():
     with pytest.raises(EngineError, match="worker 0: LHBNC; worker 1: LBHNC, LBNHC"):
         common_layout([[LHBNC], [LBHNC, LBNHC]])
+
+
+@pytest.mark.parametrize(
+    ("supported", "unknown"),
+    [
+        (["LHBNC", "LBNC"], r"'LBNC' is not one \(did you mean 'LHBNC'\?\)"),
+        ("LHBNC", "'LHBNC' is not one"),
+        ([None], "None is not one"),
+        ([[]], r"\[\] is not one"),
+    ],
+)
+def test_what_is_no_layout_is_an_error_with_the_worker_and_the_valid_names(supported, unknown):
+    with pytest.raises(
+        EngineError,
+        match=rf"^worker 1 \(acme.Worker\) supports the KV cache layouts .*, and {unknown}; a list of these is valid: "
+        "BHLNC, BLHNC, BLNHC, LBHNC, LBNHC, LHBNC",
+    ):
+        common_layout([None, supported], "acme.Worker")
 
 
 def test_workers_have_to_report_the_same_layers():

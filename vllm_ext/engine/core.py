@@ -177,7 +177,7 @@ class EngineCore:
         with platform_code(self._platform):
             self._platform.register_custom_kv_cache_specs(self.vllm_config)
         spec = common_spec(executor.get_kv_cache_specs(), cache_config.block_size)
-        layout = common_layout(executor.get_supported_kv_cache_layouts())
+        layout = common_layout(executor.get_supported_kv_cache_layouts(), self.vllm_config.parallel_config.worker_cls)
         executor.set_kv_cache_layout(layout)
         # A model without a KV cache has nothing to measure memory for.
         available_bytes = min(executor.determine_available_memory()) if spec else 0

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec, KVCacheLayout, KVCacheSpec
 from vllm_ext.contracts.vllm_config import VllmConfig
-from vllm_ext.errors import EngineError
+from vllm_ext.errors import EngineError, did_you_mean, listing
 
 _DEFAULT_LAYOUT = KVCacheLayout.LBNHC
 
@@ -35,13 +35,18 @@ def common_spec(specs: Sequence[dict[str, KVCacheSpec]], block_size: int) -> dic
     return first
 
 
-def common_layout(layouts: Sequence[Sequence[KVCacheLayout] | None]) -> KVCacheLayout:
+def common_layout(named: Sequence[Sequence[KVCacheLayout | str] | None], worker_cls: str = "") -> KVCacheLayout:
     """The layout that the first particular worker likes best among those that all can read.
 
+    Args:
+        named: by rank, layouts or their names, as vLLM's backends give them; ``None`` for any layout.
+        worker_cls: of the workers, for messages.
+
     Raises:
-        EngineError: there is none; the text has each worker's list.
+        EngineError: there is none, which the text says with each worker's list, or one that is named does not exist.
     """
-    particular = [list(supported) for supported in layouts if supported is not None]
+    layouts = [_as_layouts(supported, rank, worker_cls) for rank, supported in enumerate(named)]
+    particular = [supported for supported in layouts if supported is not None]
     if not particular:
         return _DEFAULT_LAYOUT
     for layout in particular[0]:
@@ -52,6 +57,25 @@ def common_layout(layouts: Sequence[Sequence[KVCacheLayout] | None]) -> KVCacheL
         for rank, supported in enumerate(layouts)
     )
     raise EngineError(f"no KV cache layout can be read by all attention layers of all workers; supported: {lists}")
+
+
+def _as_layouts(
+    supported: Sequence[KVCacheLayout | str] | None, rank: int, worker_cls: str
+) -> list[KVCacheLayout] | None:
+    if supported is None:
+        return None
+    known = [layout.value for layout in KVCacheLayout]
+    # A text is a sequence of texts too.
+    unknown = [supported] if isinstance(supported, str) else [one for one in supported if one not in known]
+    if unknown:
+        worker = f"worker {rank} ({worker_cls})" if worker_cls else f"worker {rank}"
+        hint = "" if unknown[0] in known else did_you_mean(str(unknown[0]), known)
+        raise EngineError(
+            f"{worker} supports the KV cache layouts {supported!r}, and {unknown[0]!r} is not one{hint}; "
+            f"a list of these is valid: {listing(known)}. They come from "
+            "get_supported_kv_cache_layouts() of the worker, or supported_kv_cache_layouts() of an attention backend"
+        )
+    return [KVCacheLayout(layout) for layout in supported]
 
 
 def common_window(kv_cache_config: KVCacheConfig) -> int | None:
