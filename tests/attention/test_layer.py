@@ -67,6 +67,32 @@ def test_flat_tensors_reach_the_implementation_by_head(recording):
     assert layer.impl.call == (layer, (5, 4, 16), (5, 2, 16), (5, 2, 16), cache, metadata)
 
 
+def test_an_implementation_may_write_its_output_and_return_nothing(random_llama):
+    layer = build(make_dispatcher(random_llama, attention__backend="support.attention_backends.SilentBackend"))
+
+    with set_forward_context({PREFIX: AttentionMetadata()}, 5):
+        output = layer(torch.zeros(5, 64), torch.zeros(5, 32), torch.zeros(5, 32))
+
+    assert torch.equal(output, torch.ones(5, 64))
+
+
+@pytest.mark.parametrize(
+    ("name", "complaint"),
+    [
+        ("OlderBackend", "OlderImpl cannot be built: too many positional arguments. It is called with the 10 "),
+        ("BackendWithoutImpl", "None is no class"),
+    ],
+)
+def test_an_implementation_that_cannot_be_built_is_refused_with_its_backend(random_llama, name, complaint):
+    dispatcher = make_dispatcher(random_llama, attention__backend=f"support.attention_backends.{name}")
+
+    with pytest.raises(
+        ContractError,
+        match=rf"implementation class of attention backend support.attention_backends.{name}: .*{complaint}",
+    ):
+        build(dispatcher)
+
+
 def test_a_profiling_run_has_no_metadata(recording):
     layer = build(recording)
 

@@ -12,7 +12,8 @@ from vllm_ext import CustomOp, Platform, PlatformEnum, PluggableLayer
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.custom_op import is_enabled, maybe_get_oot_by_class
 from vllm_ext.contracts.vllm_config import CompilationConfig, DeviceConfig, VllmConfig, set_current_vllm_config
-from vllm_ext.errors import ConfigError, RegistrationError
+from vllm_ext.errors import ConfigError, ContractError, RegistrationError
+from vllm_ext.layers.activation import SiluAndMul
 from vllm_ext.registry.owners import loading
 from vllm_ext.registry.scope import Scope, use_scope
 
@@ -453,3 +454,55 @@ def test_a_form_that_cannot_run_here_is_not_chosen():
             return 2 * x
 
     assert build(Picky)(ONE).item() == 1
+
+
+class Gate(SiluAndMul):
+    """A replacement that forgets to return what it computes."""
+
+    forgets = True
+
+    def forward_oot(self, x):
+        result = self.forward_native(x)
+        return None if self.forgets else result
+
+
+def test_a_replacement_of_an_in_tree_op_that_returns_nothing_is_named_in_its_first_call():
+    SiluAndMul.register_oot(Gate)
+    op = build(SiluAndMul)
+
+    with pytest.raises(
+        ContractError,
+        match=rf"forward_oot\(\) of {__name__}.Gate, which stands in for custom op 'SiluAndMul', returned None; it "
+        r"has to return what SiluAndMul.forward_native\(\) does",
+    ):
+        op(ONE.repeat(2))
+
+
+def test_what_a_replacement_returns_is_looked_at_once():
+    SiluAndMul.register_oot(Gate)
+    op = build(SiluAndMul)
+    op.forgets = False
+    copied = copy.deepcopy(op)
+
+    op(ONE.repeat(2))
+
+    assert op.forward == op._forward_method == op.forward_oot
+    assert copied(ONE.repeat(2)) is not None
+    assert copied.forward == copied.forward_oot
+
+
+def test_an_op_of_a_plugins_own_may_work_in_place_and_return_nothing():
+    @CustomOp.register("fill")
+    class Fill(CustomOp):
+        def forward_native(self, x):
+            x.fill_(3)
+
+    @Fill.register_oot
+    class Other(Fill):
+        def forward_oot(self, x):
+            x.fill_(4)
+
+    x = torch.zeros(1)
+
+    assert build(Fill)(x) is None
+    assert x.item() == 4

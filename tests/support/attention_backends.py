@@ -43,6 +43,38 @@ class ApartBackend(RecordingBackend):
         return ApartImpl
 
 
+class SilentImpl(RecordingImpl):
+    """Writes its result where it belongs, and returns nothing."""
+
+    def forward(self, *args, **kwargs):
+        super().forward(*args, **kwargs)
+
+
+class SilentBackend(SDPABackend):
+    @staticmethod
+    def get_impl_cls():
+        return SilentImpl
+
+
+class OlderImpl(SDPAImpl):
+    """With the constructor of an older version of vLLM."""
+
+    def __init__(self, num_heads, head_size, scale, num_kv_heads, alibi_slopes, sliding_window, kv_cache_dtype):
+        super().__init__(num_heads, head_size, scale, num_kv_heads, alibi_slopes, sliding_window, kv_cache_dtype)
+
+
+class OlderBackend(SDPABackend):
+    @staticmethod
+    def get_impl_cls():
+        return OlderImpl
+
+
+class BackendWithoutImpl(SDPABackend):
+    @staticmethod
+    def get_impl_cls():
+        return None
+
+
 class PickyBackend(SDPABackend):
     @staticmethod
     def get_supported_head_sizes():

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import ClassVar
 
 import torch
 from torch import nn
 
-from vllm_ext.contracts.attention import AttentionType
+from vllm_ext.contracts.attention import AttentionImpl, AttentionType
 from vllm_ext.contracts.forward_context import ForwardContext, get_forward_context
 from vllm_ext.contracts.kv_cache import EncoderOnlyAttentionSpec, FullAttentionSpec, KVCacheSpec
 from vllm_ext.contracts.platform import AttentionSelectorConfig
+from vllm_ext.contracts.qualname import check_positional
 from vllm_ext.contracts.vllm_config import VllmConfig, get_current_vllm_config
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
-from vllm_ext.errors import ContractError
+from vllm_ext.errors import ContractError, dotted_path
+
+_IMPL_ARGUMENTS = [
+    name
+    for name, parameter in inspect.signature(AttentionImpl).parameters.items()
+    if parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+]
+"""What an implementation is built with, by position."""
 
 
 class Attention(nn.Module):
@@ -31,7 +40,8 @@ class Attention(nn.Module):
         sinks: ``[num_heads]``, a parameter of the model: a logit per head that shares the softmax and has no value.
 
     Raises:
-        ContractError: the model has two layers of this name, or the platform names no attention backend.
+        ContractError: the model has two layers of this name, the platform names no attention backend, or the backend's
+            implementation cannot be built.
         ConfigError: the attention backend cannot serve such a layer.
     """
 
@@ -73,7 +83,11 @@ class Attention(nn.Module):
             has_alibi_slopes=alibi_slopes is not None,
         )
         self.attn_backend = get_current_dispatcher().attention_factory(selector, num_heads)
-        self.impl = self.attn_backend.get_impl_cls()(
+        impl_cls = self.attn_backend.get_impl_cls()
+        options = {} if sinks is None else {"sinks": sinks}
+        source = f"attention backend {dotted_path(self.attn_backend)}"
+        check_positional(impl_cls, _IMPL_ARGUMENTS, options, slot="implementation", source=source)
+        self.impl = impl_cls(
             num_heads,
             head_size,
             scale,
@@ -84,7 +98,7 @@ class Attention(nn.Module):
             logits_soft_cap,
             self.attn_type,
             None,
-            **({} if sinks is None else {"sinks": sinks}),
+            **options,
         )
         stores = self.attn_type is not AttentionType.ENCODER_ONLY
         self._stores_apart = stores and not self.attn_backend.forward_includes_kv_cache_update
@@ -111,7 +125,7 @@ class Attention(nn.Module):
         value = value.view(num_tokens, self.num_kv_heads, self.head_size)
         if self._stores_apart and metadata is not None:
             self.impl.do_kv_cache_update(self, key, value, self.kv_cache, self._slot_mapping(context))
-        output = self.impl.forward(
+        attended: torch.Tensor | None = self.impl.forward(
             self,
             query.view(num_tokens, self.num_heads, self.head_size),
             key,
@@ -120,7 +134,8 @@ class Attention(nn.Module):
             None if metadata is None else metadata[self.layer_name],
             output,
         )
-        return output.view(num_tokens, self.num_heads * self.head_size)
+        # vLLM reads what was written, whatever is returned; so nothing may be.
+        return (output if attended is None else attended).view(num_tokens, self.num_heads * self.head_size)
 
     def _slot_mapping(self, context: ForwardContext) -> torch.Tensor:
         if self.layer_name not in context.slot_mapping:

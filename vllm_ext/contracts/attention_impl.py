@@ -219,7 +219,7 @@ class AttentionImpl(ABC, Generic[M]):
             output_scale, output_block_scale: ``None``; in vLLM's fused quantization of the output float32 tensors, of
                 one number or of any shape that the format has, which are only read.
 
-        Returns: ``output``.
+        Returns: ``output``; ``None`` stands for it, since vLLM reads what was written there.
         """
 
     def do_kv_cache_update(

@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Self, TypeVar
 from torch import nn
 
 from vllm_ext.contracts.current_platform import current_platform
+from vllm_ext.contracts.first_result import bind_checked
 from vllm_ext.contracts.platform import PlatformEnum
 from vllm_ext.contracts.vllm_config import find_current_vllm_config, get_current_vllm_config
-from vllm_ext.errors import ConfigError, RegistrationError
+from vllm_ext.errors import ConfigError, RegistrationError, dotted_path
 from vllm_ext.registry.custom_ops import CUSTOM_OPS
 from vllm_ext.registry.scope import current_scope
 
@@ -100,9 +101,14 @@ class CustomOp(Replaceable):
         super().__init__()
         self._enforce_enable = enforce_enable
         self._forward_method = self.dispatch_forward()
+        names = ["_forward_method"]
         if type(self).forward is CustomOp.forward:
             # torch calls it as it is, without a detour by the class.
-            self.__dict__["forward"] = self._forward_method
+            names.append("forward")
+        if (op_cls := CUSTOM_OPS.stood_in_for(type(self))) is None:
+            vars(self).update(dict.fromkeys(names, self._forward_method))
+        else:
+            bind_checked(self, names, self._forward_method, _returned_nothing(self, self._forward_method, op_cls))
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute, by the method that :meth:`dispatch_forward` chose."""
@@ -208,6 +214,13 @@ def choose_forward(op_cls: type[CustomOp], enforce_enable: bool = False) -> str:
     if getattr(op_cls, method) is getattr(CustomOp, method) or not op_cls.can_run(method):
         return "forward_native"
     return method
+
+
+def _returned_nothing(op: CustomOp, method: Callable[..., Any], op_cls: type) -> str:
+    return (
+        f"{getattr(method, '__name__', 'forward')}() of {dotted_path(type(op))}, which stands in for custom op "
+        f"{op_cls.__name__!r}, returned None; it has to return what {op_cls.__name__}.forward_native() does"
+    )
 
 
 def is_enabled(name: str, custom_ops: Sequence[str]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, TypeVar
 
 from vllm_ext.errors import ContractError, dotted_path, innermost_cause
@@ -62,3 +62,26 @@ def check_constructor(cls: type, keywords: Sequence[str], *, slot: str, source: 
             f"{slot} class of {source}: {dotted_path(cls)} cannot be built: its constructor "
             f"{', and '.join(faults)}. It is called with the keywords {', '.join(keywords)}"
         )
+
+
+def check_positional(cls: Any, arguments: Sequence[str], keywords: Collection[str], *, slot: str, source: str) -> None:
+    """ContractError unless ``cls`` is a class that can be built with so many arguments by position, and these keywords.
+
+    Args:
+        arguments: what they are, for messages; a parameter may have another name.
+        slot, source: what the class is for, and who gave it; for messages.
+    """
+    if not isinstance(cls, type):
+        raise ContractError(f"{slot} class of {source}: {cls!r} is no class")
+    try:
+        signature = inspect.signature(cls)
+    except (TypeError, ValueError):  # a class in C without a signature: what it takes shows when it is built
+        return
+    try:
+        signature.bind(*arguments, **dict.fromkeys(keywords))
+    except TypeError as error:
+        also = f", and the keywords {', '.join(keywords)}" if keywords else ""
+        raise ContractError(
+            f"{slot} class of {source}: {dotted_path(cls)} cannot be built: {error}. It is called with the "
+            f"{len(arguments)} arguments {', '.join(arguments)}, by position{also}"
+        ) from None

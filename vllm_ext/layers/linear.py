@@ -15,6 +15,7 @@ from torch import nn
 from vllm_ext.contracts.custom_op import PluggableLayer
 from vllm_ext.contracts.vllm_config import get_current_vllm_config
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
+from vllm_ext.distributed.binding import bind_collective
 from vllm_ext.distributed.parallel_state import get_tp_group
 from vllm_ext.errors import CheckpointError
 from vllm_ext.layers.sharding import even_part, heads_of, take
@@ -202,13 +203,15 @@ class RowParallelLinear(LinearBase):
         input_part: columns of this rank, where the ranks' are not equally many.
     """
 
+    _all_reduce: Callable[[torch.Tensor], torch.Tensor]
+
     def __init__(self, input_size: int, output_size: int, bias: bool = False, input_part: range | None = None) -> None:
         tp_group = get_tp_group()
         rank, world_size = tp_group.rank_in_group, tp_group.world_size
         self.whole_input_size = input_size
         self.part = even_part(input_size, rank, world_size, "an input size of") if input_part is None else input_part
         super().__init__(len(self.part), output_size, bias)
-        self._all_reduce = tp_group.communicator.all_reduce
+        bind_collective(self, "_all_reduce", tp_group.communicator, "all_reduce")
         # The sum over the ranks may count the bias once only.
         self._adds_bias = tp_group.rank_in_group == 0
 

@@ -7,6 +7,7 @@ CheckpointError where its shape or its dtype does not fit.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import nn
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import PluggableLayer
+from vllm_ext.distributed.binding import bind_collective
 from vllm_ext.distributed.parallel_state import get_tp_group
 from vllm_ext.layers.linear import ColumnParallelLinear, copy_checked, new_parameter
 from vllm_ext.layers.sharding import padded_part, take
@@ -27,6 +29,8 @@ class VocabParallelEmbedding(PluggableLayer):
     Each has room for as many rows as the others; rows beyond the vocabulary are zero.
     """
 
+    _all_reduce: Callable[[torch.Tensor], torch.Tensor]
+
     def __init__(self, num_embeddings: int, embedding_dim: int) -> None:
         super().__init__()
         tp_group = get_tp_group()
@@ -36,7 +40,7 @@ class VocabParallelEmbedding(PluggableLayer):
         self.part, self.rows = padded_part(num_embeddings, self.tp_rank, self.tp_size)
         self.weight = new_parameter((self.rows, embedding_dim), self.weight_loader)
         self.weight.data[len(self.part) :] = 0
-        self._all_reduce = tp_group.communicator.all_reduce
+        bind_collective(self, "_all_reduce", tp_group.communicator, "all_reduce")
         has_kernel = _custom_ops.are_usable(self.weight.dtype) and self.weight.is_cpu
         self._rows_of = _custom_ops.embedding if has_kernel else F.embedding
 
@@ -74,6 +78,8 @@ class ParallelLMHead(ColumnParallelLinear):
     that no such token can be sampled.
     """
 
+    _all_gather: Callable[[torch.Tensor], torch.Tensor]
+
     def __init__(self, num_embeddings: int, embedding_dim: int, bias: bool = False) -> None:
         tp_group = get_tp_group()
         part, rows = padded_part(num_embeddings, tp_group.rank_in_group, tp_group.world_size)
@@ -82,7 +88,7 @@ class ParallelLMHead(ColumnParallelLinear):
             param.data[len(part) :] = 0
         self.num_embeddings = num_embeddings
         self._is_padded = rows * tp_group.world_size != num_embeddings
-        self._all_gather = tp_group.communicator.all_gather
+        bind_collective(self, "_all_gather", tp_group.communicator, "all_gather")
 
     def tie_weights(self, embedding: VocabParallelEmbedding) -> None:
         """Use the embedding's weight; this layer then has none of its own to load."""

@@ -102,6 +102,11 @@ class _CustomOpRegistry:
         entry = self.ops.snapshot().get(name) if isinstance(name, str) else None
         return name if entry is not None and entry.value is op_cls else None
 
+    def stood_in_for(self, op_cls: type) -> type | None:
+        """The class of vllm_ext's own whose name this other class has; ``None`` where there is none."""
+        name = getattr(op_cls, "name", None)
+        return self.get(name) if name in IN_TREE and self.name_of(op_cls) is None else None
+
     def find_oot(self, op_cls: type, scope: Scope) -> type | None:
         """The class to build instead of exactly ``op_cls``; subclasses of a replaced op are left alone.
 
