@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 import logging
 from typing import Any
 
@@ -30,6 +31,16 @@ IN_TREE = {
     "vocab_parallel_embedding": "vllm_ext.layers.vocab_parallel_embedding:VocabParallelEmbedding",
 }
 """The ops that come with vllm_ext."""
+
+
+_REPLACED_METHODS = ("forward_oot", "forward_native", "forward", "dispatch_forward", "__init__")
+"""What a replacement overrides as a rule, as far as the op has it."""
+_OF_OTHER_PLATFORMS = frozenset({"forward_cpu", "forward_cuda", "forward_hip", "forward_tpu", "forward_xpu"})
+"""Forms of an op that no out-of-tree platform runs."""
+_OF_ANY_CLASS = frozenset(
+    {*vars(type("_", (), {})), "__annotations__", "__firstlineno__", "__static_attributes__", "name"}
+)
+"""What a class has that says nothing of what it does; the op's name is given to it."""
 
 
 class _CustomOpRegistry:
@@ -69,6 +80,8 @@ class _CustomOpRegistry:
 
         Returns: the name of the op.
 
+        Effects: a warning where the replacement does nothing else than the op.
+
         Raises:
             RegistrationError: no such class is registered, or the replacement is none of its subclasses.
         """
@@ -93,7 +106,11 @@ class _CustomOpRegistry:
                 owner,
                 others[0],
             )
-        self.oot.register(f"{name}@{owner}", replacement)
+        key = f"{name}@{owner}"
+        # Said once, however often the plugin is loaded.
+        if key not in self.oot.names() and (idle := _changes_nothing(op_cls, replacement)):
+            logger.warning("%s", idle)
+        self.oot.register(key, replacement)
         return name
 
     def name_of(self, op_cls: type) -> str | None:
@@ -164,6 +181,20 @@ def _split(key: str) -> tuple[str, str]:
     """Name of the op and identity of the owner."""
     name, _, owner = key.partition("@")
     return name, owner
+
+
+def _changes_nothing(op_cls: type, replacement: type) -> str:
+    """What to say of a replacement that overrides nothing of the op, such as one with a misspelt method; else empty."""
+    above = itertools.takewhile(lambda cls: cls is not op_cls, replacement.__mro__)
+    defined = list(dict.fromkeys(name for cls in above for name in vars(cls) if name not in _OF_ANY_CLASS))
+    if any(hasattr(op_cls, name) and name not in _OF_OTHER_PLATFORMS for name in defined):
+        return ""
+    methods = [name for name in _REPLACED_METHODS if hasattr(op_cls, name)]
+    hints = [f"{name}{did_you_mean(name, methods)}" for name in defined]
+    return (
+        f"{_name(replacement)} takes the place of custom op {op_cls.__name__!r}, and changes nothing of it: it "
+        f"overrides none of {', '.join(methods)}; it defines {', '.join(hints) or 'nothing'}"
+    )
 
 
 def _path(cls: type) -> str:
