@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from vllm_ext import Platform, PlatformEnum
+from vllm_ext.attention.backends.sdpa import SDPABackend
 from vllm_ext.config.schema import Settings
+from vllm_ext.contracts.attention import MultipleOf
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.hooks import Change, prepare_platform, run_platform_hooks, update_block_size
 from vllm_ext.errors import ConfigError, PluginLoadError, UnsupportedModel
@@ -213,6 +215,48 @@ def test_a_size_that_a_layer_does_not_support_is_refused(cache):
     config = config_with(Layer(64), **cache)
 
     with pytest.raises(ConfigError, match=r"'NPU_ATTN' of layer '0' does not support KV cache blocks of (16|24) tok"):
+        update_block_size(Quiet(), config, "platform:npu")
+
+
+def declaring(*sizes):
+    """A layer whose backend takes multiples of ``sizes``."""
+    layer = Layer()
+    layer.attn_backend = type(
+        "Declaring", (SDPABackend,), {"get_supported_kernel_block_sizes": staticmethod(lambda: sizes)}
+    )
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layers", "chosen"),
+    [
+        ([[48]], 48),
+        ([[12]], 24),
+        ([[100, 24]], 24),
+        ([[24], [40, 36]], 72),
+        ([[MultipleOf(24)], [16]], 48),
+    ],
+)
+def test_a_size_that_no_doubling_meets_is_the_smallest_that_all_layers_support(layers, chosen):
+    config = config_with(*(declaring(*sizes) for sizes in layers))
+
+    update_block_size(Quiet(), config, "platform:npu")
+
+    assert config.cache_config.block_size == chosen
+
+
+@pytest.mark.parametrize(
+    ("sizes", "supported"),
+    [
+        ([48], "a multiple of 48$"),
+        ([MultipleOf(24), 100], "a multiple of 24 or a multiple of 100$"),
+        ([], "nothing that it declares$"),
+    ],
+)
+def test_the_refusal_of_a_size_has_those_that_are_supported(sizes, supported):
+    config = config_with(declaring(*sizes), user_specified_block_size=True)
+
+    with pytest.raises(ConfigError, match=f"set engine.block_size to a size that it supports: {supported}"):
         update_block_size(Quiet(), config, "platform:npu")
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from vllm_ext.contracts.block_sizes import find_block_size
 from vllm_ext.contracts.device import CpuArchEnum, DeviceCapability, PlatformEnum
 from vllm_ext.contracts.platform_device import PlatformDevice
 from vllm_ext.errors import ConfigError, dotted_path, listing
@@ -28,9 +29,6 @@ __all__ = [
     "PlatformEnum",
     "UnspecifiedPlatform",
 ]
-
-_MAX_DOUBLINGS = 8
-"""How far the default goes in search of a block size: with 16 tokens, up to 2048."""
 
 
 class Platform(PlatformDevice):
@@ -119,17 +117,17 @@ class Platform(PlatformDevice):
     def update_block_size_for_backend(cls, vllm_config: VllmConfig) -> None:
         """Once the model is loaded, and before there is a KV cache: choose ``cache_config.block_size`` (tokens).
 
-        By default the first multiple of it, doubling, that all attention layers of the model support. A size that the
-        user has set stays.
+        By default the first multiple of it, doubling, that all attention layers of the model support, or else the
+        smallest larger one that they do. A size that the user has set stays.
         """
         cache_config = vllm_config.cache_config
         layers = vllm_config.compilation_config.static_forward_context.values()
         backends = {layer.attn_backend for layer in layers if hasattr(layer, "attn_backend")}
         if cache_config.user_specified_block_size:
             return
-        sizes = [cache_config.block_size << doublings for doublings in range(_MAX_DOUBLINGS)]
-        fitting = (size for size in sizes if all(backend.supports_block_size(size) for backend in backends))
-        cache_config.block_size = next(fitting, cache_config.block_size)
+        fitting = find_block_size(backends, cache_config.block_size)
+        if fitting is not None:
+            cache_config.block_size = fitting
 
     @classmethod
     def register_custom_kv_cache_specs(cls, vllm_config: VllmConfig) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+from vllm_ext.contracts.block_sizes import describe_block_sizes
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.dispatch.config_values import added_names, as_texts, copied, flatten
@@ -109,7 +110,8 @@ def update_block_size(platform: Platform, vllm_config: VllmConfig, origin: str) 
         if hasattr(layer, "attn_backend") and not layer.attn_backend.supports_block_size(block_size):
             raise ConfigError(
                 f"attention backend {layer.attn_backend.get_name()!r} of layer {name!r} does not support KV cache "
-                f"blocks of {block_size} tokens; set engine.block_size to a size that it supports"
+                f"blocks of {block_size} tokens; set engine.block_size to a size that it supports: "
+                f"{describe_block_sizes(layer.attn_backend)}"
             )
     return changes
 
