@@ -8,6 +8,7 @@ from support.attention_step import Setup
 
 from vllm_ext.attention.backends.sdpa import SDPABackend
 from vllm_ext.contracts.attention import AttentionBackend, AttentionType, MultipleOf
+from vllm_ext.contracts.attention_selection import reasons_against
 from vllm_ext.contracts.platform import AttentionSelectorConfig, DeviceCapability
 
 LAYER = AttentionSelectorConfig(head_size=64, dtype=torch.float32, kv_cache_dtype="auto", block_size=16)
@@ -159,3 +160,10 @@ def test_the_common_metadata_gives_lengths_by_request():
     assert common.naive_query_lens().tolist() == [5, 1, 6]
     assert common.compute_num_computed_tokens().tolist() == [0, 11, 4]
     assert common.causal
+
+
+@pytest.mark.parametrize(("answer", "expected"), [("not on Tuesdays", ("not on Tuesdays",)), ("", ()), ((), ())])
+def test_one_reason_may_be_given_as_it_is(answer, expected):
+    frank = type("Frank", (Plain,), {"validate_configuration": classmethod(lambda cls, **layer: answer)})
+
+    assert reasons_against(frank, LAYER, None) == expected

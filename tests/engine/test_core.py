@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
+
+import numpy as np
 import pytest
-from support.fake_engine import FakeDispatcher, FakePlatform, FakeWorker, continuation, make_vllm_config
+import torch
+from support.fake_engine import (
+    BYTES_PER_BLOCK_TOKEN,
+    FakeDispatcher,
+    FakePlatform,
+    FakeWorker,
+    continuation,
+    make_vllm_config,
+)
 
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.kv_cache import KVCacheLayout
@@ -145,6 +156,53 @@ def test_a_model_that_does_not_generate_is_refused(make_core):
 
     with pytest.raises(EngineError, match="supports the tasks classify, embed for this model, and this engine is for"):
         make_core(Pooling)
+
+
+@pytest.mark.parametrize("kind", [set, list, frozenset])
+def test_names_of_what_a_worker_can_do_may_come_in_any_collection(make_core, kind):
+    class Collecting(FakeWorker):
+        def get_supported_sampling_params(self):
+            return kind(["temperature", "seed"])
+
+        def get_supported_tasks(self):
+            return kind(["generate"])
+
+    core, _ = make_core(Collecting)
+
+    assert core.capabilities.sampling_params == {"temperature", "seed"}
+    assert core.capabilities.tasks == ("generate",)
+
+
+@pytest.mark.parametrize("method", ["get_supported_sampling_params", "get_supported_tasks"])
+@pytest.mark.parametrize("returned", ["generate", None, [1]])
+def test_what_are_no_names_is_an_error_with_the_method_and_the_worker(method, returned):
+    def prepare(worker):
+        setattr(worker, method, lambda: returned)
+
+    message = f"{method}() of worker some.Worker returned {returned!r}; it has to return names"
+    with pytest.raises(ContractError, match=re.escape(message)):
+        EngineCore(make_dispatcher_of("some.Worker", prepare))
+
+
+@pytest.mark.parametrize("convert", [float, np.float64, np.int64, torch.tensor])
+def test_the_memory_that_a_worker_has_may_be_any_number(make_core, convert):
+    class Measuring(FakeWorker):
+        def determine_available_memory(self):
+            return convert(20 * 4 * BYTES_PER_BLOCK_TOKEN)
+
+    core, _ = make_core(Measuring, block_size=4)
+
+    assert repr(core.kv_cache_config.num_blocks) == "20"
+
+
+@pytest.mark.parametrize("returned", [None, "1000000", float("nan"), float("inf")])
+def test_memory_that_is_no_number_is_an_error_with_the_worker(returned):
+    def prepare(worker):
+        worker.determine_available_memory = lambda: returned
+
+    message = f"determine_available_memory() of worker some.Worker returned {returned!r}; it has to return the number"
+    with pytest.raises(EngineError, match=re.escape(message)):
+        EngineCore(make_dispatcher_of("some.Worker", prepare))
 
 
 def test_the_layout_is_told_to_the_worker_before_its_memory_is_measured(make_core):

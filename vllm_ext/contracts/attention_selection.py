@@ -58,7 +58,9 @@ def reasons_against(
     if missing := backend.__abstractmethods__:
         raise ContractError(f"attention backend {name} does not implement {listing(missing)}")
     try:
-        return tuple(backend.validate_configuration(**selector._asdict(), device_capability=capability))
+        reasons: Any = backend.validate_configuration(**selector._asdict(), device_capability=capability)
+        # One reason by itself is a text, whose letters are none.
+        return tuple(filter(None, [reasons] if isinstance(reasons, str) else reasons))
     except Exception as error:
         raise ContractError(
             f"attention backend {name}: validate_configuration() failed: {innermost_cause(error)}"

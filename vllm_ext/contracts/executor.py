@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 from vllm_ext.contracts.worker import CompilationTimes
-from vllm_ext.errors import ContractError, VllmExtError
+from vllm_ext.errors import ContractError, EngineError, VllmExtError
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheLayout, KVCacheSpec
@@ -90,17 +91,53 @@ class Executor(ABC):
         self.collective_rpc("set_kv_cache_layout", args=(layout,))
 
     def get_supported_tasks(self) -> tuple[str, ...]:
-        """What every worker's model can be asked for, in the order of the first one. vLLM: ``supported_tasks``."""
-        first, *others = self.collective_rpc("get_supported_tasks")
+        """What every worker's model can be asked for, in the order of the first one. vLLM: ``supported_tasks``.
+
+        Raises:
+            ContractError: a worker named none.
+        """
+        first, *others = self._names("get_supported_tasks")
         return tuple(task for task in first if all(task in other for other in others))
 
     def get_supported_sampling_params(self) -> frozenset[str]:
-        """The sampling parameters that every worker acts on. An extension of vLLM's contract."""
-        return frozenset.intersection(*self.collective_rpc("get_supported_sampling_params"))
+        """The sampling parameters that every worker acts on. An extension of vLLM's contract.
+
+        Raises:
+            ContractError: a worker returned no names.
+        """
+        return frozenset.intersection(*map(frozenset, self._names("get_supported_sampling_params")))
+
+    def _names(self, method: str) -> list[tuple[str, ...]]:
+        """What each worker's method returned, in whatever collection."""
+        found: list[tuple[str, ...]] = []
+        for names in self.collective_rpc(method):
+            # A text is a collection of texts too.
+            is_collection = isinstance(names, Collection) and not isinstance(names, str | bytes)
+            if not is_collection or not all(isinstance(name, str) for name in names):
+                raise ContractError(
+                    f"{method}() of worker {self.vllm_config.parallel_config.worker_cls} returned {names!r}; it has to "
+                    "return names, in a tuple or a set"
+                )
+            found.append(tuple(names))
+        return found
 
     def determine_available_memory(self) -> list[int]:
-        """Bytes that the KV cache may take, of each worker."""
-        return self.collective_rpc("determine_available_memory")
+        """Bytes that the KV cache may take, of each worker.
+
+        Raises:
+            EngineError: a worker returned no number.
+        """
+        found: list[int] = []
+        for num_bytes in self.collective_rpc("determine_available_memory"):
+            # A share of something is a float, and other libraries have numbers of their own; a text is none.
+            is_number = isinstance(num_bytes, SupportsInt)
+            if not is_number or not math.isfinite(num_bytes):
+                raise EngineError(
+                    f"determine_available_memory() of worker {self.vllm_config.parallel_config.worker_cls} returned "
+                    f"{num_bytes!r}; it has to return the number of bytes that the KV cache may take"
+                )
+            found.append(int(num_bytes))
+        return found
 
     def update_max_model_len(self, max_model_len: int) -> None:
         """Tell the workers that requests end earlier than they know, at ``max_model_len`` tokens. An extension of
