@@ -16,5 +16,6 @@ VARIABLES: dict[str, str] = {
     "commas, options are a JSON object",
     "XDG_CONFIG_HOME": "folder in which vllm-ext/vllm-ext.yaml is looked for; ~/.config where unset",
     "HOME": "the ~ in ~/.config",
+    "OMP_NUM_THREADS": "threads of torch in this process; where a plugin changes it, in the processes to come",
     "GLOO_SOCKET_IFNAME": "network interface that the workers of an engine talk over; the loopback one where unset",
 }

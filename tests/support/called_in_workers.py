@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,12 @@ from vllm_ext.contracts.worker import WorkerBase
 
 def rank_and_sum(worker: WorkerBase, a: int, *, b: int) -> tuple[int, int]:
     return worker.rank, a + b
+
+
+def num_threads_at_start(worker: WorkerBase) -> str | None:
+    """What the process was started with; hooks run in it, too."""
+    environ = Path("/proc/self/environ").read_bytes().split(b"\0")
+    return next((line[16:].decode() for line in environ if line.startswith(b"OMP_NUM_THREADS=")), None)
 
 
 def slow_and_large(worker: WorkerBase, seconds: float, num_bytes: int) -> torch.Tensor:

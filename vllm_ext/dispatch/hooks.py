@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -15,6 +16,11 @@ from vllm_ext.dispatch.hook_checks import check_added_attributes, check_hook_val
 from vllm_ext.errors import ConfigError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
 
 logger = logging.getLogger(__name__)
+
+THREADS_VARIABLE = "OMP_NUM_THREADS"
+THREADS_AT_START = os.environ.get(THREADS_VARIABLE)
+"""What this process began with, before any plugin ran. Torch has read it by the time of a hook; another value since
+then is meant for the processes that are still to be started."""
 
 
 class Change(NamedTuple):

@@ -8,9 +8,10 @@ import signal
 import pytest
 import torch
 from support.async_engine import greedy
-from support.called_in_workers import num_bytes_of, rank_and_sum, slow_and_large
+from support.called_in_workers import num_bytes_of, num_threads_at_start, rank_and_sum, slow_and_large
 from support.processes import marked_processes, wait_until
 
+from vllm_ext.dispatch.hooks import THREADS_AT_START
 from vllm_ext.engine.llm import LLM
 from vllm_ext.errors import EngineError, WorkerError
 
@@ -35,6 +36,27 @@ def test_numpys_integers_are_tokens_of_a_worker_process_too(make_multiproc_llm, 
     numpys = make_multiproc_llm(tensor_parallel_size=1, overrides={"worker.cls": "support.faulty_workers.NumpyTokens"})
 
     assert tokens(numpys) == expected
+
+
+@pytest.mark.parametrize(("set_by_hook", "expected"), [(None, "1"), ("3", "3")])
+def test_workers_share_the_threads_unless_a_hook_says_how_many_each_gets(
+    make_multiproc_llm, plugins, monkeypatch, set_by_hook, expected
+):
+    monkeypatch.setenv("OMP_NUM_THREADS", str(THREADS_AT_START))
+    code = (
+        "import os\nfrom vllm_ext.platforms.cpu import CpuPlatform\n"
+        "class Npu(CpuPlatform):\n"
+        "    @classmethod\n"
+        "    def check_and_update_config(cls, vllm_config):\n"
+        "        super().check_and_update_config(vllm_config)\n"
+        f"        if {set_by_hook!r}: os.environ['OMP_NUM_THREADS'] = {set_by_hook!r}\n"
+        "def find(): return 'npu_platform.Npu'\n"
+    )
+    plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu_platform:find"]}, {"npu_platform.py": code})
+
+    llm = make_multiproc_llm(platform="npu")
+
+    assert llm.collective_rpc(num_threads_at_start) == [expected] * 2
 
 
 def test_every_process_proves_what_it_runs(make_multiproc_llm, mark):

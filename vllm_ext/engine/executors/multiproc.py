@@ -17,6 +17,7 @@ import torch
 from vllm_ext.contracts.executor import Executor
 from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
+from vllm_ext.dispatch.hooks import THREADS_AT_START, THREADS_VARIABLE
 from vllm_ext.dispatch.take_over import make_hand_over
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.executors.rendezvous import Rendezvous
@@ -132,8 +133,7 @@ class MultiprocExecutor(Executor):
         _end_workers(self._pid, self._workers, self._rendezvous)
 
     def _start_workers(self) -> None:
-        num_threads = max(1, min(torch.get_num_threads(), num_usable_cpus()) // self.num_workers)
-        environ = {"OMP_NUM_THREADS": str(num_threads), "LOCAL_WORLD_SIZE": str(self.num_workers)}
+        environ = {THREADS_VARIABLE: self._num_threads(), "LOCAL_WORLD_SIZE": str(self.num_workers)}
         hand_over = make_hand_over(self.dispatcher)
         environ |= self._rendezvous.environ
         for rank in range(self.num_workers):
@@ -142,6 +142,13 @@ class MultiprocExecutor(Executor):
             worker.watch(self._on_end)
             start = Start(rank, rank, self._rendezvous.init_method, rank == 0, hand_over)
             self._send(worker, Frame(Kind.START, msgspec.msgpack.encode(start)))
+
+    def _num_threads(self) -> str:
+        """Of each worker: what a plugin has set for the processes to come, or else an equal share of this one's."""
+        set_now = os.environ.get(THREADS_VARIABLE)
+        if set_now is not None and set_now != THREADS_AT_START:
+            return set_now
+        return str(max(1, min(torch.get_num_threads(), num_usable_cpus()) // self.num_workers))
 
     def _read_receipts(self, join_timeout_s: float) -> tuple[Receipt, ...]:
         """Each worker's; the time limit for the last begins with the first."""
