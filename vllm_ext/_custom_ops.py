@@ -153,7 +153,7 @@ def reshape_and_cache(
         slot_mapping: int64 ``[tokens]``, ``block * block_size + offset``.
     """
     element = _element_of(key, value, kv_cache, indices=slot_mapping)
-    _C.store_kv(
+    _C.reshape_and_cache(
         *_cache_arguments(kv_cache),
         element,
         key.data_ptr(),
@@ -190,7 +190,7 @@ def paged_attention_decode(
         logits_soft_cap: ``c`` in ``c * tanh(score / c)``; 0 for none.
     """
     step = _attention_arguments(output, query, kv_cache, block_table, seq_lens, tokens, rows)
-    _C.paged_decode(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, torch.get_num_threads())
+    _C.paged_attention_decode(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, torch.get_num_threads())
 
 
 def paged_attention_prefill(
@@ -214,7 +214,8 @@ def paged_attention_prefill(
         rows: int64, contiguous: the requests to compute; with the longest first, threads finish together.
     """
     step = _attention_arguments(output, query, kv_cache, block_table, seq_lens, query_start_loc, rows)
-    _C.paged_prefill(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    _C.paged_attention_prefill(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, threads)
 
 
 @cache

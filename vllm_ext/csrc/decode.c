@@ -226,7 +226,7 @@ static int64_t kv_heads_of_piece(kv_cache cache, attention_batch batch)
     return heads;
 }
 
-void paged_decode(kv_cache cache, attention_batch batch)
+void paged_attention_decode(kv_cache cache, attention_batch batch)
 {
     batch = by_powers_of_2(batch);
     int64_t kv_heads = kv_heads_of_piece(cache, batch), count = batch.count * pieces_of(cache, kv_heads);

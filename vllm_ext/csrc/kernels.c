@@ -103,7 +103,7 @@ void embedding(void *out, const int64_t *ids, const void *table, int64_t count, 
         }
 }
 
-void store_kv(kv_cache cache, const void *key, const void *value, const int64_t *slots, int64_t tokens,
+void reshape_and_cache(kv_cache cache, const void *key, const void *value, const int64_t *slots, int64_t tokens,
               int64_t key_stride, int64_t value_stride)
 {
     element e = cache.element;

@@ -38,7 +38,7 @@ typedef struct {
 } kv_cache;
 
 /* Puts keys and values [tokens, kv_heads, size] where `slots` say: block * block_size + offset. */
-void store_kv(kv_cache cache, const void *key, const void *value, const int64_t *slots, int64_t tokens,
+void reshape_and_cache(kv_cache cache, const void *key, const void *value, const int64_t *slots, int64_t tokens,
               int64_t key_stride, int64_t value_stride);
 
 /* Attention of `count` requests over the cache: number i is row rows[i] of tables and lens. `group` query heads share a
@@ -46,18 +46,18 @@ void store_kv(kv_cache cache, const void *key, const void *value, const int64_t 
 typedef struct {
     void *out;
     const void *query;
-    const int32_t *tables, *lens, *starts; /* starts: for paged_prefill */
-    const int64_t *rows, *tokens;          /* tokens: for paged_decode */
+    const int32_t *tables, *lens, *starts; /* starts: for paged_attention_prefill */
+    const int64_t *rows, *tokens;          /* tokens: for paged_attention_decode */
     int64_t count, group, table_stride, query_stride, out_stride, window;
     float scale, cap;
 } attention_batch;
 
 /* One query token each: that of number i is token tokens[i] of query and out. */
-void paged_decode(kv_cache cache, attention_batch batch);
+void paged_attention_decode(kv_cache cache, attention_batch batch);
 
 /* Several query tokens each: those of number i are starts[rows[i]] up to starts[rows[i] + 1] of query and out, the last of
    the tokens in its cache. Each sees the tokens up to itself. The longest request should be the first. */
-void paged_prefill(kv_cache cache, attention_batch batch);
+void paged_attention_prefill(kv_cache cache, attention_batch batch);
 
 /* out[m, n] = x[m, k] @ weight.T + bias; bias may be NULL. The weight lies in panels of linear_panel() rows, aligned to 64
    bytes and filled up with zeros, [panels, k, panel]; that of bfloat16 as pairs, [panels, k / 2, panel, 2]. But for float32,

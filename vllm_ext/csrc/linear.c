@@ -1,3 +1,4 @@
+/* Dense products of a step with a weight that is laid out once; chosen over oneDNN where it was measured to be faster. */
 #include "kernels.h"
 #include "numbers.h"
 #include "processors.h"

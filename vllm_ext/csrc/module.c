@@ -59,12 +59,12 @@ static void run_rotary_embedding(const value *v, int *failed)
 }
 KERNEL(rotary_embedding, "ppppnnnnn", v[4].n * v[5].n * v[6].n)
 
-static void run_store_kv(const value *v, int *failed)
+static void run_reshape_and_cache(const value *v, int *failed)
 {
     kv_cache cache = {v[0].p, v[1].n, v[2].n, v[3].n, (element)v[4].n};
-    store_kv(cache, v[5].p, v[6].p, v[7].p, v[8].n, v[9].n, v[10].n);
+    reshape_and_cache(cache, v[5].p, v[6].p, v[7].p, v[8].n, v[9].n, v[10].n);
 }
-KERNEL(store_kv, "pnnnnpppnnn", v[8].n * v[1].n * v[3].n)
+KERNEL(reshape_and_cache, "pnnnnpppnnn", v[8].n * v[1].n * v[3].n)
 
 /* What both kinds of attention take; argument 9 is their own. */
 static attention_batch batch_of(const value *v)
@@ -86,23 +86,23 @@ static attention_batch batch_of(const value *v)
     };
 }
 
-static void run_paged_decode(const value *v, int *failed)
+static void run_paged_attention_decode(const value *v, int *failed)
 {
     kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n};
     attention_batch batch = batch_of(v);
     batch.tokens = v[9].p;
-    paged_decode(cache, batch);
+    paged_attention_decode(cache, batch);
 }
-KERNEL(paged_decode, "pppnnnnppppnnnnnnff", INT64_MAX)
+KERNEL(paged_attention_decode, "pppnnnnppppnnnnnnff", INT64_MAX)
 
-static void run_paged_prefill(const value *v, int *failed)
+static void run_paged_attention_prefill(const value *v, int *failed)
 {
     kv_cache cache = {v[2].p, v[3].n, v[4].n, v[5].n, (element)v[6].n};
     attention_batch batch = batch_of(v);
     batch.starts = v[9].p;
-    paged_prefill(cache, batch);
+    paged_attention_prefill(cache, batch);
 }
-KERNEL(paged_prefill, "pppnnnnppppnnnnnnff", INT64_MAX)
+KERNEL(paged_attention_prefill, "pppnnnnppppnnnnnnff", INT64_MAX)
 
 static void run_linear(const value *v, int *failed)
 {
@@ -169,11 +169,11 @@ static PyMethodDef methods[] = {
     METHOD(silu_and_mul, "silu_and_mul(out, x, rows, size, element, threads)"),
     METHOD(rotary_embedding, "rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, element, "
                              "threads)"),
-    METHOD(store_kv, "store_kv(cache, kv_heads, block_size, size, element, key, value, slots, tokens, key_stride, "
+    METHOD(reshape_and_cache, "reshape_and_cache(cache, kv_heads, block_size, size, element, key, value, slots, tokens, key_stride, "
                      "value_stride, threads)"),
-    METHOD(paged_decode, "paged_decode(out, query, cache, kv_heads, block_size, size, element, tables, lens, tokens, rows, "
+    METHOD(paged_attention_decode, "paged_attention_decode(out, query, cache, kv_heads, block_size, size, element, tables, lens, tokens, rows, "
                          "count, group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
-    METHOD(paged_prefill, "paged_prefill(out, query, cache, kv_heads, block_size, size, element, tables, lens, starts, rows, "
+    METHOD(paged_attention_prefill, "paged_attention_prefill(out, query, cache, kv_heads, block_size, size, element, tables, lens, starts, rows, "
                           "count, group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
     METHOD(linear, "linear(out, x, weight, bias, converted, m, n, k, x_stride, element, threads)"),
     METHOD(embedding, "embedding(out, ids, table, count, rows, size, element, threads)"),

@@ -125,7 +125,7 @@ static tile tile_at(const attention_batch *batch, kv_cache cache, int64_t i, int
     };
 }
 
-void paged_prefill(kv_cache cache, attention_batch batch)
+void paged_attention_prefill(kv_cache cache, attention_batch batch)
 {
     batch = by_powers_of_2(batch);
     void (*attend)(tile) = attend_here();
