@@ -98,6 +98,17 @@ def test_a_graph_mode_may_be_a_member_of_an_enumeration(start):
     assert start(mode).vllm_config.compilation_config.cudagraph_mode == "FULL"
 
 
+def test_what_the_engine_sets_after_the_first_hook_is_not_taken_back(plugins, random_llama):
+    first = "vllm_config.compilation_config.cudagraph_mode = 'FULL_DECODE_ONLY'"
+    graphs = "\nNpu.support_static_graph_mode = classmethod(lambda cls: True)\n"
+    last = "vllm_config.additional_config['seen'] = vllm_config.compilation_config.cudagraph_mode"
+    install_platform(plugins, last, graphs, apply_config_platform_defaults=first)
+
+    config = make_dispatcher(random_llama, platform__driver="npu").vllm_config
+
+    assert config.compilation_config.cudagraph_mode == config.additional_config["seen"]
+
+
 def test_a_number_of_numpy_becomes_one_of_python(start):
     config = start("import numpy; vllm_config.scheduler_config.max_num_seqs = numpy.int64(8)").vllm_config
 

@@ -140,7 +140,7 @@ def _wanted(vllm_config: VllmConfig, change: Change, platform: Platform) -> str:
         if own is not None and converted > own:
             source = vllm_config.model_config.hf_config.source
             return f"at most the {own} positions of the model ({source})"
-    _set(vllm_config, path, converted)
+    _replace(vllm_config, path, value, converted)
     return ""
 
 
@@ -158,7 +158,7 @@ def _wanted_graph_mode(vllm_config: VllmConfig, value: Any) -> str:
     mode = value.name if isinstance(value, enum.Enum) else value
     if mode not in _GRAPH_MODES:
         return f"one of {', '.join(_GRAPH_MODES)}{did_you_mean(str(mode), _GRAPH_MODES)}"
-    vllm_config.compilation_config.cudagraph_mode = mode
+    _replace(vllm_config, "compilation_config.cudagraph_mode", value, mode)
     return ""
 
 
@@ -172,6 +172,9 @@ def _as_int(value: Any) -> Any:
         return value
 
 
-def _set(vllm_config: VllmConfig, path: str, value: Any) -> None:
+def _replace(vllm_config: VllmConfig, path: str, value: Any, converted: Any) -> None:
+    """Put ``converted`` in the place of ``value``, unless the engine itself has set the field since."""
     section, _, field = path.partition(".")
-    setattr(getattr(vllm_config, section), field, value)
+    config = getattr(vllm_config, section)
+    if getattr(config, field) is value:
+        setattr(config, field, converted)
