@@ -30,12 +30,12 @@ def run(descriptor: int, module: str) -> None:
 
     It joins its parent first: the import takes seconds, and whatever the parent may have met, nobody waits for it then.
     """
-    parent = os.getppid()
     channel = join(descriptor)
     try:
         importlib.import_module(module).main(channel)
     finally:
-        if os.getppid() != parent:
+        # A process that is killed hangs up first, and is somebody's parent for a moment more.
+        if _hang_up(descriptor).poll(0):
             _end_session()
 
 
@@ -84,14 +84,19 @@ def speak_as(name: str, level: int, quiet: Iterable[str] = ()) -> None:
 
 
 def _watch_parent(descriptor: int, parent: int) -> None:
-    poll = select.poll()
-    # Only that the other side hung up, which is always reported; what it sends is not for this thread.
-    poll.register(descriptor, 0)
-    while not poll.poll(_LOOK_MS) and os.getppid() == parent:
+    hang_up = _hang_up(descriptor)
+    while not hang_up.poll(_LOOK_MS) and os.getppid() == parent:
         continue
     # Where it waits for the parent, or is done, it ends by itself; where it computes, nobody needs that any more.
     threading.Event().wait(_GRACE_S)
     _end_session()
+
+
+def _hang_up(descriptor: int) -> select.poll:
+    """Tells that the other side hung up, which is always reported; not what it sends."""
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return poll
 
 
 def _end_session() -> NoReturn:
