@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from support.processes import marked_processes, nothing_left
+from support.processes import marked_processes, nothing_left, wait_until
 
 PARENT = """
 import time
@@ -66,7 +66,7 @@ def test_what_a_child_has_started_ends_with_its_parent_too(mark, tmp_path, then)
     with start_parent(tmp_path, code) as parent:
         assert parent.stderr is not None
         assert parent.stderr.readline() == "here\n"
-        assert len(marked_processes(mark)) == 3
+        assert wait_until(lambda: len(marked_processes(mark)) == 3)
 
 
 def test_a_child_whose_parent_is_gone_before_its_first_message_ends_without_a_traceback(mark, tmp_path):
