@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import os
 import random
 import signal
@@ -241,6 +242,8 @@ def main() -> int:
     parser.add_argument("--core-process", action="store_true")
     parser.add_argument("--kill-every", type=float, default=15.0, metavar="S", help="seconds between two kills, about")
     args = parser.parse_args()
+    # Workers are killed on purpose, and that requests end with the reason is among the figures.
+    logging.getLogger("vllm_ext").setLevel(logging.CRITICAL)
     figures = Figures()
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
