@@ -204,6 +204,7 @@ def test_code_of_others_is_called_in_every_step(random_llama, exchange, reason):
         with driven_worker(random_llama, **settings) as driver:
             with driver.dispatcher.activate():
                 driver.worker.apply_model(exchange)
+                driver.worker.clear_graphs()
             driver.add("a", [1, 2, 3])
             driver.step({"a": 3})
             steps = [driver.step({"a": 1}) and driver.logits.clone() for _ in range(3)]

@@ -214,8 +214,8 @@ class WorkerBase:
 
     def clear_graphs(self) -> None:
         """Forget steps that were recorded to be replayed: code that the engine does not know has run, and may have
-        exchanged weights or layers. Called after functions and methods of the worker's own that
-        ``collective_rpc`` was given. An extension of vLLM's contract; does nothing by default.
+        exchanged weights or layers. Called after :meth:`apply_model`, and after functions and methods of the
+        worker's own that ``collective_rpc`` was given. An extension of vLLM's contract; does nothing by default.
         """
 
     def get_model_inspection(self) -> str:

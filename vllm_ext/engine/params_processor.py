@@ -10,6 +10,7 @@ import msgspec
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
 from vllm_ext.contracts.tokenizer import TokenizerLike
 from vllm_ext.errors import InvalidRequest, listing
+from vllm_ext.worker.logits_processors import ends_with
 
 
 class ParamsProcessor:
@@ -132,7 +133,7 @@ def _check_choice_is_left(
         )
     # The first tokens of words, which may be none, and may come where all of them are allowed.
     for before in {sequence[:-1] for sequence in bad_words if set(allowed).issuperset(sequence[:-1])}:
-        forbidden = {sequence[-1] for sequence in bad_words if _ends_with(before, sequence[:-1])}
+        forbidden = {sequence[-1] for sequence in bad_words if ends_with(before, sequence[:-1])}
         if len(before) < params.min_tokens:
             forbidden |= stopping
         if forbidden.issuperset(allowed):
@@ -141,10 +142,6 @@ def _check_choice_is_left(
                 f"bad_words is {params.bad_words}, which leaves none of allowed_token_ids {allowed}{after}; it takes "
                 "other words, or another token to be allowed"
             )
-
-
-def _ends_with(tokens: tuple[int, ...], end: tuple[int, ...]) -> bool:
-    return not end or tokens[-len(end) :] == end
 
 
 def plain_data(name: str, values: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ They follow vLLM's batch-level interface, so that processors of plugins can stan
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import torch
@@ -85,7 +86,7 @@ class BadWordsLogitsProcessor(RowLogitsProcessor[tuple[list[int], tuple[tuple[in
 
     def apply(self, logits: torch.Tensor) -> torch.Tensor:
         banned = {
-            row: [word[-1] for word in words if _ends_with(output, word[:-1])]
+            row: [word[-1] for word in words if ends_with(output, word[:-1])]
             for row, (output, words) in self.rows.items()
         }
         if any(banned.values()):
@@ -171,5 +172,6 @@ IN_TREE: tuple[type[RowLogitsProcessor], ...] = (
 """In the order in which they are applied."""
 
 
-def _ends_with(token_ids: list[int], end: tuple[int, ...]) -> bool:
+def ends_with(token_ids: Sequence[int], end: tuple[int, ...]) -> bool:
+    """Whether the last of ``token_ids`` are ``end``, which may be none."""
     return not end or tuple(token_ids[-len(end) :]) == end

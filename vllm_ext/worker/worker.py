@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,8 +25,6 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
 
 logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 
 
 class Worker(WorkerBase):
@@ -107,12 +104,6 @@ class Worker(WorkerBase):
 
     def get_model(self) -> torch.nn.Module:
         return self.model_runner.model
-
-    def apply_model(self, fn: Callable[[torch.nn.Module], T]) -> T:
-        try:
-            return super().apply_model(fn)
-        finally:
-            self.clear_graphs()
 
     def clear_graphs(self) -> None:
         # There is none before the model is loaded, and after the end.

@@ -13,6 +13,9 @@ from vllm_ext.errors import ContractError, did_you_mean, dotted_path
 
 logger = logging.getLogger(__name__)
 
+_CALL_CODE = ("apply_model",)
+"""Methods of every worker that call what they are given, with the model."""
+
 
 def call_worker(
     worker: WorkerBase,
@@ -30,7 +33,7 @@ def call_worker(
         call: Callable[..., Any] = partial(method, worker)
     else:
         call = _method_of(worker, method, platform_name)
-        if hasattr(WorkerBase, method):
+        if hasattr(WorkerBase, method) and method not in _CALL_CODE:
             return call(*args, **kwargs)
     try:
         return call(*args, **kwargs)
