@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import threading
 import time
 import weakref
 
@@ -147,10 +148,21 @@ class TestTheEnd:
 
     def test_shutdown_while_prompts_are_tokenized_tells_everybody_and_cancels_nobody(self, make_async_llm):
         engine = make_async_llm()
+        inside = threading.Event()
+        encode = engine.tokenizer.encode
+
+        def until_the_end(*args: object, **options: object) -> list[int]:
+            inside.set()
+            while engine.is_running:
+                time.sleep(0.001)
+            return encode(*args, **options)
+
+        engine.tokenizer.encode = until_the_end
 
         async def main() -> None:
-            tasks = [asyncio.create_task(collect(engine, "again " * 2000, greedy(3))) for _ in range(20)]
-            await asyncio.sleep(0.01)
+            tasks = [asyncio.create_task(collect(engine, "again", greedy(3))) for _ in range(20)]
+            while not inside.is_set():
+                await asyncio.sleep(0.001)
             engine.shutdown()
             await asyncio.wait(tasks)
 

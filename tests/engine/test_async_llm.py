@@ -162,17 +162,21 @@ def test_abort_gives_a_last_output_and_the_id_can_be_used_again_at_once(make_asy
 def test_a_request_can_be_aborted_while_its_prompt_is_tokenized(make_async_llm):
     engine = make_async_llm()
     process_inputs = engine.input_processor.process_inputs
+    inside, aborted = threading.Event(), threading.Event()
 
-    def slowly(*args: object):
-        time.sleep(0.05)
+    def until_aborted(*args: object):
+        inside.set()
+        assert aborted.wait(20)
         return process_inputs(*args)
 
-    engine.input_processor.process_inputs = slowly
+    engine.input_processor.process_inputs = until_aborted
 
     async def main() -> None:
         task = asyncio.create_task(collect(engine, [1], greedy(100), "early"))
-        await asyncio.sleep(0.01)
+        while not inside.is_set():
+            await asyncio.sleep(0.001)
         await engine.abort("early")
+        aborted.set()
         (output,) = await task
 
         assert (output.request_id, output.outputs[0].finish_reason) == ("early", "abort")
@@ -248,7 +252,7 @@ class TestBadRequests:
 
         async def main() -> None:
             first = asyncio.create_task(collect(engine, [1], greedy(20), "same"))
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0)  # its id is taken now, and no step is made yet
             with pytest.raises(InvalidRequest, match="'same' is in flight"):
                 await collect(engine, [2], greedy(), "same")
 
