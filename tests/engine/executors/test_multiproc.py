@@ -22,11 +22,11 @@ def tokens(llm: LLM) -> list[list[int]]:
     return [output.outputs[0].token_ids for output in llm.generate(PROMPTS, greedy(8))]
 
 
-def test_two_workers_give_the_tokens_of_one_in_this_process(make_multiproc_llm, random_llama):
+def test_two_workers_give_the_tokens_of_one_in_this_process(multiproc_llm, random_llama):
     with LLM(random_llama, dtype="float32", platform="cpu") as one:
         expected = tokens(one)
 
-    assert tokens(make_multiproc_llm()) == expected
+    assert tokens(multiproc_llm) == expected
 
 
 def test_numpys_integers_are_tokens_of_a_worker_process_too(make_multiproc_llm, random_llama):
@@ -59,8 +59,9 @@ def test_workers_share_the_threads_unless_a_hook_says_how_many_each_gets(
     assert llm.collective_rpc(num_threads_at_start) == [expected] * 2
 
 
-def test_every_process_proves_what_it_runs(make_multiproc_llm, mark):
-    here, *workers = make_multiproc_llm().receipts
+def test_every_process_proves_what_it_runs(marked_llm):
+    llm, mark = marked_llm
+    here, *workers = llm.receipts
 
     assert (here.name, here.pid) == ("front end", os.getpid())
     assert [receipt.name for receipt in workers] == ["worker 0", "worker 1"]
@@ -69,45 +70,37 @@ def test_every_process_proves_what_it_runs(make_multiproc_llm, mark):
     assert here.active == ("vllm_ext.platforms: vllm-ext:cpu",)
 
 
-def test_a_call_reaches_all_workers_and_results_come_by_rank(make_multiproc_llm):
-    llm = make_multiproc_llm()
-
-    assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
+def test_a_call_reaches_all_workers_and_results_come_by_rank(multiproc_llm):
+    assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
 
 
-def test_a_large_call_after_one_whose_large_answer_is_late_is_answered(make_multiproc_llm):
+def test_a_large_call_after_one_whose_large_answer_is_late_is_answered(multiproc_llm):
     """While a worker sends, it reads nothing."""
-    llm = make_multiproc_llm()
     with pytest.raises(EngineError, match=r"did not answer in time in slow_and_large\(\)"):
-        llm.collective_rpc(slow_and_large, timeout=0.1, args=(0.5, 10_000_000))
+        multiproc_llm.collective_rpc(slow_and_large, timeout=0.1, args=(0.5, 10_000_000))
 
-    assert llm.collective_rpc(num_bytes_of, timeout=20, args=(torch.zeros(2_000_000),)) == [8_000_000] * 2
-    assert len(tokens(llm)) == 3
+    assert multiproc_llm.collective_rpc(num_bytes_of, timeout=20, args=(torch.zeros(2_000_000),)) == [8_000_000] * 2
+    assert len(tokens(multiproc_llm)) == 3
 
 
-def test_a_call_while_workers_are_at_another_is_out_of_time_and_the_engine_goes_on(make_multiproc_llm):
-    llm = make_multiproc_llm()
+def test_a_call_while_workers_are_at_another_is_out_of_time_and_the_engine_goes_on(multiproc_llm):
     for function, args in ((slow_and_large, (1.5, 10)), (num_bytes_of, (torch.zeros(1),))):
         with pytest.raises(EngineError, match=rf"did not answer in time in {function.__name__}\(\)"):
-            llm.collective_rpc(function, timeout=0.1, args=args)
+            multiproc_llm.collective_rpc(function, timeout=0.1, args=args)
 
-    assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
+    assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
 
 
-def test_what_cannot_pass_to_a_worker_is_said_and_the_engine_goes_on(make_multiproc_llm):
-    llm = make_multiproc_llm()
-
+def test_what_cannot_pass_to_a_worker_is_said_and_the_engine_goes_on(multiproc_llm):
     with pytest.raises(EngineError, match=r"cannot pass to another process"):
-        llm.collective_rpc(lambda worker: None)
-    assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
+        multiproc_llm.collective_rpc(lambda worker: None)
+    assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
 
 
-def test_a_function_that_no_worker_can_import_is_said_and_the_engine_goes_on(make_multiproc_llm):
-    llm = make_multiproc_llm()
-
+def test_a_function_that_no_worker_can_import_is_said_and_the_engine_goes_on(multiproc_llm):
     with pytest.raises(EngineError, match=r"worker 0 .*that it cannot make: No module named"):
-        llm.collective_rpc(of_this_module)
-    assert llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
+        multiproc_llm.collective_rpc(of_this_module)
+    assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
 
 
 def of_this_module(worker):
