@@ -82,7 +82,13 @@ def test_processes_without_a_run_are_wrong_usage(vllm_ext):
     assert "explain --run processes" in done.err
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, 130, id="SIGINT"),
+    ],
+)
 def test_a_signal_ends_the_workers_in_order_and_is_the_exit_code(number, code, mark):
     command = [
         sys.executable,

@@ -125,7 +125,13 @@ def test_a_message_that_nobody_can_read_ends_the_engine_and_everybody_hears_of_i
         asyncio.run(asyncio.wait_for(use(), 20))
 
 
-@pytest.mark.parametrize("settings", [{"core_process": True}, MULTIPROC, {"core_process": True} | MULTIPROC])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *(pytest.param(each, marks=pytest.mark.slow) for each in ({"core_process": True}, MULTIPROC)),
+        {"core_process": True} | MULTIPROC,
+    ],
+)
 def test_a_worker_that_cannot_say_what_it_can_do_ends_the_start_with_the_reason(mark, random_llama, settings):
     overrides = {"worker.cls": "support.faulty_workers.KnowsNothing"}
 
@@ -133,7 +139,9 @@ def test_a_worker_that_cannot_say_what_it_can_do_ends_the_start_with_the_reason(
         AsyncLLM(random_llama, platform="cpu", kv_cache_memory=1 << 20, overrides=overrides, **settings)
 
 
-@pytest.mark.parametrize("kind", ["core process", "thread", "uniproc"])
+@pytest.mark.parametrize(
+    "kind", ["core process", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("thread", "uniproc"))]
+)
 def test_a_forked_copy_ends_by_itself_and_leaves_the_engine_alone(random_llama, kind):
     done = subprocess.run(
         [sys.executable, "-c", FORKS, str(random_llama), kind], capture_output=True, text=True, timeout=60, check=False

@@ -204,6 +204,7 @@ class TestPairs:
         assert output.outputs.score == pytest.approx(expected, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_two_ranks_give_pairs_the_scores_that_one_gives(tmp_path):
     model = write_encoder(tmp_path, transformers.AutoModelForSequenceClassification, {**BERT, "num_labels": 1})
 

@@ -423,6 +423,7 @@ class TestProcesses:
         for receipt in there.receipts:
             assert list(receipt.active[-3:]) == LABELS
 
+    @pytest.mark.slow
     def test_what_a_request_asks_of_them_reaches_the_workers(self, example, make_llm):
         llm = make_llm(**TWO_WORKERS)
         unforbidden = tokens(llm, greedy())
@@ -436,6 +437,7 @@ class TestProcesses:
         with pytest.raises(EngineError, match=r"plugin 'broken' of dist-broken 0.1 failed in apply\(\): KeyError"):
             tokens(llm, greedy())
 
+    @pytest.mark.slow
     def test_one_that_does_not_load_in_the_workers_ends_the_start(self, plugins, make_llm, monkeypatch):
         monkeypatch.setenv("TEST_PID_OF_FRONT_END", str(os.getpid()))
         source = (
@@ -448,6 +450,7 @@ class TestProcesses:
         with pytest.raises(PlanMismatch, match=r"(?s)dist-one:one +active +not active.*OSError: only one process may"):
             make_llm(**TWO_WORKERS)
 
+    @pytest.mark.slow
     def test_they_work_behind_an_engine_core_in_a_process(self, example, random_llama):
         async def use(engine: AsyncLLM) -> list[list[int]]:
             found = []

@@ -26,6 +26,7 @@ def run(capsys, *options: object) -> tuple[dict, str]:
     return json.loads(printed.out), printed.err
 
 
+@pytest.mark.slow
 def test_both_engines_generate_the_same_and_are_compared(random_llama, capsys):
     results, progress = run(capsys, random_llama, "--batch", 1, 3, "--max-tokens", 4, "--threads", 1, "--repeats", 1)
 
@@ -56,6 +57,7 @@ def test_the_machine_is_described(random_llama, capsys):
     assert machine["cpu"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "has_roofline"), [("bfloat16", True), ("float16", False)])
 def test_the_roofline_is_that_of_the_dtype_where_products_are_fast_in_it(random_llama, capsys, dtype, has_roofline):
     results, _ = run(

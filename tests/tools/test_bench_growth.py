@@ -29,6 +29,7 @@ def _same_threads_afterwards():
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_all_three_are_measured_beyond_the_models_own_positions(random_llama, capsys):
     sizes = ["--batch", "1", "3", "--context", "32", "300", "--context-batch", "1", "2", "--memory-context", "40"]
     assert tool.main([str(random_llama), *sizes, "--max-tokens", "4", "--threads", "1", "--repeats", "1"]) == 0

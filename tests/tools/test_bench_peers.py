@@ -39,6 +39,7 @@ def test_a_python_without_vllm_ext_is_refused_before_anything_is_built(tmp_path)
     assert not (tmp_path / "folder").exists()
 
 
+@pytest.mark.slow
 def test_an_installation_that_fails_is_said_and_not_taken_for_built(tmp_path):
     nowhere = {"PIP_NO_INDEX": 1, "PIP_FIND_LINKS": tmp_path, "PIP_DISABLE_PIP_VERSION_CHECK": 1}
     done = run_script(tmp_path / "folder", PYTHON=sys.executable, **nowhere)

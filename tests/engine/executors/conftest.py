@@ -42,9 +42,12 @@ def make_multiproc_llm(mark: str, random_llama: Path) -> Iterator[Callable[..., 
 @pytest.fixture(scope="module")
 def marked_llm(random_llama: Path) -> Iterator[tuple[LLM, str]]:
     """An LLM of two workers for all tests that leave it as it was, and the mark of its processes."""
-    with pytest.MonkeyPatch.context() as monkeypatch, nothing_left(monkeypatch) as mark:
-        with _multiproc_llm(random_llama) as llm:
-            yield llm, mark
+    with (
+        pytest.MonkeyPatch.context() as monkeypatch,
+        nothing_left(monkeypatch) as mark,
+        _multiproc_llm(random_llama) as llm,
+    ):
+        yield llm, mark
 
 
 @pytest.fixture

@@ -40,7 +40,9 @@ def test_a_worker_killed_during_a_step_is_named_and_a_second_engine_starts(make_
     assert make_multiproc_llm().generate([1, 2], greedy(2))
 
 
-@pytest.mark.parametrize(("name", "ranks"), [("OneFailsToLoad", "1"), ("AllFailToLoad", "[01]")])
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("OneFailsToLoad", "1"), pytest.param("AllFailToLoad", "[01]", marks=pytest.mark.slow)]
+)
 def test_a_worker_that_cannot_load_its_model_is_named_with_its_traceback(make_multiproc_llm, name, ranks):
     with pytest.raises(EngineError, match=rf"worker {ranks} .*no weights here") as caught:
         make_multiproc_llm(**faulty(name))
@@ -106,6 +108,7 @@ def test_memory_that_the_device_has_not_is_refused_with_what_it_has(make_multipr
         make_multiproc_llm(kv_cache_memory=1 << 55)
 
 
+@pytest.mark.slow
 def test_memory_that_the_system_refuses_one_worker_is_an_error_with_its_rank(make_multiproc_llm):
     with pytest.raises(EngineError, match=r"worker 1 \(PID \d+\) failed in initialize_from_config\(\).*alloc"):
         make_multiproc_llm(**faulty("OneHasNoMemory"), kv_cache_memory=1 << 28)
@@ -119,6 +122,7 @@ def test_a_rendezvous_port_in_use_is_named_with_the_setting(make_multiproc_llm):
             make_multiproc_llm(master_port=port)
 
 
+@pytest.mark.slow
 def test_a_rank_that_never_joins_is_named_with_the_time_it_had(make_multiproc_llm):
     with pytest.raises(EngineError, match=r"^worker 1 \(PID \d+\) did not answer.*engine.join_timeout_s, 8 s"):
         make_multiproc_llm(**faulty("OneNeverJoins"), join_timeout_s=8)
@@ -127,11 +131,24 @@ def test_a_rank_that_never_joins_is_named_with_the_time_it_had(make_multiproc_ll
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("time.sleep(3600)", r"^worker 1 \(PID \d+\) did not answer in time to apply the engine's plan"),
-        ("os._exit(7)", r"worker 1 \(PID \d+\) of 2 ended with exit code 7 to apply the engine's plan"),
-        ("raise OSError('no such device')", r"worker 1 would not run what the engine runs[^$]*OSError: no such device"),
+        pytest.param(
+            "time.sleep(3600)",
+            r"^worker 1 \(PID \d+\) did not answer in time to apply the engine's plan",
+            id="hangs",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "os._exit(7)",
+            r"worker 1 \(PID \d+\) of 2 ended with exit code 7 to apply the engine's plan",
+            id="ends the process",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "raise OSError('no such device')",
+            r"worker 1 would not run what the engine runs[^$]*OSError: no such device",
+            id="raises",
+        ),
     ],
-    ids=["hangs", "ends the process", "raises"],
 )
 def test_a_plugin_with_a_fault_in_one_worker_is_told_by_rank(make_multiproc_llm, plugins, fault, message):
     code = f"import os, time\ndef run():\n    if os.environ.get('LOCAL_RANK') == '1': {fault}\n"
@@ -174,8 +191,15 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("when", ["step", "started"])
-@pytest.mark.parametrize("engine", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("engine", "when"),
+    [
+        ("sync", "step"),
+        pytest.param("sync", "started", marks=pytest.mark.slow),
+        pytest.param("async", "step", marks=pytest.mark.slow),
+        pytest.param("async", "started", marks=pytest.mark.slow),
+    ],
+)
 def test_no_process_outlives_a_parent_that_is_killed(random_llama, mark, engine, when):
     """The fixture looks for what is left."""
     command = [sys.executable, "-c", PROGRAM, str(random_llama), engine]
@@ -190,6 +214,7 @@ def test_no_process_outlives_a_parent_that_is_killed(random_llama, mark, engine,
         program.kill()
 
 
+@pytest.mark.slow
 def test_a_full_shared_memory_does_not_matter_since_none_is_used(random_llama):
     program = PROGRAM.replace("while True:", "for _ in range(1):").replace("max_tokens=250", "max_tokens=20")
     script = 'mount -t tmpfs -o size=4k tmpfs /dev/shm && head -c 4096 /dev/zero > /dev/shm/full; exec "$@"'
