@@ -20,6 +20,7 @@ from typing import NamedTuple
 ROWS = (
     "_version",
     "errors",
+    "importing",
     "envs",
     "registry",
     "contracts",

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext._version import __version__
+from vllm_ext.importing import without_gc
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.attention import (
@@ -176,7 +177,9 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'vllm_ext' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"vllm_ext.{_MODULE_OF[name]}"), name)
+    with without_gc():
+        module = importlib.import_module(f"vllm_ext.{_MODULE_OF[name]}")
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

@@ -18,6 +18,7 @@ from vllm_ext.cli.run_data import (
 from vllm_ext.cli.run_pooling import add_task_options, lines, pool, task_of, task_overrides
 from vllm_ext.cli.run_stats import RunStats
 from vllm_ext.config import Override
+from vllm_ext.importing import without_gc
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.outputs import RequestOutput
@@ -82,7 +83,8 @@ class Run(SettingsCommand):
         prompts = parsed_args.prompts or [_DEFAULT_PROMPT]
 
         # torch comes in here, when everything that can be checked without it has been.
-        from vllm_ext.engine.llm import LLM
+        with without_gc():
+            from vllm_ext.engine.llm import LLM
 
         if data is not None:
             with ends_on_sigterm(), output_to_stderr(self.app.stdout) as out, start_with_processor(config) as llm:

@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from typing import NoReturn
 
 from vllm_ext.engine.processes.channel import Channel, Frame
+from vllm_ext.importing import without_gc
 
 _GRACE_S = 2.0
 """What the process may take to end by itself when its parent is gone."""
@@ -32,7 +33,9 @@ def run(descriptor: int, module: str) -> None:
     """
     channel = join(descriptor)
     try:
-        importlib.import_module(module).main(channel)
+        with without_gc():
+            imported = importlib.import_module(module)
+        imported.main(channel)
     finally:
         # A process that is killed hangs up first, and is somebody's parent for a moment more.
         if _hang_up(descriptor).poll(0):
