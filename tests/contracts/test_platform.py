@@ -131,6 +131,20 @@ class TestDefaults:
         assert (Npu.is_pin_memory_available(), in_wsl()) == (can_pin, not can_pin)
 
 
+class TestFunctionsOfTheDevice:
+    def test_they_come_from_torch_also_where_the_device_type_is_a_property(self):
+        class WithProperty(Npu):
+            device_type = property(lambda self: "cpu")
+
+        assert WithProperty().current_device is torch.cpu.current_device
+        with pytest.raises(AttributeError, match="WithProperty has no attribute 'no_such_function'"):
+            WithProperty().no_such_function  # noqa: B018 - the look-up is what is tested
+
+    def test_without_a_device_type_there_are_none(self):
+        with pytest.raises(AttributeError, match="Platform has no attribute 'synchronize'"):
+            Platform().synchronize  # noqa: B018 - the look-up is what is tested
+
+
 @pytest.mark.parametrize("machine, family", [
     ("x86_64", CpuArchEnum.X86), ("AMD64", CpuArchEnum.X86), ("i686", CpuArchEnum.X86), ("aarch64", CpuArchEnum.ARM),
     ("arm64", CpuArchEnum.ARM), ("ppc64le", CpuArchEnum.POWERPC), ("s390x", CpuArchEnum.S390X),

@@ -242,8 +242,8 @@ class Platform(PlatformDevice):
 
     def __getattr__(self, name: str) -> Any:
         """Device functions such as ``synchronize`` come from torch's module for the device type."""
-        # From the class: asking the instance for a device type that is not set would end up here again.
-        device_type = getattr(type(self), "device_type", None)
+        # A device type that is not set, or whose property fails, ends up here itself.
+        device_type = None if name == "device_type" else getattr(self, "device_type", None)
         if device_type and not name.startswith("_"):
             import torch
 
