@@ -114,6 +114,12 @@ class TestFailures:
             ("pass", "import sys; sys.exit(1)", "SystemExit: 1"),
             ("pass", "assert False", "AssertionError"),
             ("pass", "import does_not_exist", "ModuleNotFoundError: No module named 'does_not_exist'"),
+            (
+                "from vllm import ModelRegistry",
+                "",
+                "ModuleNotFoundError: No module named 'vllm' "
+                "(for this engine, import what plugins are made of from vllm_ext)",
+            ),
             ("pass", "def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
             ("raise ValueError from KeyError('innermost')", "", "KeyError: 'innermost'"),
         ],

@@ -90,6 +90,7 @@ class TestAuto:
             ("return 7", "expected a class path 'package.module.Class', got 7"),
             ("return 'nothing'", "'nothing' is not a class path"),
             ("return 'npu_plugin.absent.Device'", "No module named 'npu_plugin.absent'"),
+            ("from vllm.platforms import interface", "No module named 'vllm' (for this engine, import what plugins"),
             ("return 'npu_plugin.device.Devise'", "has no attribute 'Devise'"),
             ("return 'npu_plugin.register'", "is not a subclass of vllm_ext.contracts.platform.Platform"),
             ("from vllm_ext.contracts.current_platform import current_platform\ncurrent_platform.device_type",
