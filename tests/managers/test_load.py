@@ -156,7 +156,8 @@ class TestExecutor:
     @pytest.fixture
     def executors(self, plugins):
         code = (
-            "from vllm_ext.contracts.executor import Executor\nclass Good(Executor): pass\n"
+            "from vllm_ext.contracts.executor import Executor\nclass Good(Executor):\n"
+            "    _init_executor = collective_rpc = check_health = shutdown = lambda self, *args: None\n"
             "class Bad: pass\ndef __getattr__(name): raise OSError('no cluster')\n"
         )
         lines = ["good = acme:Good", "bad = acme:Bad", "broken = acme:Broken"]
@@ -219,6 +220,10 @@ def config_taker(config):
     endpoint.name = config["name"]
     return endpoint
 class Half: name = "half"
+class Silent(StatLoggerBase):
+    def __init__(self, vllm_config, engine_index=0): ...
+class Idle(LogitsProcessor):
+    def apply(self, logits): return logits
 """
 
     @pytest.fixture
@@ -253,6 +258,12 @@ class Half: name = "half"
         [
             (STAT_LOGGER, "Half", "is not a subclass of vllm_ext.contracts.stat_logger.StatLoggerBase, but <class"),
             (LOGITS_PROCESSOR, "config_taker", "is not a subclass of vllm_ext.contracts.logits_processor.LogitsProc"),
+            (
+                STAT_LOGGER,
+                "Silent",
+                "acme.Silent does not implement log_engine_initialized, record; vllm_ext.contracts.",
+            ),
+            (LOGITS_PROCESSOR, "Idle", "acme.Idle does not implement __init__, is_argmax_invariant, update_state; "),
             (ENDPOINT, "Half", "which has no required_tasks, attach_router, init_state; it has to keep vllm_ext.contr"),
         ],
     )

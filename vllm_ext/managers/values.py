@@ -93,12 +93,19 @@ def _check_has_run(decision: Decision, result: Any) -> None:
 
 def _check_class(decision: Decision, plugin: Any) -> Any:
     contract = contract_of(decision)
-    if isinstance(plugin, type) and issubclass(plugin, contract):
-        return plugin
-    raise ContractError(
-        f"{source_of(decision)}: {decision.value!r} is not a subclass of {dotted_path(contract)}, but {plugin!r}",
-        plugin=decision.name,
-    )
+    if not isinstance(plugin, type) or not issubclass(plugin, contract):
+        raise ContractError(
+            f"{source_of(decision)}: {decision.value!r} is not a subclass of {dotted_path(contract)}, but {plugin!r}",
+            plugin=decision.name,
+        )
+    # Python would say so where an engine makes an object of it, which a mere load does not try.
+    if missing := sorted(getattr(plugin, "__abstractmethods__", ())):
+        raise ContractError(
+            f"{source_of(decision)}: {dotted_path(plugin)} does not implement {', '.join(missing)}; "
+            f"{dotted_path(contract)} says what each has to do",
+            plugin=decision.name,
+        )
+    return plugin
 
 
 def _check_object(decision: Decision, result: Any) -> Any:
