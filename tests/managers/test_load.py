@@ -314,3 +314,14 @@ def other(): raise RuntimeError("was called")
 
         with pytest.raises(PluginLoadError, match="io processor plugin 'n' of acme 0.1 declined: it returned None"):
             load_driver(make_plan(plugins__io_processor__use="n").bind(None), IO_PROCESSOR, "n")
+
+    def test_a_class_in_place_of_the_function_that_returns_its_path_is_told_what_is_wanted(self, plugins, make_plan):
+        plugins.distribution("acme", {IO_PROCESSOR.groups[0]: ["n = acme:Tables"]}, {"acme.py": self.CODE})
+
+        with pytest.raises(PluginLoadError) as caught:
+            load_driver(make_plan(plugins__io_processor__use="n").bind(None), IO_PROCESSOR, "n")
+
+        assert str(caught.value.__cause__) == (
+            "io processor plugin 'n' of acme 0.1: 'acme:Tables' is the class itself; the entry point has to name a "
+            "function that returns the class path, 'acme.Tables'"
+        )

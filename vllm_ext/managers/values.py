@@ -36,6 +36,8 @@ def use(decision: Decision, plugin: Any, options: Mapping[str, Any]) -> Any:
         return None if isinstance(plugin, ModuleType) else _call(decision, plugin, options)
     if kind.form == "class":
         return _check_class(decision, plugin)
+    if kind.form == "class path":
+        _check_is_no_class(decision, plugin)
     result = _call(decision, plugin, options)
     if kind.form == "factory":
         return _check_object(decision, result)
@@ -106,6 +108,16 @@ def _check_class(decision: Decision, plugin: Any) -> Any:
             plugin=decision.name,
         )
     return plugin
+
+
+def _check_is_no_class(decision: Decision, plugin: Any) -> None:
+    """A class that stands where its path is to be returned would be built, and fail for reasons of its own."""
+    if isinstance(plugin, type) and issubclass(plugin, contract_of(decision)):
+        raise ContractError(
+            f"{source_of(decision)}: {decision.value!r} is the class itself; the entry point has to name a function "
+            f"that returns the class path, {dotted_path(plugin)!r}",
+            plugin=decision.name,
+        )
 
 
 def _check_object(decision: Decision, result: Any) -> Any:
