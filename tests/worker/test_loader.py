@@ -18,6 +18,7 @@ from support.tools import load_tool
 
 from vllm_ext import ModelRegistry
 from vllm_ext.errors import CheckpointError, ContractError, PluginNotFound, UnsupportedModel
+from vllm_ext.models.llama import LlamaForCausalLM
 
 WEIGHTS = "model.safetensors"
 
@@ -190,6 +191,18 @@ def test_a_model_class_without_the_contracts_methods_is_refused(model):
     text = loading_error(model, ContractError)
 
     assert "lacks embed_input_ids, compute_logits, load_weights" in text
+
+
+def test_a_model_that_does_not_say_what_it_has_filled_is_named(model):
+    class Silent(LlamaForCausalLM):
+        def load_weights(self, weights):
+            super().load_weights(weights)
+
+    ModelRegistry.register_model("LlamaForCausalLM", Silent)
+
+    text = loading_error(model, ContractError)
+
+    assert "Silent returned None; it has to return the names of the parameters that it has filled" in text
 
 
 def test_weights_are_converted_to_the_dtype_of_the_engine(model):

@@ -77,10 +77,13 @@ class _Pooling:
             if hasattr(self, part):
                 delattr(self, part)
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str] | None:
         """As the model's own, for checkpoints with and without its prefix."""
         own: list[tuple[str, torch.Tensor]] = []
-        filled: set[str] = super().load_weights(self._of_the_model(weights, own))  # type: ignore[misc]
+        filled: set[str] | None = super().load_weights(self._of_the_model(weights, own))  # type: ignore[misc]
+        if filled is None:
+            # For the model loader to complain of, as of any model's.
+            return None
         return filled | load_stacked_weights(self, own, {})  # type: ignore[arg-type]
 
     def _of_the_model(

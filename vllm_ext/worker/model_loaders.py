@@ -12,7 +12,7 @@ from torch import nn
 from vllm_ext.contracts.model_loader import BaseModelLoader
 from vllm_ext.contracts.vllm_config import ModelConfig
 from vllm_ext.distributed.parallel_state import get_tp_group
-from vllm_ext.errors import CheckpointError, listing
+from vllm_ext.errors import CheckpointError, ContractError, dotted_path, listing
 from vllm_ext.worker.checkpoint import Checkpoint
 
 
@@ -33,8 +33,13 @@ class SafetensorsModelLoader(BaseModelLoader):
                 filled = model.load_weights(tensors)
             except CheckpointError as error:
                 raise CheckpointError(f"{checkpoint.at_work}: {error}") from error
+        if filled is None:
+            raise ContractError(
+                f"load_weights() of model {dotted_path(type(model))} returned None; it has to return the names of the "
+                "parameters that it has filled, without which nobody knows what the checkpoint lacks"
+            )
         names = {name for name, _ in model.named_parameters()}
-        if unfilled := names - set(filled or ()):
+        if unfilled := names - set(filled):
             raise CheckpointError(
                 f"{checkpoint.source} does not hold all tensors of the model; missing: "
                 f"{listing(_checkpoint_names(model, unfilled, checkpoint.names()))}"
