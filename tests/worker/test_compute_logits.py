@@ -1,4 +1,4 @@
-"""A model has to give logits for every row of a step that gets a token."""
+"""A model has to give hidden states, and logits for every row of a step that gets a token."""
 
 from __future__ import annotations
 
@@ -32,6 +32,34 @@ def test_a_model_that_gives_other_logits_is_named_before_the_first_step(random_l
             ContractError,
             match=rf"compute_logits\(\) of model {__name__}.{model_cls.__name__} returned {returned} for 1 rows of "
             "hidden states; it has to give the logits of all 1 rows on every rank",
+        ),
+        starting,
+    ):
+        pytest.fail("it started")
+
+
+class WithoutHiddenStates(LlamaForCausalLM):
+    def forward(self, *args, **kwargs):
+        super().forward(*args, **kwargs)
+
+
+class WithMoreThanHiddenStates(LlamaForCausalLM):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs), None
+
+
+@pytest.mark.parametrize(
+    ("model_cls", "returned"), [(WithoutHiddenStates, "None"), (WithMoreThanHiddenStates, r"\(tensor\(.*")]
+)
+def test_a_model_whose_forward_gives_no_tensor_is_named_before_the_first_step(random_llama, model_cls, returned):
+    ModelRegistry.register_model("LlamaForCausalLM", model_cls)
+    starting = driven_worker(random_llama)
+
+    with (
+        pytest.raises(
+            ContractError,
+            match=rf"forward\(\) of model {__name__}.{model_cls.__name__} returned {returned}; it has to return the "
+            r"hidden states, one tensor \[tokens, hidden size\]",
         ),
         starting,
     ):

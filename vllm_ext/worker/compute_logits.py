@@ -1,4 +1,4 @@
-"""A model's logits, checked before anybody takes them for what a step without tokens has."""
+"""A model's hidden states and logits, checked before anybody takes them for what a step without tokens has."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from vllm_ext.errors import ContractError, EngineError, dotted_path
+from vllm_ext.errors import ContractError, EngineError, dotted_path, one_line
 
 
 def compute_logits(model: Any, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -27,4 +27,18 @@ def compute_logits(model: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     raise ContractError(
         f"compute_logits() of model {dotted_path(type(model))} returned {returned} for {num_rows} rows of hidden "
         f"states; it has to give the logits of all {num_rows} rows on every rank"
+    )
+
+
+def check_hidden_states(model: Any, hidden_states: Any) -> torch.Tensor:
+    """What the model's :meth:`forward` returned.
+
+    Raises:
+        ContractError: it is no tensor.
+    """
+    if isinstance(hidden_states, torch.Tensor):
+        return hidden_states
+    raise ContractError(
+        f"forward() of model {dotted_path(type(model))} returned {one_line(repr(hidden_states))}; it has to return the "
+        "hidden states, one tensor [tokens, hidden size]"
     )

@@ -22,7 +22,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
 from vllm_ext.errors import EngineError
-from vllm_ext.worker.compute_logits import compute_logits
+from vllm_ext.worker.compute_logits import check_hidden_states, compute_logits
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.logprobs import PromptLogprobs
@@ -266,7 +266,7 @@ class ModelRunner:
             descriptor = None
         additional = additional_forward_context(self.platform, metadata, self.vllm_config, num_tokens, descriptor)
         with set_forward_context(metadata, num_tokens, additional, slot_mapping, descriptor):
-            return self._runnable(input_ids, positions, **inputs)
+            return check_hidden_states(self.model, self._runnable(input_ids, positions, **inputs))
 
     def _logits_indices(self, step: StepInputs) -> torch.Tensor | None:
         """int64 ``[rows]``: the last token of each request that gets a new one; ``None`` where these are all tokens.
