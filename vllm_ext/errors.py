@@ -205,14 +205,15 @@ def innermost_cause(error: BaseException) -> str:
     while (deeper := _deeper(error)) is not None and id(deeper) not in seen:
         seen.add(id(deeper))
         error = deeper
-    text = one_line(message_of(error)) + _instead_of_vllm(error)
+    text = one_line(message_of(error)) + _where_contracts_are(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _instead_of_vllm(error: BaseException) -> str:
-    """What to do where code imports from vLLM, as vLLM's documentation has it, and there is no vLLM."""
-    is_missing = isinstance(error, ModuleNotFoundError) and error.name == "vllm"
-    return " (for this engine, import what plugins are made of from vllm_ext)" if is_missing else ""
+def _where_contracts_are(error: BaseException) -> str:
+    """What to do where code imports from vLLM's modules, as vLLM's documentation has it, and they are not there."""
+    name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
+    is_vllms = name == "vllm" or name.startswith("vllm_ext.")
+    return " (for this engine, import what plugins are made of from vllm_ext)" if is_vllms else ""
 
 
 def _deeper(error: BaseException) -> BaseException | None:

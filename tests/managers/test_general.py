@@ -120,6 +120,12 @@ class TestFailures:
                 "ModuleNotFoundError: No module named 'vllm' "
                 "(for this engine, import what plugins are made of from vllm_ext)",
             ),
+            (
+                "pass",
+                "from vllm_ext.platforms.interface import Platform",
+                "ModuleNotFoundError: No module named 'vllm_ext.platforms.interface' "
+                "(for this engine, import what plugins are made of from vllm_ext)",
+            ),
             ("pass", "def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
             ("raise ValueError from KeyError('innermost')", "", "KeyError: 'innermost'"),
         ],
