@@ -128,3 +128,20 @@ def test_a_layer_keeps_its_window_where_the_platform_takes_one_group_for_all(ins
 
     assert len(group.layer_names) == 3
     assert_equal_tokens([output.outputs[0].token_ids], [reference])
+
+
+def test_the_default_device_of_torch_which_is_the_programs_own_changes_nothing(random_llama):
+    drawing = SamplingParams(temperature=0.9, top_p=0.9, logprobs=2, max_tokens=6)
+
+    def generate() -> list[list[int]]:
+        with LLM(random_llama, dtype="float32", seed=1) as llm:
+            params = [SamplingParams(temperature=0, max_tokens=6), drawing]
+            return [output.outputs[0].token_ids for output in llm.generate([[1, 2, 3], [4, 5]], params)]
+
+    usual = generate()
+    # One where nothing can be stored: whatever were put there would be missed.
+    torch.set_default_device("meta")
+    try:
+        assert generate() == usual
+    finally:
+        torch.set_default_device(None)

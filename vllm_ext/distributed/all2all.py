@@ -53,7 +53,7 @@ class AllGatherReduceScatterManager(All2AllManagerBase):
 
     def _gather(self, tensors: list[torch.Tensor], extra_tensors: list[torch.Tensor] | None) -> tuple[Any, ...]:
         """The rows of all ranks, in rank order, of each tensor; how many each has is exchanged first."""
-        num_rows = torch.tensor([tensors[0].shape[0]])
+        num_rows = torch.tensor([tensors[0].shape[0]], device="cpu")
         sizes = [torch.empty_like(num_rows) for _ in range(self.world_size)]
         dist.all_gather(sizes, num_rows, group=self.cpu_group)
         self._sizes = [int(size) for size in sizes]

@@ -70,10 +70,10 @@ def make_output_processor(
 
 def _nothing_pooled(request_id: str, prompt_token_ids: list[int]) -> PoolingRequestOutput[PoolingOutput]:
     """The last output of a request that was aborted."""
-    return PoolingRequestOutput(request_id, PoolingOutput(torch.empty(0)), prompt_token_ids)
+    return PoolingRequestOutput(request_id, PoolingOutput(torch.empty(0, device="cpu")), prompt_token_ids)
 
 
 def _as_tensor(pooled: PooledResult) -> torch.Tensor:
     if not pooled.data:
-        return torch.empty(pooled.shape)
+        return torch.empty(pooled.shape, device="cpu")
     return torch.frombuffer(bytearray(pooled.data), dtype=torch.float32).view(pooled.shape)

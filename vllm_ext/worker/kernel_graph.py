@@ -105,7 +105,7 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
         super().__init__(runnable, vllm_config, runtime_mode, **kwargs)
         self._max_num_seqs = vllm_config.scheduler_config.max_num_seqs
         self._graphs: dict[BatchDescriptor, KernelGraph] = {}
-        self._arena = torch.empty(0, dtype=torch.uint8)
+        self._arena = torch.empty(0, dtype=torch.uint8, device="cpu")
         self.why_not: str | None = None
         """Why nothing is replayed; ``None`` as long as nothing stands against it."""
 
@@ -164,7 +164,7 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
         if start + size > self._arena.nbytes:
             # So that the largest batch will fit; pages that are never touched cost nothing.
             largest = size * max(1, self._max_num_seqs // num_tokens)
-            self._arena = torch.empty(largest + _ALIGNMENT, dtype=torch.uint8)
+            self._arena = torch.empty(largest + _ALIGNMENT, dtype=torch.uint8, device="cpu")
             start = -self._arena.data_ptr() % _ALIGNMENT
         return self._arena.data_ptr() + start
 

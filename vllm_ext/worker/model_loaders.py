@@ -79,9 +79,10 @@ def _fill(module: nn.Module, param: nn.Parameter, generator: torch.Generator) ->
 
 def _random(shape: tuple[int, ...], dtype: torch.dtype, generator: torch.Generator) -> torch.Tensor:
     if dtype.is_floating_point:
-        return torch.empty(shape, dtype=torch.float32).uniform_(-0.02, 0.02, generator=generator).to(dtype)
+        numbers = torch.empty(shape, dtype=torch.float32, device="cpu")
+        return numbers.uniform_(-0.02, 0.02, generator=generator).to(dtype)
     bounds = torch.iinfo(dtype)
-    return torch.randint(bounds.min, bounds.max, shape, generator=generator, dtype=dtype)
+    return torch.randint(bounds.min, bounds.max, shape, generator=generator, dtype=dtype, device="cpu")
 
 
 def _checkpoint_names(model: nn.Module, parameters: Iterable[str], present: set[str]) -> set[str]:

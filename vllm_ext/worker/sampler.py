@@ -105,7 +105,7 @@ class Sampler(PluggableLayer):
         """A number from [0, 1) per row: float64."""
         if choice.is_seeded.all():
             return ops.seeded_uniform(choice.seeds, choice.num_output_tokens)
-        unseeded = torch.rand(len(choice.rows), dtype=torch.float64, generator=self._generator).numpy()
+        unseeded = torch.rand(len(choice.rows), dtype=torch.float64, generator=self._generator, device="cpu").numpy()
         if not choice.is_seeded.any():
             return unseeded
         return np.where(choice.is_seeded, ops.seeded_uniform(choice.seeds, choice.num_output_tokens), unseeded)

@@ -45,7 +45,7 @@ class CPUAttentionMetadataBuilder(SDPAMetadataBuilder):
         self, kv_cache_spec: KVCacheSpec, layer_names: list[str], vllm_config: VllmConfig, device: torch.device
     ) -> None:
         super().__init__(kv_cache_spec, layer_names, vllm_config, device)
-        self._all_reqs = torch.arange(vllm_config.scheduler_config.max_num_seqs)
+        self._all_reqs = torch.arange(vllm_config.scheduler_config.max_num_seqs, device=device)
 
     def build(  # type: ignore[override]
         self, common_prefix_len: int, common_attn_metadata: CommonAttentionMetadata, fast_build: bool = False

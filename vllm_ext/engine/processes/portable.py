@@ -187,7 +187,7 @@ def _data_class(path: str) -> type[Any]:
 def _tensor_of(value: dict[str, Any]) -> torch.Tensor:
     dtype = getattr(torch, value["dtype"])
     if not value["v"]:
-        return torch.empty(value["shape"], dtype=dtype)
+        return torch.empty(value["shape"], dtype=dtype, device="cpu")
     return torch.frombuffer(bytearray(value["v"]), dtype=dtype).view(value["shape"])
 
 
