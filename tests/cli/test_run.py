@@ -116,3 +116,20 @@ def test_what_a_plugin_writes_by_itself_is_no_part_of_the_result(plugins):
     assert len(json.loads(done.stdout)) == 1
     assert "from a process" in done.stderr
     assert "from the system" in done.stderr
+
+
+@pytest.mark.parametrize("group", ["vllm.platform_plugins", "vllm.general_plugins"])
+def test_a_termination_while_a_plugin_runs_is_not_taken_for_the_plugins_failure(plugins, group):
+    code = "import os, signal\ndef run():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
+    plugins.distribution("slow", {group: ["s = slow:run"]}, {"slow.py": code})
+
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_ext", "run", *FAST],
+        env={**os.environ, "PYTHONPATH": str(plugins.site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stdout) == (143, "")
+    assert "plugin 's' of slow 0.1 was called (slow:run)" in done.stderr

@@ -199,8 +199,8 @@ def output_to_stderr(stdout: TextIO) -> Iterator[TextIO]:
         os.close(kept)
 
 
-class _Terminated(BaseException):
-    """Not SystemExit, which inside an engine is a plugin's."""
+class _Terminated(KeyboardInterrupt):
+    """Only an interrupt passes through the code of a plugin; anything else would be taken for the plugin's failure."""
 
 
 @contextlib.contextmanager
