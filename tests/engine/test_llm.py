@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor, wait
 from operator import attrgetter
+from threading import Event, Semaphore
 
 import pytest
 from support.fake_engine import FakeDispatcher, continuation, make_vllm_config
@@ -109,6 +111,53 @@ def test_two_streams_and_a_call_share_the_engine(make_llm):
     for start, outputs, prompt, num_tokens in zip(first, rest, ([1], [2]), (4, 6), strict=True):
         tokens = [output.outputs[0].token_ids for output in (start, *outputs)]
         assert tokens == [continuation(prompt, n) for n in range(1, num_tokens + 1)]
+
+
+def test_two_threads_are_never_in_a_step_at_once(make_llm, monkeypatch):
+    llm = make_llm()
+    inside, both_inside = Semaphore(1), Event()
+    step = llm.llm_engine.step
+
+    def watched():
+        if not inside.acquire(blocking=False):
+            both_inside.set()
+            return step()
+        # The first of them waits for the second, which must not come.
+        if worker_of(llm).steps == []:
+            both_inside.wait(0.3)
+        try:
+            return step()
+        finally:
+            inside.release()
+
+    monkeypatch.setattr(llm.llm_engine, "step", watched)
+    prompts = [[1], [2], [3]]
+    with ThreadPoolExecutor(len(prompts)) as threads:
+        outputs = list(threads.map(lambda prompt: llm.generate(prompt, greedy(9))[0], prompts))
+
+    assert not both_inside.is_set()
+    assert [output.outputs[0].token_ids for output in outputs] == [continuation(prompt, 9) for prompt in prompts]
+
+
+@pytest.mark.parametrize("method", ["reset_prefix_cache", "collective_rpc", "start_profile", "stop_profile"])
+def test_what_another_thread_asks_of_the_engine_waits_for_the_end_of_a_step(make_llm, monkeypatch, method):
+    llm = make_llm()
+    done: list[str] = []
+    step = llm.llm_engine.step
+    monkeypatch.setattr(llm.llm_engine, method, lambda *args, **kwargs: done.append(method))
+
+    def watched():
+        other = threads.submit(getattr(llm, method), *(["check_health"] if method == "collective_rpc" else []))
+        wait([other], 0.2)
+        done.append("step")
+        return step()
+
+    with ThreadPoolExecutor(1) as threads:
+        monkeypatch.setattr(llm.llm_engine, "step", watched)
+        llm.generate([1], greedy(1))
+
+    assert done[0] == "step"
+    assert method in done
 
 
 def test_a_bad_prompt_is_named_by_its_position_and_none_is_started(make_llm):

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from threading import RLock
 from typing import Any
 
 from vllm_ext.contracts.pooling_params import PoolingParams
@@ -28,9 +29,12 @@ class Call:
 
 
 class Calls:
-    """The calls in flight on ``engine``, which nobody else may step."""
+    """The calls in flight on ``engine``, which nobody else may step. They may come from several threads."""
 
     def __init__(self, engine: LLMEngine) -> None:
+        self.turn = RLock()
+        """Whoever touches the engine holds it, so that a step is one thread's. Reentrant, because a stream that nobody
+        holds any more is closed, and its requests aborted, wherever its thread stands."""
         self._engine = engine
         self._next_id = count()
         self._call_of: dict[str, Call] = {}
@@ -50,18 +54,19 @@ class Calls:
             EngineError: a step failed.
         """
         try:
-            self._add_requests(call, final_only)
+            with self.turn:
+                self._add_requests(call, final_only)
             num_unfinished = len(call.request_ids)
             while num_unfinished:
-                while not call.outputs:
-                    self._step_for(call)
-                output = call.outputs.popleft()
+                output = self._next_output(call)
                 num_unfinished -= output.finished
                 yield output
-            if not self._call_of:
-                self._settle()
+            with self.turn:
+                if not self._call_of:
+                    self._settle()
         finally:
-            self._abort(call)
+            with self.turn:
+                self._abort(call)
 
     def _add_requests(self, call: Call, final_only: bool) -> None:
         for index, (request_id, prompt) in enumerate(zip(call.request_ids, call.prompts, strict=True)):
@@ -72,6 +77,14 @@ class Calls:
             except InvalidRequest as error:
                 raise InvalidRequest(f"prompt {index}: {error}") from error
             self._call_of[request_id] = call
+
+    def _next_output(self, call: Call) -> Any:
+        while True:
+            # Between two steps another thread may have its turn, and add its requests.
+            with self.turn:
+                if call.outputs:
+                    return call.outputs.popleft()
+                self._step_for(call)
 
     def _step_for(self, call: Call) -> None:
         """Make a step, and hand its outputs to the calls that they belong to."""

@@ -31,7 +31,9 @@ T = TypeVar("T")
 
 
 class LLM(PoolingCalls, FrontEnd):
-    """A model on the chosen platform, for use from Python. It is not thread-safe. vLLM: ``LLM``.
+    """A model on the chosen platform, for use from Python. vLLM: ``LLM``.
+
+    Several threads may use it: they take turns, step by step. :meth:`close` is for when they have ended.
 
     Args:
         model: a Hugging Face model directory; the model that comes with vllm_ext if neither this nor the settings
@@ -138,7 +140,8 @@ class LLM(PoolingCalls, FrontEnd):
 
         Returns: False, and nothing is changed, while streams use cache blocks.
         """
-        return self.llm_engine.reset_prefix_cache(reset_running_requests=reset_running_requests)
+        with self._calls.turn:
+            return self.llm_engine.reset_prefix_cache(reset_running_requests=reset_running_requests)
 
     def collective_rpc(
         self,
@@ -159,7 +162,8 @@ class LLM(PoolingCalls, FrontEnd):
             ContractError: the workers have no such method.
             EngineError: it failed; the text has the worker's class and the method.
         """
-        return self.llm_engine.collective_rpc(method, timeout, args, kwargs)
+        with self._calls.turn:
+            return self.llm_engine.collective_rpc(method, timeout, args, kwargs)
 
     def apply_model(self, func: Callable[[nn.Module], T]) -> list[T]:
         """What ``func`` returns for the model of each worker, by rank; errors as of :meth:`collective_rpc`."""
@@ -175,13 +179,15 @@ class LLM(PoolingCalls, FrontEnd):
             ConfigError: the setting ``profiler.torch_profiler_dir`` names no folder for the traces.
             EngineError: it has begun already, or the platform's worker cannot be profiled.
         """
-        self.llm_engine.start_profile(profile_prefix)
+        with self._calls.turn:
+            self.llm_engine.start_profile(profile_prefix)
 
     def stop_profile(self) -> None:
         """End what :meth:`start_profile` began, and write a trace for each worker, which Perfetto and
         chrome://tracing show; EngineError where it was not begun.
         """
-        self.llm_engine.stop_profile()
+        with self._calls.turn:
+            self.llm_engine.stop_profile()
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model directory asks for (``generation_config.json``), to change and pass on as one likes."""
