@@ -40,6 +40,7 @@ from vllm_ext.engine.core_messages import (
 from vllm_ext.engine.core_process import ProcessCoreClient
 from vllm_ext.engine.core_thread import ThreadCoreClient
 from vllm_ext.engine.data_requests import GENERATE, POOL, Use
+from vllm_ext.engine.forked import own_process_check
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.engine.metrics.manager import StatLoggerManager
@@ -292,6 +293,7 @@ class AsyncLLM(FrontEnd):
         self._data_requests = AsyncDataRequests(dispatcher, self.tokenizer)
         self._calls = PendingCalls()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._check_own_process = own_process_check()
         self._ended: EngineError | None = None
         # Neither of the threads holds on to this object, so that it can be collected while they live.
         self._mailbox = Mailbox(self._handle)
@@ -312,6 +314,7 @@ class AsyncLLM(FrontEnd):
 
     def _bind_to_loop(self) -> None:
         """Belong to the running loop from the first use on; EngineError in another one, or after the end."""
+        self._check_own_process()
         loop = asyncio.get_running_loop()
         if self._loop is None:
             self._loop = loop

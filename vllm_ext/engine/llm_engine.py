@@ -11,6 +11,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core import EngineCore
+from vllm_ext.engine.forked import own_process_check
 from vllm_ext.engine.input_processor import InputProcessor
 from vllm_ext.engine.metrics.manager import StatLoggerManager
 from vllm_ext.engine.parallel_sampling import split_completions
@@ -40,6 +41,7 @@ class LLMEngine:
         self.default_sampling_params = self.input_processor.default_sampling_params
         self._aborted: list[Any] = []
         self._is_shut_down = False
+        self._check_own_process = own_process_check()
         self.output_processor = make_output_processor(dispatcher.vllm_config.model_config, self.tokenizer)
         # What is wrong with a stat logger that the user named is said before a model is loaded.
         _ = dispatcher.stat_loggers
@@ -180,5 +182,6 @@ class LLMEngine:
         self.shutdown()
 
     def _check_running(self) -> None:
+        self._check_own_process()
         if self._is_shut_down:
             raise EngineError("this engine is shut down; make a new one")

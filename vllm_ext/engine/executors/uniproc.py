@@ -11,6 +11,7 @@ from vllm_ext.contracts.executor import Executor
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.executors.worker_calls import call_worker, check_worker_cls
+from vllm_ext.engine.forked import compute_in_this_thread
 from vllm_ext.errors import ConfigError, EngineError
 
 _of_the_parent: list[WorkerBase | None] = []
@@ -29,6 +30,7 @@ class UniProcExecutor(Executor):
                 f"engine.tensor_parallel_size is {num_workers}, and executor 'uniproc' runs one worker; set it to 1, "
                 "or engine.executor to 'multiproc', which runs several"
             )
+        compute_in_this_thread()
         self._worker: WorkerBase | None = self.dispatcher.worker_factory(
             local_rank=0,
             rank=0,
