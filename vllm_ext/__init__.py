@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from vllm_ext.engine.async_llm import AsyncLLM
     from vllm_ext.engine.llm import LLM
     from vllm_ext.engine.llm_engine import LLMEngine
+    from vllm_ext.engine.prompts import PromptType, TextPrompt, TokensPrompt
     from vllm_ext.errors import Unavailable
     from vllm_ext.registry.models import ModelRegistry
     from vllm_ext.registry.tokenizers import TokenizerRegistry
@@ -97,6 +98,7 @@ _MODULE_OF = {
     "PoolingOutput": "contracts.pooling_outputs",
     "PoolingParams": "contracts.pooling_params",
     "PoolingRequestOutput": "contracts.pooling_outputs",
+    "PromptType": "engine.prompts",
     "QuantizationConfig": "contracts.quantization",
     "RequestOutput": "contracts.outputs",
     "SamplingParams": "contracts.sampling_params",
@@ -105,8 +107,10 @@ _MODULE_OF = {
     "ScoringOutput": "contracts.pooling_outputs",
     "ScoringRequestOutput": "contracts.pooling_outputs",
     "StatLoggerBase": "contracts.stat_logger",
+    "TextPrompt": "engine.prompts",
     "TokenizerLike": "contracts.tokenizer",
     "TokenizerRegistry": "registry.tokenizers",
+    "TokensPrompt": "engine.prompts",
     "Unavailable": "errors",
     "WorkerBase": "contracts.worker",
     "current_platform": "dispatch.default_platform",
@@ -152,6 +156,7 @@ __all__ = [
     "PoolingOutput",
     "PoolingParams",
     "PoolingRequestOutput",
+    "PromptType",
     "QuantizationConfig",
     "RequestOutput",
     "SamplingParams",
@@ -160,8 +165,10 @@ __all__ = [
     "ScoringOutput",
     "ScoringRequestOutput",
     "StatLoggerBase",
+    "TextPrompt",
     "TokenizerLike",
     "TokenizerRegistry",
+    "TokensPrompt",
     "Unavailable",
     "WorkerBase",
     "__version__",

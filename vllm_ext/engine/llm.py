@@ -66,6 +66,17 @@ class LLM(PoolingCalls, FrontEnd):
         priority: int = 0,
     ) -> list[PoolingRequestOutput[Any]]: ...
 
+    # By itself, because mypy looks into a list of prompts of several forms only where no other kind of list is taken.
+    @overload
+    def generate(
+        self,
+        prompts: Sequence[PromptType],
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
+        *,
+        use_tqdm: bool = False,
+        priority: int | Sequence[int] = 0,
+    ) -> list[RequestOutput]: ...
+
     @overload
     def generate(
         self,
