@@ -446,3 +446,16 @@ def test_a_settings_folder_that_cannot_be_looked_into(run, monkeypatch):
 
     assert code == 2
     assert "cannot be looked for: File name too long. Correct HOME or XDG_CONFIG_HOME, or name a file" in err
+
+
+# Faults that nobody foresaw -------------------------------------------------------------------------------------------
+
+
+def test_an_error_without_a_text_is_named(run, monkeypatch):
+    def out_of_memory(*arguments, **keywords):
+        raise MemoryError
+
+    monkeypatch.setattr("vllm_ext.cli.base.load_config", out_of_memory)
+    code, err = run()
+
+    assert (code, err) == (1, "ERROR: MemoryError\n")

@@ -7,6 +7,7 @@ that an unrelated distribution can neither break nor slow a command.
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import os
 import sys
@@ -17,7 +18,7 @@ from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from vllm_ext._version import __version__
-from vllm_ext.errors import VllmExtError, plugin_traceback, printable
+from vllm_ext.errors import VllmExtError, innermost_cause, message_of, plugin_traceback, printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,6 +61,11 @@ class _FitToShow(logging.Formatter):
         self._app = app
 
     def format(self, record: logging.LogRecord) -> str:
+        # cliff logs what a command raises; a MemoryError says no more than its name.
+        error: object = record.msg
+        if isinstance(error, Exception) and not message_of(error):
+            record = copy.copy(record)
+            record.msg = innermost_cause(error)
         return self._app.fit_to_show(super().format(record))
 
 
