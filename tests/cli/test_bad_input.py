@@ -423,6 +423,17 @@ def test_a_missing_tokenizer(run, model):
     assert f"no tokenizer.json in {str(model)!r}" in err
 
 
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_link_to_a_file_that_is_gone(run, model, name):
+    (model / name).unlink()
+    (model / name).symlink_to("../../blobs/0f3a")
+
+    code, err = run("--model", model)
+
+    assert code == 2
+    assert f"{name} (a link to '../../blobs/0f3a', which does not exist)" in err
+
+
 def test_a_damaged_tokenizer(run, model):
     (model / "tokenizer.json").write_text("{")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,22 @@ def read_hf_config(model: Path) -> HFConfig:
         )
     path = model / "config.json"
     if not path.is_file():
-        raise CheckpointError(
-            f"no config.json in model directory {str(model)!r}; it holds: {listing(p.name for p in model.iterdir())}"
-        )
+        raise CheckpointError(f"no config.json in model directory {str(model)!r}; it holds: {held_by(model)}")
     values = read_json_object(path)
     architectures = values.get("architectures", [])
     if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
         raise CheckpointError(f"{path}: architectures is {architectures!r}; it takes a list of names")
     return HFConfig(values, path)
+
+
+def held_by(directory: Path) -> str:
+    """Names of the files in ``directory``, for messages about one that is not there. A download cache has links, of
+    which the files may be gone.
+    """
+    return listing(
+        path.name if path.exists() else f"{path.name} (a link to {os.readlink(path)!r}, which does not exist)"
+        for path in directory.iterdir()
+    )
 
 
 def position_offset(config: HFConfig) -> int:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from vllm_ext.contracts.tokenizer import TOKENIZER_METHODS, TokenizerLike
 from vllm_ext.contracts.vllm_config import HFConfig, ModelConfig
-from vllm_ext.dispatch.hf_config import read_json_object
+from vllm_ext.dispatch.hf_config import held_by, read_json_object
 from vllm_ext.errors import (
     CheckpointError,
     ContractError,
@@ -21,7 +21,6 @@ from vllm_ext.errors import (
     VllmExtError,
     dotted_path,
     innermost_cause,
-    listing,
 )
 from vllm_ext.registry.tokenizers import TokenizerRegistry
 
@@ -132,7 +131,7 @@ def read_tokenizer_file(directory: Path) -> Tokenizer:
     """
     path = directory / TOKENIZER_FILE
     if not path.is_file():
-        present = listing(entry.name for entry in directory.iterdir()) if directory.is_dir() else "no such directory"
+        present = held_by(directory) if directory.is_dir() else "no such directory"
         raise TokenizerError(
             f"no {TOKENIZER_FILE} in {str(directory)!r}, which holds: {present}. Only the format of the 'tokenizers' "
             "library is read; save the model's tokenizer with transformers (AutoTokenizer...save_pretrained) to get it"

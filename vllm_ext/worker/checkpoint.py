@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from vllm_ext.dispatch.hf_config import held_by
 from vllm_ext.errors import CheckpointError, listing
 from vllm_ext.worker.read_ahead import NUM_READERS, read_ahead
 
@@ -54,7 +55,7 @@ class Checkpoint:
                 "transformers"
             )
         raise CheckpointError(
-            f"no weights in {str(directory)!r}: neither {_SINGLE} nor {_INDEX} exists; it holds: {listing(found)}"
+            f"no weights in {str(directory)!r}: neither {_SINGLE} nor {_INDEX} exists; it holds: {held_by(directory)}"
         )
 
     def names(self) -> set[str]:
