@@ -14,7 +14,7 @@ from vllm_ext.contracts.attention_selection import judge, reasons_against
 from vllm_ext.contracts.platform import AttentionSelectorConfig, DeviceCapability, Platform
 from vllm_ext.contracts.qualname import is_class_path
 from vllm_ext.dispatch.attention_call import attention_question
-from vllm_ext.dispatch.hooks import platform_code
+from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.errors import ConfigError, RegistrationError, VllmExtError
 from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum, split_path
 from vllm_ext.registry.attention_backends import ATTENTION_BACKENDS

@@ -24,9 +24,10 @@ from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish
 from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.executor_choice import executor_of_hooks, with_own_names
-from vllm_ext.dispatch.hooks import platform_code, prepare_platform, run_platform_hooks, update_block_size
+from vllm_ext.dispatch.hooks import prepare_platform, run_platform_hooks, update_block_size
 from vllm_ext.dispatch.io_processor import LoadedIOProcessor, load_io_processor
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, load_logits_processors
+from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.dispatch.quantization import update_quant_config
 from vllm_ext.dispatch.scheduler import build_scheduler, resolve_scheduler

@@ -21,7 +21,7 @@ from vllm_ext.contracts.vllm_config import (
     VllmConfig,
 )
 from vllm_ext.dispatch.hf_config import DEMO_MODEL, own_max_model_len, read_hf_config
-from vllm_ext.dispatch.hooks import platform_code
+from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops
 from vllm_ext.dispatch.pooler_config import has_modules, make_pooler_config, max_seq_length
 from vllm_ext.dispatch.purpose import resolve_purpose

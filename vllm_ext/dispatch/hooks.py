@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from vllm_ext.contracts.block_sizes import describe_block_sizes
@@ -13,7 +12,8 @@ from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.dispatch.config_values import added_names, as_texts, copied, flatten
 from vllm_ext.dispatch.hook_checks import check_added_attributes, check_hook_values
-from vllm_ext.errors import ConfigError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
+from vllm_ext.dispatch.naming_code import platform_code
+from vllm_ext.errors import ConfigError, innermost_cause
 
 logger = logging.getLogger(__name__)
 
@@ -120,24 +120,6 @@ def update_block_size(platform: Platform, vllm_config: VllmConfig, origin: str) 
                 f"{describe_block_sizes(layer.attn_backend)}"
             )
     return changes
-
-
-@contextmanager
-def platform_code(platform: Platform) -> Iterator[None]:
-    """Around calls of the platform's own methods: whatever they raise becomes an error that names the platform.
-
-    Errors of vllm_ext pass, since that is how a platform refuses a configuration.
-    """
-    try:
-        yield
-    except (VllmExtError, KeyboardInterrupt):
-        raise
-    except BaseException as error:  # a hook that exits or asserts fails like any other
-        cls = type(platform)
-        raise PluginLoadError(
-            f"platform {platform.device_name!r} ({dotted_path(cls)}) failed: {innermost_cause(error)}",
-            plugin=platform.device_name,
-        ) from error
 
 
 def _run_hook(platform: Platform, hook: str, vllm_config: VllmConfig, origin: str) -> tuple[Change, ...]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from vllm_ext.errors import EngineError, innermost_cause
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from vllm_ext.contracts.platform import Platform
+from vllm_ext.errors import EngineError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
 
 
 class NamingCode:
@@ -28,3 +32,21 @@ class NamingCode:
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if isinstance(error, Exception | SystemExit) and not isinstance(error, self._passing):
             raise EngineError(f"{self._whose}: {innermost_cause(error)}") from error
+
+
+@contextmanager
+def platform_code(platform: Platform) -> Iterator[None]:
+    """Around calls of the platform's own methods: whatever they raise becomes an error that names the platform.
+
+    Errors of vllm_ext pass, since that is how a platform refuses a configuration.
+    """
+    try:
+        yield
+    except (VllmExtError, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a hook that exits or asserts fails like any other
+        cls = type(platform)
+        raise PluginLoadError(
+            f"platform {platform.device_name!r} ({dotted_path(cls)}) failed: {innermost_cause(error)}",
+            plugin=platform.device_name,
+        ) from error

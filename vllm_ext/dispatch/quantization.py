@@ -10,7 +10,8 @@ from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.contracts.quantization import QuantizationConfig, get_quantization_config
 from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
 from vllm_ext.dispatch.hf_config import read_json_object
-from vllm_ext.dispatch.hooks import Change, platform_code
+from vllm_ext.dispatch.hooks import Change
+from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.errors import (
     CheckpointError,
     ConfigError,

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.contracts.kv_cache import KVCacheConfig
 from vllm_ext.contracts.pooling_params import POOLING_TASKS
 from vllm_ext.contracts.stats import SchedulerStats
-from vllm_ext.dispatch.hooks import platform_code
-from vllm_ext.dispatch.naming_code import NamingCode
+from vllm_ext.dispatch.naming_code import NamingCode, platform_code
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_messages import Capabilities
 from vllm_ext.engine.executors.worker_calls import name_of_method

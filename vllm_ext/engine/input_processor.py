@@ -15,8 +15,8 @@ from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.pooling_params import POOLING_TASKS, PoolingParams
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
 from vllm_ext.contracts.vllm_config import VllmConfig
-from vllm_ext.dispatch.hooks import platform_code
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, validate_params
+from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.engine.core_messages import Capabilities, EngineCoreRequest
 from vllm_ext.engine.generation_config import load_default_sampling_params
 from vllm_ext.engine.params_processor import ParamsProcessor
