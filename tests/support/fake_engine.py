@@ -255,6 +255,12 @@ class FakeDispatcher:
 
     io_processor: LoadedIOProcessor = field(default_factory=lambda: LoadedIOProcessor(None))
 
+    def load_stat_loggers(self) -> None:
+        _ = self.stat_loggers
+
+    def load_io_processor(self) -> None:
+        pass
+
     @contextmanager
     def activate(self) -> Iterator[None]:
         with use_platform(self.platform), set_current_vllm_config(self.vllm_config):

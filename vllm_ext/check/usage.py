@@ -147,7 +147,10 @@ def run_a_little(dispatcher: WatchedDispatcher, usage: Usage) -> tuple[Receipt, 
     with dispatcher.watching(), LLM.from_dispatcher(dispatcher) as llm:
         is_pooling = dispatcher.vllm_config.model_config.runner_type == "pooling"
         usage.is_stepping = True
-        _ = llm.encode([PROMPT]) if is_pooling else llm.generate([PROMPT], params)
+        if is_pooling:
+            llm.encode([PROMPT])
+        else:
+            llm.generate([PROMPT], params)
         usage.is_stepping = False
         return llm.receipts
 

@@ -255,6 +255,18 @@ class Dispatcher:
         with self.activate():
             return load_io_processor(self.bound_plan, self.config, self.vllm_config)
 
+    def load_logits_processors(self) -> None:
+        """Have :attr:`logits_processors` loaded now, with its errors."""
+        _ = self.logits_processors
+
+    def load_stat_loggers(self) -> None:
+        """Have :attr:`stat_loggers` loaded now, with its errors: those are worth knowing before a model is loaded."""
+        _ = self.stat_loggers
+
+    def load_io_processor(self) -> None:
+        """Have :attr:`io_processor` loaded now, as :meth:`load_stat_loggers`."""
+        _ = self.io_processor
+
     def linear_method(self) -> LinearMethod:
         """How the layers of this engine lay out and multiply dense weights."""
         from vllm_ext.contracts.linear_method import LinearMethod

@@ -35,7 +35,7 @@ from vllm_ext.plan import (
 
 def make_hand_over(dispatcher: Dispatcher) -> HandOver:
     """What the other processes of the dispatcher's engine are handed; loads the logits processors."""
-    _ = dispatcher.logits_processors
+    dispatcher.load_logits_processors()
     receipt = make_receipt(dispatcher.bound_plan, "front end")
     values = hook_values(dispatcher.changes)
     return HandOver.of(dispatcher.bound_plan, dispatcher.config, receipt.active, values)

@@ -97,7 +97,7 @@ def _logits_processor_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
 def _stat_logger_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
     """Those of plugins, in the order in which they are told."""
     try:
-        _ = dispatcher.stat_loggers
+        dispatcher.load_stat_loggers()
     except VllmExtError as error:
         yield TrailEntry(
             "stat_loggers", "", "failed", str(error), str(dispatcher.config.origin(_STAT_LOGGERS_KEY)), error
@@ -115,7 +115,7 @@ def _io_processor_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
             dispatcher.bound_plan, dispatcher.config, dispatcher.vllm_config.model_config.hf_config
         )
         chosen = choice.decision
-        _ = dispatcher.io_processor
+        dispatcher.load_io_processor()
         if choice.warning:
             yield TrailEntry(slot, "", "refused", choice.warning, "the model")
     except VllmExtError as caught:

@@ -299,8 +299,7 @@ class AsyncLLM(FrontEnd):
         self._mailbox = Mailbox(self._handle)
         client_cls = ProcessCoreClient if dispatcher.settings.engine.core_process else ThreadCoreClient
         self._bound_plan = dispatcher.bound_plan
-        # What is wrong with a stat logger that the user named is said before a model is loaded.
-        _ = dispatcher.stat_loggers
+        dispatcher.load_stat_loggers()
         self._client: ThreadCoreClient | ProcessCoreClient = client_cls(dispatcher, self._mailbox.put)
         with shut_down_on_error(self._client.shutdown):
             self._stats = StatLoggerManager(dispatcher)

@@ -96,14 +96,15 @@ class DataRequests:
 
     def parse(self, use: Use, request: Mapping[str, Any], params: Any) -> Any:
         """Check a request's form, and let the processor read its data."""
-        _ = self.processor
+        processor = self.processor
         if others := [key for key in request if key != "data"]:
             raise InvalidRequest(f"a request with 'data' has nothing besides; found {', '.join(map(repr, others))}")
         if params is not None and not isinstance(params, use.params_cls):
             raise InvalidRequest(
                 f"the parameters are {params!r}; a request with data takes one {use.params_cls.__name__}"
             )
-        return self._call("parse_data", request["data"], may_refuse=True)
+        with self.running("parse_data", may_refuse=True):
+            return processor.parse_data(request["data"])
 
     def pre_process(self, parsed: Any, request_id: str) -> Any:
         return self._call("pre_process", parsed, request_id=request_id, may_refuse=True)

@@ -234,8 +234,7 @@ class LLM(PoolingCalls, FrontEnd):
 
     def _start(self, dispatcher: Dispatcher) -> None:
         self.dispatcher = dispatcher
-        # What is wrong with it is said before the model is loaded.
-        _ = dispatcher.io_processor
+        dispatcher.load_io_processor()
         self.llm_engine = LLMEngine(dispatcher)
         self._calls = Calls(self.llm_engine)
         with shut_down_on_error(self.llm_engine.shutdown):

@@ -43,8 +43,7 @@ class LLMEngine:
         self._is_shut_down = False
         self._check_own_process = own_process_check()
         self.output_processor = make_output_processor(dispatcher.vllm_config.model_config, self.tokenizer)
-        # What is wrong with a stat logger that the user named is said before a model is loaded.
-        _ = dispatcher.stat_loggers
+        dispatcher.load_stat_loggers()
         self.engine_core = EngineCore(dispatcher)
         self.input_processor.set_supported(self.engine_core.capabilities)
         with shut_down_on_error(self.engine_core.shutdown):
