@@ -6,9 +6,7 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,10 +20,10 @@ import msgspec
 from vllm_ext.config.redaction import scrub, secrets_in
 from vllm_ext.errors import EngineError
 from vllm_ext.managers.child_report import PIPE_CLOSED, ChildReport
-from vllm_ext.managers.side_effects import signal_name
+from vllm_ext.managers.new_python import end_group, signal_name, start_python
 from vllm_ext.plan import Decision, Outcome, Plan, plan_to_dict
 
-_START = "import sys; sys.path[:] = sys.argv[2:]; from vllm_ext.managers.child_main import main; main(int(sys.argv[1]))"
+_MAIN = "from vllm_ext.managers.child_main import main; main(int(sys.argv[1]))"
 _GRACE_S = 3.0
 """The child ends itself at the time limit, with its stack; a child that cannot is killed so much later."""
 _START_S = 60.0
@@ -139,21 +137,18 @@ class _Child:
         return readers
 
     def _start_process(self, report_in: int) -> subprocess.Popen[bytes]:
-        # -P: the current directory is on the path only where it is on ours.
-        command = [sys.executable, "-P", "-c", _START, str(report_in)]
-        command += [entry for entry in sys.path if isinstance(entry, str)]
         values = {"plan": plan_to_dict(self._plan), "key": self._decision.key, "timeout_s": self._timeout_s}
         with tempfile.TemporaryFile() as request:
             request.write(json.dumps(values).encode())
             request.seek(0)
             try:
-                return subprocess.Popen(
-                    command,
+                return start_python(
+                    _MAIN,
+                    [str(report_in)],
                     stdin=request,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
                     pass_fds=(report_in,),
-                    start_new_session=True,
                 )
             except OSError as error:
                 raise EngineError(f"no child process can be started to load plugins: {error}") from error
@@ -171,10 +166,7 @@ class _Child:
     def _end(self) -> int:
         """Kill what is left of the process group; returns the exit code."""
         assert self._process is not None
-        # Not reaped before that, so that the group's number cannot be another's by now.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        return self._process.wait()
+        return end_group(self._process)
 
     def _read_output(self, pipe: Any) -> None:
         with pipe:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vllm_ext.errors import innermost_cause, one_line
+from vllm_ext.managers.new_python import signal_name
 
 _SIGNALS = [number for number in signal.valid_signals() if number not in (signal.SIGKILL, signal.SIGSTOP)]
 _MAX_NAMES = 5
@@ -81,14 +82,6 @@ class SideEffects:
     def _note_failed_thread(self, arguments: Any) -> None:
         self._failed_threads.append(innermost_cause(arguments.exc_value))
         self._previous_hook(arguments)
-
-
-def signal_name(number: int) -> str:
-    """``SIGTERM``; ``signal 40`` for one without a name."""
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _current_folder() -> str | None:

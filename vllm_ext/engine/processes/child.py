@@ -6,27 +6,20 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 
 from vllm_ext.engine.processes.channel import Channel
 from vllm_ext.errors import EngineError
-from vllm_ext.managers.side_effects import signal_name
+from vllm_ext.managers.new_python import end_group, signal_name, start_python
 
-_START = (
-    "import sys; sys.path[:] = sys.argv[3:]; "
-    "from vllm_ext.engine.processes.joined import run; run(int(sys.argv[1]), sys.argv[2])"
-)
+_MAIN = "from vllm_ext.engine.processes.joined import run; run(int(sys.argv[1]), sys.argv[2])"
 
 
 class ChildProcess:
-    """Starts ``main(channel)`` of a module in a new Python, which sees the same packages as this one.
-
-    It is no copy of this process: nothing but environment and path is inherited, and the program that was started is
-    not run again. It is in a session of its own, so that an interrupt of the terminal reaches this process only. What
-    it writes to standard output goes to standard error.
+    """Starts ``main(channel)`` of a module as :func:`start_python` does. What it writes to standard output goes to
+    standard error.
 
     Args:
         name: for messages, such as ``worker 1``.
@@ -43,16 +36,13 @@ class ChildProcess:
         """Whether it is meant to end, so that its end is no fault."""
         self.channel, theirs = Channel.pair()
         descriptor = theirs.fileno()
-        # -P: the current directory is on the path only where it is on ours.
-        command = [sys.executable, "-P", "-c", _START, str(descriptor), module]
-        command += [entry for entry in sys.path if isinstance(entry, str)]
         try:
-            self._process = subprocess.Popen(
-                command,
+            self._process = start_python(
+                _MAIN,
+                [str(descriptor), module],
                 stdin=subprocess.DEVNULL,
                 stdout=2,
                 pass_fds=(descriptor,),
-                start_new_session=True,
                 env=os.environ | environ,
             )
         except OSError as error:
@@ -108,10 +98,7 @@ class ChildProcess:
         # Where the whole program ignores SIGCHLD, the system has reaped it.
         with contextlib.suppress(ChildProcessError):
             os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
-        # Not reaped before that, so that the group's number cannot be another's by now.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
+        end_group(self._process)
         self._has_ended.set()
         on_end(self)
 

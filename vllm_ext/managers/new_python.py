@@ -1,0 +1,47 @@
+"""A new Python that sees the same packages as this one, in a session and a process group of its own, and its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+def start_python(code: str, arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+    """Run ``code``, for which ``sys.argv[1:]`` begins with ``arguments``.
+
+    It is no copy of this process: nothing but environment and path is inherited, and the program that was started is
+    not run again. An interrupt of the terminal does not reach it.
+
+    Args:
+        options: of :class:`subprocess.Popen`.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    code = f"import sys; sys.path[:] = sys.argv[{len(arguments) + 1}:]; {code}"
+    # -P: the current directory is on the path only where it is on ours.
+    command = [sys.executable, "-P", "-c", code, *arguments, *(entry for entry in sys.path if isinstance(entry, str))]
+    return subprocess.Popen(command, start_new_session=True, **options)
+
+
+def end_group(process: subprocess.Popen[bytes]) -> int:
+    """Kill what is left of the process group that :func:`start_python` began, and reap the process; returns its exit
+    code.
+    """
+    # Not reaped before that, so that the group's number cannot be another's by now.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+    return process.wait()
+
+
+def signal_name(number: int) -> str:
+    """``SIGTERM``; ``signal 40`` for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
