@@ -11,7 +11,7 @@ import re
 from vllm_ext.errors import RegistrationError, did_you_mean, listing
 from vllm_ext.registry.base import Registration, Registry
 from vllm_ext.registry.owners import current_owner
-from vllm_ext.registry.scope import Scope
+from vllm_ext.registry.scope import Scope, key_that_counts, owned_key, split_key
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class _AttentionBackendRegistry:
     def find(self, name: str, scope: Scope) -> Registration[str] | None:
         """What ``name`` stands for in ``scope``, and who says so, to be used; ``None`` where nothing is registered."""
         for registry in (self.overrides, self.added):
-            if (key := _key_of(registry, name, scope)) is not None:
+            if (key := key_that_counts(registry.snapshot(), name, scope)) is not None:
                 return registry.find(key)
         return Registration(IN_TREE[name], None) if name in IN_TREE else None
 
@@ -81,17 +81,17 @@ class _AttentionBackendRegistry:
 
     def peek_override(self, name: str, scope: Scope) -> Registration[str] | None:
         """The override of ``name`` that counts in ``scope``, if any."""
-        key = _key_of(self.overrides, name, scope)
+        key = key_that_counts(self.overrides.snapshot(), name, scope)
         return None if key is None else self.overrides.snapshot()[key]
 
     def peek_added(self, name: str, scope: Scope) -> Registration[str] | None:
         """What the new name ``name`` was added with, in ``scope``, if it was."""
-        key = _key_of(self.added, name, scope)
+        key = key_that_counts(self.added.snapshot(), name, scope)
         return None if key is None else self.added.snapshot()[key]
 
     def names(self, scope: Scope) -> list[str]:
         """All names that exist in ``scope``, whether something is registered for them or not, in-tree ones first."""
-        added = [name for name in _names(self.added) if _key_of(self.added, name, scope)]
+        added = [name for name in _names(self.added) if key_that_counts(self.added.snapshot(), name, scope)]
         return [*IN_TREE, *added, *TO_BE_FILLED]
 
     def usable(self, scope: Scope) -> list[str]:
@@ -101,14 +101,14 @@ class _AttentionBackendRegistry:
     def foreign(self, scope: Scope) -> list[tuple[str, Registration[str]]]:
         """What plugins registered for platforms other than that of ``scope``."""
         everything = [*self.overrides.snapshot().items(), *self.added.snapshot().items()]
-        return [(_split(key)[0], entry) for key, entry in everything if _split(key)[1] in scope.foreign]
+        return [(split_key(key)[0], entry) for key, entry in everything if split_key(key)[1] in scope.foreign]
 
     def clear_override(self, name: str, scope: Scope) -> None:
         """Forget the overrides of ``name`` that count in ``scope``; those for other platforms stay."""
         kept = {
             key: entry
             for key, entry in self.overrides.snapshot().items()
-            if _split(key)[0] != name or _split(key)[1] in scope.foreign
+            if split_key(key)[0] != name or split_key(key)[1] in scope.foreign
         }
         self.overrides.restore(kept)
 
@@ -131,12 +131,12 @@ class _AttentionBackendRegistry:
             )
         party = current_owner().identity
         before = registry.snapshot()
-        key = f"{name}@{party}"
+        key = owned_key(name, party)
         registry.register(key, class_path)
         if key in before and before[key].value == class_path:
             return
         for other, entry in before.items():
-            if _split(other)[0] == name and other != key and entry.value != class_path:
+            if split_key(other)[0] == name and other != key and entry.value != class_path:
                 logger.warning(
                     "attention backend %r: %s registers %s, and %s has registered %s; an engine uses its own "
                     "platform's, else the last one",
@@ -148,21 +148,8 @@ class _AttentionBackendRegistry:
                 )
 
 
-def _key_of(registry: Registry[str], name: str, scope: Scope) -> str | None:
-    """The registration of the platform's own distribution, else the last one that is not another platform's."""
-    found = [key for key in registry.snapshot() if _split(key)[0] == name and _split(key)[1] not in scope.foreign]
-    own = f"{name}@{scope.distribution}"
-    return own if own in found else found[-1] if found else None
-
-
 def _names(registry: Registry[str]) -> list[str]:
-    return list(dict.fromkeys(_split(key)[0] for key in registry.snapshot()))
-
-
-def _split(key: str) -> tuple[str, str]:
-    """Name of the backend and party that registered it."""
-    name, _, party = key.partition("@")
-    return name, party
+    return list(dict.fromkeys(split_key(key)[0] for key in registry.snapshot()))
 
 
 ATTENTION_BACKENDS = _AttentionBackendRegistry()

@@ -10,7 +10,7 @@ from typing import Any
 from vllm_ext.errors import RegistrationError, did_you_mean, dotted_path, listing
 from vllm_ext.registry.base import Registration, Registry
 from vllm_ext.registry.owners import current_owner
-from vllm_ext.registry.scope import Scope
+from vllm_ext.registry.scope import Scope, key_that_counts, owned_key, split_key
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,7 @@ class _CustomOpRegistry:
                 "Register a subclass of it"
             )
         owner = current_owner().identity
-        others = [o for (op, o) in map(_split, self.oot.names()) if op == name and o != owner]
+        others = [o for (op, o) in map(split_key, self.oot.names()) if op == name and o != owner]
         if others:
             logger.warning(
                 "custom op %r is replaced by %s and by %s; a platform uses its own distribution's",
@@ -106,7 +106,7 @@ class _CustomOpRegistry:
                 owner,
                 others[0],
             )
-        key = f"{name}@{owner}"
+        key = owned_key(name, owner)
         # Said once, however often the plugin is loaded.
         if key not in self.oot.names() and (idle := _changes_nothing(op_cls, replacement)):
             logger.warning("%s", idle)
@@ -130,21 +130,18 @@ class _CustomOpRegistry:
         That of the platform's distribution is taken if there is one, else the last one registered; those of other
         platforms are for them alone.
         """
-        op_name = self.name_of(op_cls)
-        found = {}
-        for key, entry in self.oot.snapshot().items():
-            name, owner = _split(key)
-            # The class may have been defined anew since.
-            if name == op_name and owner not in scope.foreign and issubclass(entry.value, op_cls):
-                found[owner] = key
-        if not found:
+        name = self.name_of(op_cls)
+        if name is None:
             return None
-        taken = self.oot.find(found.get(scope.distribution) or list(found.values())[-1])
+        # The class may have been defined anew since.
+        fitting = [key for key, entry in self.oot.snapshot().items() if issubclass(entry.value, op_cls)]
+        key = key_that_counts(fitting, name, scope)
+        taken = None if key is None else self.oot.find(key)
         return taken.value if taken else None
 
     def replacements(self, name: str) -> list[Registration[type]]:
         """All classes registered to be built instead of op ``name``."""
-        return [entry for key, entry in self.oot.snapshot().items() if _split(key)[0] == name]
+        return [entry for key, entry in self.oot.snapshot().items() if split_key(key)[0] == name]
 
     def snapshot(self) -> tuple[dict[str, Registration[Any]], dict[str, Registration[Any]]]:
         return self.ops.snapshot(), self.oot.snapshot()
@@ -175,12 +172,6 @@ class _CustomOpRegistry:
                 f"{hint or did_you_mean(wanted, classes.values())}; registered: {listing(classes.values())}"
             )
         return found[0]
-
-
-def _split(key: str) -> tuple[str, str]:
-    """Name of the op and identity of the owner."""
-    name, _, owner = key.partition("@")
-    return name, owner
 
 
 def _changes_nothing(op_cls: type, replacement: type) -> str:

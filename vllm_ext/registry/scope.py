@@ -40,3 +40,23 @@ def use_scope(scope: Scope) -> Iterator[None]:
         yield
     finally:
         _current.reset(token)
+
+
+def owned_key(name: str, owner: str) -> str:
+    """The key for what ``owner`` registers as ``name``, in a registry that keeps what each owner does."""
+    return f"{name}@{owner}"
+
+
+def split_key(key: str) -> tuple[str, str]:
+    """Name and owner, of a key that :func:`owned_key` made."""
+    name, _, owner = key.partition("@")
+    return name, owner
+
+
+def key_that_counts(keys: Iterable[str], name: str, scope: Scope) -> str | None:
+    """Of what is registered as ``name``, that of the platform's own distribution, else the last that is not another
+    platform's; ``None`` where there is none.
+    """
+    found = [key for key in keys if split_key(key)[0] == name and split_key(key)[1] not in scope.foreign]
+    own = owned_key(name, scope.distribution)
+    return own if own in found else found[-1] if found else None
