@@ -8,8 +8,9 @@ import threading
 from collections import Counter
 
 import pytest
-from support.async_engine import check_books, own_threads, run, tokens_of
+from support.async_engine import check_books, own_threads, run, tokens_of, until
 from support.io_processors import install
+from support.processes import wait_until
 
 from vllm_ext import AsyncLLM, SamplingParams
 from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
@@ -32,7 +33,8 @@ def make_engine():
     yield make
     for engine in made:
         engine.shutdown()
-    assert own_threads() == []
+    # Those that watch a process of the engine end a moment after it.
+    assert wait_until(lambda: own_threads() == [])
 
 
 def kept(engine: AsyncLLM) -> dict[str, object]:
@@ -42,11 +44,6 @@ def kept(engine: AsyncLLM) -> dict[str, object]:
 async def answer(engine: AsyncLLM, data: object, *args, **options) -> PoolingRequestOutput:
     (output,) = [output async for output in engine.generate({"data": data}, *args, **options)]
     return output
-
-
-async def until(condition) -> None:
-    while not condition():
-        await asyncio.sleep(0.002)
 
 
 async def check_nothing_left(engine: AsyncLLM) -> None:

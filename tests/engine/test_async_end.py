@@ -9,7 +9,18 @@ import time
 import weakref
 
 import pytest
-from support.async_engine import check_books, collect, fails_in_step, greedy, own_threads, run, slow, tokens_of
+from support.async_engine import (
+    StepGate,
+    all_sent,
+    check_books,
+    collect,
+    fails_in_step,
+    greedy,
+    own_threads,
+    run,
+    tokens_of,
+    until,
+)
 from support.fake_engine import FakeDispatcher, FakeWorker, continuation, make_vllm_config
 
 from vllm_ext.engine.async_llm import AsyncLLM
@@ -19,7 +30,8 @@ from vllm_ext.errors import EngineError
 class TestFailures:
     @pytest.mark.parametrize("error", [ValueError("stop it"), SystemExit("stop it")])
     def test_a_failed_step_reaches_every_reader_and_new_requests_may_be_tried(self, make_async_llm, error):
-        engine = make_async_llm(slow(0.002))
+        gate = StepGate()
+        engine = make_async_llm(gate)
 
         def fails_once() -> None:
             engine.worker.before_step = lambda: None
@@ -27,9 +39,10 @@ class TestFailures:
 
         async def main() -> None:
             tasks = [asyncio.create_task(collect(engine, [i], greedy(100))) for i in range(1, 5)]
-            while len(engine.worker.requests) < 4:
-                await asyncio.sleep(0.001)
+            await all_sent(engine, 4)
+            await gate.make_steps(2)
             engine.worker.before_step = fails_once
+            gate.open()
             results = await asyncio.gather(*tasks, return_exceptions=True)
 
             text = f"a step failed, which ended the 4 requests in flight: {type(error).__name__}: stop it"
@@ -50,7 +63,7 @@ class TestFailures:
             async def read() -> None:
                 async for output in engine.generate([1], greedy(50)):
                     seen.append(output.outputs[0].token_ids)
-                    await asyncio.sleep(0.05)
+                    await until(lambda: not engine._requests._collectors)
 
             with pytest.raises(EngineError, match="stop it"):
                 await read()
@@ -129,12 +142,13 @@ class TestFailures:
 
 class TestTheEnd:
     def test_shutdown_while_streaming_tells_every_reader(self, make_async_llm):
-        engine = make_async_llm(slow(0.005))
+        gate = StepGate()
+        engine = make_async_llm(gate)
 
         async def main() -> None:
             tasks = [asyncio.create_task(collect(engine, [i], greedy(100))) for i in range(1, 4)]
-            while len(engine.worker.steps) < 3:
-                await asyncio.sleep(0.001)
+            await gate.make_steps(3)
+            gate.open()
             engine.shutdown()
             engine.shutdown()
             results = await asyncio.gather(*tasks, return_exceptions=True)
@@ -161,8 +175,7 @@ class TestTheEnd:
 
         async def main() -> None:
             tasks = [asyncio.create_task(collect(engine, "again", greedy(3))) for _ in range(20)]
-            while not inside.is_set():
-                await asyncio.sleep(0.001)
+            await until(inside.is_set)
             engine.shutdown()
             await asyncio.wait(tasks)
 
@@ -171,29 +184,20 @@ class TestTheEnd:
         run(main)
 
     def test_leaving_the_context_does_not_block_the_loop(self, make_async_llm):
-        inside, released = threading.Event(), threading.Event()
-
-        def prepare(worker: FakeWorker) -> None:
-            def before_step() -> None:
-                inside.set()
-                assert released.wait(20)
-
-            worker.before_step = before_step
-
-        engine = make_async_llm(prepare)
+        gate = StepGate()
+        engine = make_async_llm(gate)
 
         async def tick_and_release() -> None:
             for _ in range(30):
                 await asyncio.sleep(0.001)
-            released.set()
+            gate.open()
 
         async def main() -> None:
             async with engine:
                 task = asyncio.create_task(collect(engine, [1], greedy(100)))
-                while not inside.is_set():
-                    await asyncio.sleep(0.001)
+                await gate.make_steps(1)
                 ticking = asyncio.create_task(tick_and_release())
-            assert released.is_set()
+            assert gate.is_open
             assert own_threads() == []
             with pytest.raises(EngineError, match="shut down"):
                 await task
@@ -202,26 +206,30 @@ class TestTheEnd:
         run(main)
 
     def test_it_can_be_shut_down_from_another_thread(self, make_async_llm):
-        engine = make_async_llm(slow(0.005))
+        gate = StepGate()
+        engine = make_async_llm(gate)
 
         async def main() -> None:
             task = asyncio.create_task(collect(engine, [1], greedy(100)))
-            while len(engine.worker.steps) < 3:
-                await asyncio.sleep(0.001)
-            await asyncio.to_thread(engine.shutdown)
+            await gate.make_steps(3)
+            ending = asyncio.create_task(asyncio.to_thread(engine.shutdown))
+            await until(lambda: not engine.is_running)
+            gate.open()
+            await ending
             with pytest.raises(EngineError, match="shut down"):
                 await task
 
         run(main)
 
     def test_a_loop_that_ends_first_leaves_an_engine_that_can_be_shut_down(self, make_async_llm):
-        engine = make_async_llm(slow(0.005))
+        gate = StepGate()
+        engine = make_async_llm(gate)
 
         async def main() -> None:
-            async for _ in engine.generate([1], greedy(100)):
-                break
+            await asyncio.gather(anext(engine.generate([1], greedy(100))), gate.make_steps(2))
 
         asyncio.run(main())
+        gate.open()
         engine.shutdown()
 
         assert own_threads() == []

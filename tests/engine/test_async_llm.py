@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 
 import pytest
-from support.async_engine import check_books, collect, greedy, run, slow, tokens_of
+from support.async_engine import StepGate, all_sent, check_books, collect, greedy, run, slow, tokens_of, until
 from support.fake_engine import continuation
 
 from vllm_ext.contracts.sampling_params import SamplingParams
@@ -84,28 +84,31 @@ def test_requests_that_are_preempted_get_the_same_tokens(make_async_llm):
 
 
 def test_cancelling_a_task_aborts_its_request_and_leaves_its_neighbours_alone(make_async_llm):
-    engine = make_async_llm(slow(0.002))
+    gate = StepGate()
+    engine = make_async_llm(gate)
 
     async def main() -> None:
         doomed = [asyncio.create_task(collect(engine, [7, i], greedy(100))) for i in range(3)]
         neighbours = [asyncio.create_task(tokens_of(engine, [8, i], greedy(30))) for i in range(3)]
-        while len(engine.worker.steps) < 5:
-            await asyncio.sleep(0.001)
+        await all_sent(engine, 6)
+        await gate.make_steps(5)
         for task in doomed:
             task.cancel()
+        await asyncio.wait(doomed)
+        gate.open()
         results = await asyncio.gather(*doomed, *neighbours, return_exceptions=True)
 
         assert all(isinstance(result, asyncio.CancelledError) for result in results[:3])
         assert results[3:] == [continuation([8, i], 30) for i in range(3)]
         await check_books(engine)
-        assert len(engine.worker.steps) < 80, "the aborted requests did not run to their end"
+        assert len(engine.worker.steps) < 40, "the aborted requests did not run to their end"
 
     run(main)
 
 
 def test_a_task_can_be_cancelled_before_its_request_has_begun(make_async_llm):
-    # So that none is complete before it is cancelled.
-    engine = make_async_llm(slow(0.002))
+    gate = StepGate()
+    engine = make_async_llm(gate)
 
     async def main() -> None:
         tasks = [asyncio.create_task(collect(engine, "the quick", greedy(50))) for _ in range(20)]
@@ -116,6 +119,7 @@ def test_a_task_can_be_cancelled_before_its_request_has_begun(make_async_llm):
         results = await asyncio.gather(*tasks, return_exceptions=True)
 
         assert all(isinstance(result, asyncio.CancelledError) for result in results)
+        gate.open()
         await check_books(engine)
 
     run(main)
@@ -132,8 +136,7 @@ def test_leaving_the_loop_over_outputs_aborts_the_request(make_async_llm):
                 break
         del output
         gc.collect()
-        while engine._requests._collectors:
-            await asyncio.sleep(0)
+        await until(lambda: not engine._requests._collectors)
         aborted.set()
         await check_books(engine)
         assert len(engine.worker.steps) < 15
@@ -142,13 +145,14 @@ def test_leaving_the_loop_over_outputs_aborts_the_request(make_async_llm):
 
 
 def test_abort_gives_a_last_output_and_the_id_can_be_used_again_at_once(make_async_llm):
-    engine = make_async_llm(slow(0.002))
+    gate = StepGate()
+    engine = make_async_llm(gate)
 
     async def main() -> None:
         first = asyncio.create_task(collect(engine, [1], greedy(100), "same"))
-        while len(engine.worker.steps) < 4:
-            await asyncio.sleep(0.001)
+        await gate.make_steps(4)
         await engine.abort(["same", "never seen"])
+        gate.open()
         # Tokens of the first one may still be on their way.
         again = await collect(engine, [2, 2], greedy(8), "same")
         outputs = await first
@@ -176,8 +180,7 @@ def test_a_request_can_be_aborted_while_its_prompt_is_tokenized(make_async_llm):
 
     async def main() -> None:
         task = asyncio.create_task(collect(engine, [1], greedy(100), "early"))
-        while not inside.is_set():
-            await asyncio.sleep(0.001)
+        await until(inside.is_set)
         await engine.abort("early")
         aborted.set()
         (output,) = await task
@@ -196,8 +199,9 @@ def test_a_slow_reader_sees_fewer_states_and_misses_nothing(make_async_llm):
         counts = []
         async for output in engine.generate([1], greedy(100)):
             counts.append(len(output.outputs[0].token_ids))
-            await asyncio.sleep(0.02)
-            last = output
+            last, goal = output, min(len(engine.worker.steps) + 10, 100)
+            while len(engine.worker.steps) < goal:
+                await asyncio.sleep(0.001)
 
         assert last.outputs[0].token_ids == continuation([1], 100)
         assert len(counts) < 50
@@ -208,16 +212,18 @@ def test_a_slow_reader_sees_fewer_states_and_misses_nothing(make_async_llm):
 
 
 def test_the_loop_is_not_blocked_by_a_step(make_async_llm):
-    engine = make_async_llm(slow(0.2))
+    gate = StepGate()
+    engine = make_async_llm(gate)
 
     async def main() -> None:
         task = asyncio.create_task(tokens_of(engine, [1], greedy(2)))
-        num_turns = 0
-        while not task.done():
+        await gate.make_steps(1)
+        for _ in range(50):
             await asyncio.sleep(0.001)
-            num_turns += 1
+        assert not task.done()
+        gate.open()
 
-        assert num_turns > 50
+        assert await task == continuation([1], 2)
 
     run(main)
 
@@ -251,13 +257,15 @@ class TestBadRequests:
         run(main)
 
     def test_an_id_in_flight_is_refused_and_its_owner_goes_on(self, make_async_llm):
-        engine = make_async_llm(slow(0.002))
+        gate = StepGate()
+        engine = make_async_llm(gate)
 
         async def main() -> None:
             first = asyncio.create_task(collect(engine, [1], greedy(20), "same"))
             await asyncio.sleep(0)  # its id is taken now, and no step is made yet
             with pytest.raises(InvalidRequest, match="'same' is in flight"):
                 await collect(engine, [2], greedy(), "same")
+            gate.open()
 
             assert (await first)[-1].outputs[0].token_ids == continuation([1], 20)
             await check_books(engine)
@@ -266,7 +274,8 @@ class TestBadRequests:
 
 
 def test_lower_priorities_come_first(make_async_llm):
-    engine = make_async_llm(slow(0.002), policy="priority", max_num_seqs=1)
+    gate = StepGate()
+    engine = make_async_llm(gate, policy="priority", max_num_seqs=1)
     ended = []
 
     async def one(name: str, priority: int) -> None:
@@ -275,9 +284,11 @@ def test_lower_priorities_come_first(make_async_llm):
 
     async def main() -> None:
         running = asyncio.create_task(one("running", 9))
-        while not engine.worker.steps:
-            await asyncio.sleep(0.001)
-        await asyncio.gather(running, one("last", 5), one("first", -1), one("second", 5 - 5))
+        await gate.make_steps(1)
+        waiting = [asyncio.create_task(one(*each)) for each in (("last", 5), ("first", -1), ("second", 0))]
+        await all_sent(engine, 4)
+        gate.open()
+        await asyncio.gather(running, *waiting)
 
         assert ended == ["running", "first", "second", "last"]
 
@@ -396,7 +407,7 @@ def test_any_mix_of_readers_leaves_nothing_behind(make_async_llm, seed):
         assert kinds["length"] > 0
         assert kinds["failed"] > 0
         gc.collect()
-        await asyncio.sleep(0.02)
+        await until(lambda: not engine._requests._collectors)
         await check_books(engine)
 
     run(main)
@@ -422,12 +433,14 @@ class TestSeveralCompletions:
         run(main)
 
     def test_an_abort_ends_all_of_them(self, make_async_llm):
-        engine = make_async_llm(slow(0.002))
+        gate = StepGate()
+        engine = make_async_llm(gate)
 
         async def main() -> None:
             stream = engine.generate([1, 2, 3], SamplingParams(n=3, max_tokens=100, ignore_eos=True), "a")
-            await anext(stream)
+            await asyncio.gather(anext(stream), gate.make_steps(3))
             await engine.abort("a")
+            gate.open()
             *_, last = [state async for state in stream]
 
             assert [output.finish_reason for output in last.outputs] == ["abort"] * 3

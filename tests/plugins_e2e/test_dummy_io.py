@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from support.async_engine import check_books, run
+from support.async_engine import check_books, run, until
 from support.io_processors import install
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams
@@ -188,13 +188,11 @@ class TestChunks:
         async def main() -> None:
             engine = start(AsyncLLM, "document_chunks", max_model_len=32, max_num_seqs=2, max_num_batched_tokens=64)
             task = asyncio.ensure_future(async_answer(engine, DOCUMENT * 5, 1))
-            while len(engine._requests._collectors) < 3:
-                await asyncio.sleep(0.002)
+            await until(lambda: len(engine._requests._collectors) >= 3)
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
-            while state_of(engine):
-                await asyncio.sleep(0.002)
+            await until(lambda: not state_of(engine))
             await check_books(engine)
             self.check(["She had"], await async_answer(engine, "She had", 2))
 

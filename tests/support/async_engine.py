@@ -52,6 +52,42 @@ def slow(seconds: float) -> Callable[[FakeWorker], None]:
     return prepare
 
 
+class StepGate:
+    """Lets a worker make the steps that it is allowed to, and holds it in the next one; to be given as ``prepare``."""
+
+    def __init__(self) -> None:
+        self._allowed = threading.Semaphore(0)
+        self.is_open = False
+
+    def __call__(self, worker: FakeWorker) -> None:
+        self._worker = worker
+        worker.before_step = self._pass
+
+    def _pass(self) -> None:
+        assert self.is_open or self._allowed.acquire(timeout=20), "nobody has let the step go on"
+
+    def open(self) -> None:
+        """Let the worker make all further steps."""
+        self.is_open = True
+        self._allowed.release()
+
+    async def make_steps(self, number: int) -> None:
+        """Let it make so many steps; returns when the last of them has begun."""
+        goal = len(self._worker.steps) + number
+        self._allowed.release(number)
+        await until(lambda: len(self._worker.steps) >= goal)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0.001)
+
+
+async def all_sent(engine: AsyncLLM, number: int) -> None:
+    """Wait until the core has been sent so many requests that are in flight."""
+    await until(lambda: len(engine._requests._core_ids) == number)
+
+
 def fails_in_step(number: int, error: BaseException) -> Callable[[FakeWorker], None]:
     def prepare(worker: FakeWorker) -> None:
         def before_step() -> None:
@@ -71,7 +107,10 @@ def run(main: Callable[[], object]) -> None:
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
         await asyncio.wait_for(main(), 30)
+        # For what comes late to complain. Generators that were left are closed in tasks of their own.
         await asyncio.sleep(0.02)
+        if others := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(others, timeout=10)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(watched())

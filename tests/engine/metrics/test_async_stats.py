@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from support.async_engine import check_books, collect, fails_in_step, greedy, own_threads, run, slow, tokens_of
+from support.async_engine import StepGate, check_books, collect, fails_in_step, greedy, own_threads, run, tokens_of
 from support.processes import nothing_left
 from support.stats import FakeClock, Kept
 
@@ -81,16 +81,19 @@ def test_times_are_those_of_the_one_clock(make_async_llm, kept):
 
 
 def test_a_task_that_is_cancelled_ends_its_request_as_aborted(make_async_llm, kept):
-    engine = make_async_llm(slow(0.05), stat_logger_factories=[kept.make])
+    gate = StepGate()
+    engine = make_async_llm(gate, stat_logger_factories=[kept.make])
 
     async def main() -> None:
         task = asyncio.create_task(collect(engine, [1, 2], greedy(100), "gone"))
+        await gate.make_steps(4)
         await all_told(kept, lambda kept: kept.total("num_generation_tokens") > 2)
         task.cancel()
         await all_told(kept, lambda kept: kept.finished)
 
         assert kept.finished["gone"].finish_reason == "abort"
         assert kept.finished["gone"].num_generation_tokens == kept.total("num_generation_tokens")
+        gate.open()
         await all_told(kept, says_idle)
         await check_books(engine)
 
@@ -98,13 +101,16 @@ def test_a_task_that_is_cancelled_ends_its_request_as_aborted(make_async_llm, ke
 
 
 def test_an_abort_from_outside_is_told(make_async_llm, kept):
-    engine = make_async_llm(slow(0.05), stat_logger_factories=[kept.make])
+    gate = StepGate()
+    engine = make_async_llm(gate, stat_logger_factories=[kept.make])
 
     async def main() -> None:
         reader = asyncio.create_task(collect(engine, [1, 2], greedy(100), "gone"))
+        await gate.make_steps(4)
         await all_told(kept, lambda kept: kept.total("num_generation_tokens") > 2)
         await engine.abort("gone")
         await reader
+        gate.open()
         await all_told(kept, lambda kept: kept.finished)
 
         assert kept.finished["gone"].finish_reason == "abort"
