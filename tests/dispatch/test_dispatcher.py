@@ -150,13 +150,12 @@ def test_a_communicator_that_cannot_be_built_as_vllm_builds_it_is_refused_by_nam
     )
 
 
-def test_it_counts_what_was_consulted():
-    dispatcher = make()
-    worker(dispatcher)
-    dispatcher.attention_factory(LAYER, 8)
-    dispatcher.attention_factory(LAYER, 8)
+def test_a_class_path_is_resolved_once(monkeypatch):
+    dispatcher = make(worker__cls=path(MyWorker))
+    first = type(worker(dispatcher))
+    monkeypatch.setattr(f"{__name__}.MyWorker", WorkerBase)
 
-    assert dispatcher.consulted == {"worker": 1, "attention": 2}
+    assert type(worker(dispatcher)) is first
 
 
 def test_while_it_is_active_platform_configuration_and_dispatcher_are_its_own():

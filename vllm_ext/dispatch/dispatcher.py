@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -68,8 +67,6 @@ class Dispatcher:
         self.config = config
         self.settings = binding.bound_plan.plan.settings
         """The settings that hold: in safe mode, without the class paths of ``config``."""
-        self.consulted: Counter[str] = Counter()
-        """How often each slot's factory was asked."""
         self.groups: dict[str, Any] = {}
         """The engine's process groups by their unique names; they enter themselves, and leave when destroyed."""
         self.stat_logger_factories: Sequence[StatLoggerFactory] = ()
@@ -137,7 +134,6 @@ class Dispatcher:
 
     def executor_factory(self) -> Executor:
         """The executor named by the settings, or else by a hook, which creates the workers."""
-        self.consulted["executor"] += 1
         if self._executor_of_hooks is not None:
             executor_cls = load_chosen(self.bound_plan.plan, self._executor_of_hooks)
         else:
@@ -151,7 +147,6 @@ class Dispatcher:
         self, *, local_rank: int, rank: int, distributed_init_method: str, is_driver_worker: bool
     ) -> WorkerBase:
         """A worker of the class that the platform, or the settings, named."""
-        self.consulted["worker"] += 1
         with self.activate():
             with platform_code(self.platform):
                 self.platform.import_kernels()
@@ -196,7 +191,6 @@ class Dispatcher:
             ConfigError: no backend can serve the layer, or the one that the user named; the text has each reason.
             ContractError: the platform's answer is no attention backend.
         """
-        self.consulted["attention"] += 1
         layer = (selector, num_heads)
         if layer not in self.attention_choices or not self.attention_choices[layer].is_made:
             with use_platform(self.platform), use_scope(self.scope):
@@ -206,7 +200,6 @@ class Dispatcher:
 
     def communicator_factory(self, **kwargs: Any) -> DeviceCommunicatorBase:
         """A communicator for one process group; arguments as of :class:`DeviceCommunicatorBase`."""
-        self.consulted["communicator"] += 1
         return self.communicator_cls()(**kwargs)
 
     def communicator_cls(self) -> type[DeviceCommunicatorBase]:
@@ -292,7 +285,6 @@ class Dispatcher:
 
     def scheduler_factory(self, kv_cache_config: KVCacheConfig) -> SchedulerInterface:
         """The engine's scheduler, built with vLLM's keywords."""
-        self.consulted["scheduler"] += 1
         block_size = self.vllm_config.cache_config.block_size
         keywords = {
             "vllm_config": self.vllm_config,
