@@ -357,9 +357,9 @@ class AsyncLLM(FrontEnd):
             self._abort(self._requests.close([internal_id]))
         return dataclasses.replace(output, request_id=collector.request_id)
 
-    def _abort(self, internal_ids: list[str]) -> None:
-        if internal_ids:
-            self._client.send(AbortRequests(internal_ids))
+    def _abort(self, core_ids: list[str]) -> None:
+        if core_ids:
+            self._client.send(AbortRequests(core_ids))
 
     def _handle(self, message: FromCore) -> None:
         """Take a message of the core; called in the loop."""

@@ -70,7 +70,7 @@ class AsyncRequests:
         return requests
 
     def process_outputs(self, outputs: list[EngineCoreOutput], step_stats: StepStats | None = None) -> list[str]:
-        """Hand the tokens of a step to their readers; returns requests that ended here and go on in the core."""
+        """Hand the tokens of a step to their readers; returns, by the core's ids, those to end there, too."""
         stopped = self._process_outputs(outputs)
         self._stats.add_step(outputs, stopped, step_stats)
         return stopped
@@ -92,7 +92,7 @@ class AsyncRequests:
         return processed.stopped
 
     def abort(self, request_ids: Iterable[str]) -> list[str]:
-        """End requests by the users' ids, with a last output; returns internal ids that the core has to abort."""
+        """End requests by the users' ids, with a last output; returns what :meth:`close` does."""
         internal_ids = [self._internal_ids[i] for i in dict.fromkeys(request_ids) if i in self._internal_ids]
         last = {output.request_id: output for output in self._output_processor.abort_requests(internal_ids)}
         for internal_id in internal_ids:
@@ -119,7 +119,7 @@ class AsyncRequests:
         self.fail(list(self._collectors), error)
 
     def close(self, internal_ids: Iterable[str]) -> list[str]:
-        """End requests that nobody reads any more; returns those that the core has to abort."""
+        """End requests that nobody reads any more; returns those that the core has to abort, by its own ids."""
         ended = [internal_id for internal_id in internal_ids if internal_id in self._collectors]
         core_ids = [core_id for internal_id in ended for core_id in self._core_ids.get(internal_id, ())]
         self._output_processor.abort_requests(ended)

@@ -1,4 +1,4 @@
-"""What to do with a worker when its start-up fails."""
+"""What was started ends where what comes after it fails."""
 
 from __future__ import annotations
 
