@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 from support.device import BACKEND_OF_CPU
+from support.distributions import config
 from support.plugins import PluginInstaller
 
 from vllm_ext import _custom_ops
 from vllm_ext.attention.backends.reference import ReferenceBackend
 from vllm_ext.attention.backends.registry import AttentionBackendEnum, register_backend
 from vllm_ext.attention.backends.sdpa import SDPABackend
-from vllm_ext.config import Override, load_config
 from vllm_ext.contracts.platform import AttentionSelectorConfig, DeviceCapability
 from vllm_ext.dispatch.attention_choice import AttentionChoice, Considered
 from vllm_ext.dispatch.bootstrap import bootstrap
@@ -54,9 +54,8 @@ class Named(SDPABackend):
 
 
 def dispatcher(platform: type = CpuPlatform, **settings: object) -> Dispatcher:
-    overrides = [Override(key.replace("__", "."), value, "test") for key, value in settings.items()]
-    config = load_config(overrides=overrides, environ={})
-    return Dispatcher(PlatformBinding(resolve([], config).bind(None), platform()), config)
+    chosen = config(**settings)
+    return Dispatcher(PlatformBinding(resolve([], chosen).bind(None), platform()), chosen)
 
 
 def choose(layer: AttentionSelectorConfig, made: Dispatcher) -> AttentionChoice:
@@ -137,7 +136,7 @@ class TestByName:
         choice = choose(LAYER, dispatcher(attention__backend=name))
 
         assert choice.backend is ReferenceBackend
-        assert (choice.reason, choice.origin) == ("attention.backend names it", "command line (test)")
+        assert (choice.reason, choice.origin) == ("attention.backend names it", "command line (--set)")
         assert by_name(choice)["SDPA"].reasons == ("it could serve; REFERENCE comes before it",)
 
     def test_a_registered_name_is_used(self):
@@ -163,7 +162,7 @@ class TestByName:
             dispatcher(attention__backend="MIEN").attention_factory(LAYER, 8)
 
         assert str(caught.value).startswith(
-            "attention.backend (command line (test)): no attention backend is called 'MIEN' (did you mean 'MINE'?); "
+            "attention.backend (command line (--set)): no attention backend is called 'MIEN' (did you mean 'MINE'?); "
             "registered: CPU_ATTN, MINE, REFERENCE, SDPA. A general plugin adds one with register_backend()"
         )
 
@@ -315,8 +314,7 @@ class TestSeveralPlatformsInOneProcess:
 
     @staticmethod
     def engine(platform: str, backend: str) -> Dispatcher:
-        overrides = [Override("platform.driver", platform, "test"), Override("attention.backend", backend, "test")]
-        return bootstrap(load_config(overrides=overrides, environ={})).dispatcher()
+        return bootstrap(config(platform__driver=platform, attention__backend=backend)).dispatcher()
 
     @pytest.mark.parametrize(("backend", "cls"), [("sdpa", "OwnSdpa"), ("npu_attn", "NpuAttention")])
     def test_each_has_what_its_own_plugin_registered(self, installed, backend, cls):

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from support.device import BACKEND_OF_CPU
+from support.distributions import config
 
 from vllm_ext import DeviceCommunicatorBase, PlatformEnum, WorkerBase
 from vllm_ext.attention.backends.sdpa import SDPABackend
-from vllm_ext.config import Override, load_config
 from vllm_ext.contracts.attention import AttentionBackend
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.platform import AttentionSelectorConfig, UnspecifiedPlatform
@@ -53,10 +53,8 @@ class OnlyHalf(SDPABackend):
 
 
 def make(platform=Npu, **settings):
-    config = load_config(
-        overrides=[Override(k.replace("__", "."), v, "--set") for k, v in settings.items()], environ={}
-    )
-    return Dispatcher(PlatformBinding(resolve([], config).bind(None), platform()), config)
+    chosen = config(**settings)
+    return Dispatcher(PlatformBinding(resolve([], chosen).bind(None), platform()), chosen)
 
 
 def path(cls):
