@@ -1,4 +1,4 @@
-"""Distributions in several forms on several path entries, for tests of what is found where."""
+"""Distributions in several forms on several path entries, records of them without any, and settings by keyword."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Looking for what is wrong: with an installation, and with a plugin."""
+"""What is wrong with an installation, and what an engine used of what was registered."""
