@@ -37,6 +37,7 @@ def engine(mark, random_llama, request) -> Iterator[AsyncLLM]:
 
 
 MULTIPROC = {"executor": "multiproc", "tensor_parallel_size": 2}
+HANGS = {"overrides": {"worker.cls": "support.faulty_workers.HangsInItsThirdStep"}}
 
 
 @pytest.mark.parametrize("engine", [{}, MULTIPROC], indirect=True, ids=["uniproc", "multiproc"])
@@ -65,6 +66,7 @@ def test_a_core_whose_platform_configures_it_otherwise_than_the_front_end_is_ref
         AsyncLLM(random_llama, platform="npu", kv_cache_memory=1 << 20, core_process=True)
 
 
+@pytest.mark.parametrize("engine", [HANGS], indirect=True, ids=[""])
 def test_a_core_that_is_killed_ends_its_requests_with_the_reason(engine):
     async def use() -> None:
         stream = engine.generate([5, 6, 7], greedy(200))
@@ -90,7 +92,7 @@ def of_this_module(worker):
     """The tests' folders are no packages, so that no other process finds it."""
 
 
-@pytest.mark.parametrize("engine", [MULTIPROC], indirect=True)
+@pytest.mark.parametrize("engine", [MULTIPROC | HANGS], indirect=True, ids=[""])
 def test_a_worker_that_is_killed_ends_the_requests_with_its_rank(engine):
     async def use() -> None:
         stream = engine.generate([5, 6, 7], greedy(200))

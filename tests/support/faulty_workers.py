@@ -92,6 +92,18 @@ class FindsNoWeights(Worker):
         next(iter([]))
 
 
+class HangsInItsThirdStep(Worker):
+    """Whoever is to find it in a step has all the time."""
+
+    num_steps = 0
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        self.num_steps += 1
+        if self.num_steps == 3:
+            time.sleep(3600)
+        return super().execute_model(scheduler_output)
+
+
 class NumpyTokens(Worker):
     def sample_tokens(self, grammar_output: Any) -> Any:
         output = super().sample_tokens(grammar_output)
