@@ -21,8 +21,10 @@ def num_threads_at_start(worker: WorkerBase) -> str | None:
     return next((line[16:].decode() for line in environ if line.startswith(b"OMP_NUM_THREADS=")), None)
 
 
-def slow_and_large(worker: WorkerBase, seconds: float, num_bytes: int) -> torch.Tensor:
-    time.sleep(seconds)
+def late_and_large(worker: WorkerBase, file: str, num_bytes: int) -> torch.Tensor:
+    """It comes once the file is there."""
+    while not Path(file).exists():
+        time.sleep(0.01)
     return torch.zeros(num_bytes, dtype=torch.uint8)
 
 

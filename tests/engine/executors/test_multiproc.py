@@ -8,7 +8,7 @@ import signal
 import pytest
 import torch
 from support.async_engine import greedy
-from support.called_in_workers import num_bytes_of, num_threads_at_start, rank_and_sum, slow_and_large
+from support.called_in_workers import late_and_large, num_bytes_of, num_threads_at_start, rank_and_sum
 from support.processes import marked_processes, wait_until
 
 from vllm_ext.dispatch.hooks import THREADS_AT_START
@@ -74,19 +74,21 @@ def test_a_call_reaches_all_workers_and_results_come_by_rank(multiproc_llm):
     assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
 
 
-def test_a_large_call_after_one_whose_large_answer_is_late_is_answered(multiproc_llm):
+def test_a_large_call_after_one_whose_large_answer_is_late_is_answered(multiproc_llm, tmp_path):
     """While a worker sends, it reads nothing."""
-    with pytest.raises(EngineError, match=r"did not answer in time in slow_and_large\(\)"):
-        multiproc_llm.collective_rpc(slow_and_large, timeout=0.1, args=(0.5, 10_000_000))
+    with pytest.raises(EngineError, match=r"did not answer in time in late_and_large\(\)"):
+        multiproc_llm.collective_rpc(late_and_large, timeout=0.1, args=(str(tmp_path / "now"), 10_000_000))
+    (tmp_path / "now").touch()
 
     assert multiproc_llm.collective_rpc(num_bytes_of, timeout=20, args=(torch.zeros(2_000_000),)) == [8_000_000] * 2
     assert len(tokens(multiproc_llm)) == 3
 
 
-def test_a_call_while_workers_are_at_another_is_out_of_time_and_the_engine_goes_on(multiproc_llm):
-    for function, args in ((slow_and_large, (1.5, 10)), (num_bytes_of, (torch.zeros(1),))):
+def test_a_call_while_workers_are_at_another_is_out_of_time_and_the_engine_goes_on(multiproc_llm, tmp_path):
+    for function, args in ((late_and_large, (str(tmp_path / "now"), 10)), (num_bytes_of, (torch.zeros(1),))):
         with pytest.raises(EngineError, match=rf"did not answer in time in {function.__name__}\(\)"):
             multiproc_llm.collective_rpc(function, timeout=0.1, args=args)
+    (tmp_path / "now").touch()
 
     assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 2}) == [(0, 3), (1, 3)]
 
