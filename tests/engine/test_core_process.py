@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.async_engine import greedy, tokens_of
+from support.called_in_workers import function_of_no_file
 from support.faulty_workers import NeedsMore
 from support.hook_platform import install_platform
 from support.processes import marked_processes, nothing_left
@@ -79,17 +80,13 @@ def test_a_core_that_is_killed_ends_its_requests_with_the_reason(engine):
         asyncio.run(use())
 
 
-def test_a_function_that_the_core_cannot_import_is_said_and_the_engine_goes_on(engine):
+def test_a_function_that_the_core_cannot_import_is_said_and_the_engine_goes_on(engine, monkeypatch):
     async def use() -> list[int]:
         with pytest.raises(EngineError, match=r"a value of another process that it cannot make"):
-            await engine.collective_rpc(of_this_module)
+            await engine.collective_rpc(function_of_no_file(monkeypatch))
         return await tokens_of(engine, [5, 6, 7], greedy(3))
 
     assert len(asyncio.run(use())) == 3
-
-
-def of_this_module(worker):
-    """The tests' folders are no packages, so that no other process finds it."""
 
 
 @pytest.mark.parametrize("engine", [MULTIPROC | HANGS], indirect=True, ids=[""])

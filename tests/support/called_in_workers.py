@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import pytest
 import torch
 
 from vllm_ext.contracts.worker import WorkerBase
+
+
+def function_of_no_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[WorkerBase], None]:
+    """One that this process alone can import, whatever is on the path."""
+    module = ModuleType("module_of_no_file")
+    exec("def function(worker): pass", vars(module))
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    function: Callable[[WorkerBase], None] = module.function
+    return function
 
 
 def rank_and_sum(worker: WorkerBase, a: int, *, b: int) -> tuple[int, int]:

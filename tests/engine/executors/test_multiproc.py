@@ -8,7 +8,13 @@ import signal
 import pytest
 import torch
 from support.async_engine import greedy
-from support.called_in_workers import late_and_large, num_bytes_of, num_threads_at_start, rank_and_sum
+from support.called_in_workers import (
+    function_of_no_file,
+    late_and_large,
+    num_bytes_of,
+    num_threads_at_start,
+    rank_and_sum,
+)
 from support.processes import marked_processes, wait_until
 
 from vllm_ext.dispatch.hooks import THREADS_AT_START
@@ -99,14 +105,10 @@ def test_what_cannot_pass_to_a_worker_is_said_and_the_engine_goes_on(multiproc_l
     assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
 
 
-def test_a_function_that_no_worker_can_import_is_said_and_the_engine_goes_on(multiproc_llm):
+def test_a_function_that_no_worker_can_import_is_said_and_the_engine_goes_on(multiproc_llm, monkeypatch):
     with pytest.raises(EngineError, match=r"worker 0 .*that it cannot make: No module named"):
-        multiproc_llm.collective_rpc(of_this_module)
+        multiproc_llm.collective_rpc(function_of_no_file(monkeypatch))
     assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
-
-
-def of_this_module(worker):
-    """The tests' folders are no packages, so that no other process finds it."""
 
 
 def test_a_worker_that_ends_between_two_calls_ends_the_engine_which_says_so(make_multiproc_llm, mark):
