@@ -6,7 +6,12 @@ import os
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No test fails since the machine is busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # Models this small gain nothing from threads, and lose much where the tests share the cores. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
