@@ -206,7 +206,7 @@ class TestChoice:
 
         assert str(caught.value) == (
             "no io processor plugin 'splitt' is installed, which plugins.io_processor.use "
-            "(command line (LLM(io_processor_plugin=...))) names (did you mean 'split'?); installed: split"
+            "(keyword (LLM(io_processor_plugin=...))) names (did you mean 'split'?); installed: split"
         )
         assert caught.value.exit_code == 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.kv_cache_config import common_layout, make_kv_cache_config
 
 BACKEND_OF_CPU: type[AttentionBackend] = CPUAttentionBackend if _custom_ops.why_missing() is None else SDPABackend
@@ -39,7 +41,8 @@ def make_dispatcher(model: Path, **settings: Any) -> Dispatcher:
 class DrivenWorker:
     """The dispatcher's worker, started up, with a scheduler's bookkeeping done by the test.
 
-    Cache blocks are handed out in random order. ``logits`` holds the rows of the last step.
+    Cache blocks are handed out in random order. ``logits`` holds the rows of the last step. Without a reference to it
+    the worker is shut down: threads of its process group would look for work for as long as the tests run.
     """
 
     def __init__(
@@ -62,7 +65,7 @@ class DrivenWorker:
         self.worker = dispatcher.worker_factory(
             local_rank=rank, rank=rank, distributed_init_method=init_method, is_driver_worker=rank == 0
         )
-        with dispatcher.activate():
+        with shut_down_on_error(self.worker.shutdown), dispatcher.activate():
             self.worker.init_device()
             self.worker.load_model(load_dummy_weights=dummy_weights)
             spec = self.worker.get_kv_cache_spec()
@@ -73,8 +76,9 @@ class DrivenWorker:
             self.worker.initialize_cache(num_blocks, 0)
             self.worker.compile_or_warm_up_model()
         model = self.worker.get_model()
-        compute_logits = model.compute_logits
-        model.compute_logits = lambda hidden_states: self._keep(compute_logits(hidden_states))
+        compute_logits, driver = model.compute_logits, weakref.proxy(self)
+        model.compute_logits = lambda hidden_states: driver._keep(compute_logits(hidden_states))
+        weakref.finalize(self, self.worker.shutdown).atexit = False
 
     def add(
         self, req_id: str, token_ids: list[int], params: SamplingParams = GREEDY, num_output_tokens: int = 0

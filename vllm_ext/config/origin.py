@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-OriginKind = Literal["default", "file", "environment", "command line"]
+OriginKind = Literal["default", "file", "environment", "command line", "keyword"]
+"""A keyword is one of Python's, which stands where an option of the command line does."""
 
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """The source of a value: ``where`` is the file, the variable or the option."""
+    """The source of a value: ``where`` is the file, the variable, the option or the call."""
 
     kind: OriginKind
     where: str = ""

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from vllm_ext.config.keys import Key, Setting, all_keys, all_sections, shorten, unknown_key
 from vllm_ext.config.options import read_options
-from vllm_ext.config.origin import Origin
+from vllm_ext.config.origin import Origin, OriginKind
 from vllm_ext.config.paths import join_path, split_assignment, split_path
 from vllm_ext.config.redaction import may_hold_secret
 from vllm_ext.errors import ConfigError
@@ -21,6 +21,7 @@ class Override(NamedTuple):
     key: str
     value: Any
     where: str
+    kind: OriginKind = "command line"
 
 
 def parse_set(text: str) -> Override:
@@ -53,7 +54,7 @@ def parse_set(text: str) -> Override:
 
 def read_override(override: Override, problems: list[str]) -> Iterator[Setting]:
     """The settings in ``override``: one, or several where it gives a mapping; what is wrong goes to ``problems``."""
-    origin = Origin("command line", override.where)
+    origin = Origin(override.kind, override.where)
     yield from _read(split_path(override.key), override.value, origin, problems)
 
 

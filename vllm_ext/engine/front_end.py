@@ -39,22 +39,22 @@ class FrontEnd(ABC):
         io_processor_plugin: str | None = None,
         **engine_settings: Any,
     ) -> None:
-        settings = [Override(key, value, f"{self.caller}(overrides=...)") for key, value in (overrides or {}).items()]
+        settings = [self._keyword("overrides", key, value) for key, value in (overrides or {}).items()]
         if model is not None:
             engine_settings["model"] = str(model)
         if dtype is not None:
             engine_settings["dtype"] = dtype_name(dtype)
         if isinstance(classes := engine_settings.get("logits_processors"), list | tuple):
             engine_settings["logits_processors"] = [class_path_of(each) for each in classes]
-        settings += [
-            Override(f"engine.{name}", value, f"{self.caller}({name}=...)") for name, value in engine_settings.items()
-        ]
+        settings += [self._keyword(name, f"engine.{name}", value) for name, value in engine_settings.items()]
         if platform is not None:
-            settings.append(Override("platform.driver", platform, f"{self.caller}(platform=...)"))
+            settings.append(self._keyword("platform", "platform.driver", platform))
         if io_processor_plugin is not None:
-            origin = f"{self.caller}(io_processor_plugin=...)"
-            settings.append(Override("plugins.io_processor.use", io_processor_plugin, origin))
+            settings.append(self._keyword("io_processor_plugin", "plugins.io_processor.use", io_processor_plugin))
         self._start(_dispatcher_for(load_config(config_files, settings), progress, stat_loggers))
+
+    def _keyword(self, name: str, key: str, value: Any) -> Override:
+        return Override(key, value, f"{self.caller}({name}=...)", "keyword")
 
     @classmethod
     def from_config(

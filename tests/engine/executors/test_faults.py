@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import faulthandler
+import signal
 import socket
 import subprocess
 import sys
@@ -21,10 +22,17 @@ BOUND_S = 30
 
 @pytest.fixture(autouse=True)
 def bound(mark: str) -> Iterator[None]:
-    """A test that takes longer is ended, with the stack of every thread."""
-    faulthandler.dump_traceback_later(BOUND_S, exit=True)
+    """A test that takes longer fails, with the stack of every thread."""
+
+    def out_of_time(*_: object) -> None:
+        faulthandler.dump_traceback()
+        raise TimeoutError(f"the test has taken {BOUND_S} s")
+
+    before = signal.signal(signal.SIGALRM, out_of_time)
+    signal.alarm(BOUND_S)
     yield
-    faulthandler.cancel_dump_traceback_later()
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def faulty(name: str) -> dict[str, object]:
