@@ -8,7 +8,7 @@ import sys
 import pytest
 
 FORKS = """
-import asyncio, logging, os, signal, sys, torch
+import asyncio, logging, os, signal, sys, threading, time, torch
 from vllm_ext import AsyncLLM, LLM, SamplingParams
 logging.basicConfig(format="%(message)s")
 kind, model = sys.argv[1:]
@@ -27,8 +27,16 @@ if kind == "new":
     before = answer(engine)
     # More than any model here, so that torch surely shares it among its threads.
     torch.ones(1 << 22).exp()
+if kind == "stepping":
+    stepping = threading.Event()
+    def step(*_):
+        stepping.set()
+        time.sleep(3600)
+    engine.llm_engine.step = step
+    threading.Thread(target=answer, args=[engine], daemon=True).start()
+    stepping.wait()
 if os.fork():
-    sys.exit(os.waitstatus_to_exitcode(os.wait()[1]))
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
 # What waits for ever, ends here.
 signal.alarm(60)
 try:
@@ -50,7 +58,7 @@ def fork(kind: str, model: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("kind", ["sync", "async"])
+@pytest.mark.parametrize("kind", ["sync", "async", "stepping"])
 def test_an_engine_is_refused_in_a_copy_of_its_process(random_llama, kind):
     said = fork(kind, random_llama).stdout
 

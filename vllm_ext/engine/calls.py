@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -32,13 +33,21 @@ class Calls:
     """The calls in flight on ``engine``, which nobody else may step. They may come from several threads."""
 
     def __init__(self, engine: LLMEngine) -> None:
-        self.turn = RLock()
-        """Whoever touches the engine holds it, so that a step is one thread's. Reentrant, because a stream that nobody
-        holds any more is closed, and its requests aborted, wherever its thread stands."""
+        self._turn, self._pid = RLock(), os.getpid()
         self._engine = engine
         self._next_id = count()
         self._call_of: dict[str, Call] = {}
         """Calls by the ids of their requests in flight."""
+
+    @property
+    def turn(self) -> RLock:
+        """Whoever touches the engine holds it, so that a step is one thread's. Reentrant, because a stream that nobody
+        holds any more is closed, and its requests aborted, wherever its thread stands.
+        """
+        if os.getpid() != self._pid:
+            # In a forked copy, a thread that is not there may hold it.
+            self._turn, self._pid = RLock(), os.getpid()
+        return self._turn
 
     def make_call(
         self, prompts: list[Any], params: Sequence[SamplingParams | PoolingParams], priorities: list[int]
