@@ -11,7 +11,7 @@ from support.device import DrivenWorker, driven_worker, make_dispatcher
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, SchedulerOutput
-from vllm_ext.errors import EngineError
+from vllm_ext.errors import ConfigError, EngineError
 
 VOCAB = 600
 
@@ -139,6 +139,14 @@ def test_more_requests_than_max_num_seqs_are_an_error(random_llama):
 
         with pytest.raises(EngineError, match="request 'b' comes on top of 1"):
             driver.step({"a": 2, "b": 2})
+
+
+def test_more_requests_than_memory_can_hold_are_refused_with_the_settings(random_llama):
+    # More bytes than there are addresses, whatever the system promises.
+    with pytest.raises(ConfigError, match=r"engine.max_num_seqs is 10{15}, .* lower$") as caught:
+        driven_worker(random_llama, engine__max_num_seqs=10**15).__enter__()
+
+    assert "engine.max_model_len" in str(caught.value)
 
 
 def test_logits_are_computed_only_for_requests_that_get_a_token(driver):

@@ -21,7 +21,7 @@ from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
-from vllm_ext.errors import EngineError
+from vllm_ext.errors import ConfigError, EngineError
 from vllm_ext.worker.compute_logits import check_hidden_states, compute_logits
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
@@ -222,8 +222,15 @@ class ModelRunner:
 
     def _new_batch(self, block_sizes: list[int]) -> None:
         self._block_sizes = block_sizes
-        self._buffers = self._make_buffers()
-        self.batch = self._make_batch(self._processors)
+        try:
+            self._buffers = self._make_buffers()
+            self.batch = self._make_batch(self._processors)
+        except MemoryError as error:
+            max_num_seqs = self.vllm_config.scheduler_config.max_num_seqs
+            raise ConfigError(
+                f"engine.max_num_seqs is {max_num_seqs}, and there is no memory for the tokens of so many requests: "
+                f"{error}. Set it, or engine.max_model_len, lower"
+            ) from error
         # A model that pools has none, and its requests ask for none.
         self._prompt_logprobs = PromptLogprobs(partial(compute_logits, self.model))
 
