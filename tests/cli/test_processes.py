@@ -21,6 +21,7 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield made
 
 
+@pytest.mark.slow
 def test_two_workers_print_the_text_of_one(vllm_ext):
     arguments = ["run", "My dear", "--temperature", "0", "--max-tokens", "8", "--dtype", "float32"]
     alone = vllm_ext(*arguments)
@@ -44,6 +45,7 @@ def test_a_size_that_is_no_number_of_workers_is_wrong_input(vllm_ext):
     assert "--tensor-parallel-size" in done.err
 
 
+@pytest.mark.slow
 def test_explain_lists_every_process_with_its_receipt(vllm_ext):
     size = ["--set", "engine.tensor_parallel_size=2"]
     done = vllm_ext("explain", "--run", "processes", "-f", "json", "--platform", "cpu", *SET_MULTIPROC, *size)

@@ -89,12 +89,14 @@ class TestAnotherInstallationThanTheEngines:
         ]
         assert "install the same versions for both" in text
 
+    @pytest.mark.slow
     def test_a_plugin_that_is_missing(self, start, plugins):
         dispatcher = start()
         shutil.rmtree(plugins.site / "acme-0.1.dist-info")
 
         assert table(refusal(dispatcher))[1] == ["vllm.general_plugins: acme:a", "version 0.1", "not installed"]
 
+    @pytest.mark.slow
     def test_another_target_of_the_same_version(self, start, plugins):
         dispatcher = start()
         reinstall(plugins.site, target="acme:other")
@@ -231,7 +233,11 @@ class TestHooksOfThePlatform:
         ("condition", "row"),
         [
             ("'LOCAL_RANK' in os.environ", ["scheduler_config.max_num_seqs", "64", "4"]),
-            ("'LOCAL_RANK' not in os.environ", ["scheduler_config.max_num_seqs", "4", "64"]),
+            pytest.param(
+                "'LOCAL_RANK' not in os.environ",
+                ["scheduler_config.max_num_seqs", "4", "64"],
+                marks=pytest.mark.slow,
+            ),
         ],
     )
     def test_a_limit_that_is_set_in_some_processes_only_is_refused(self, start_npu, condition, row):
@@ -247,6 +253,7 @@ class TestHooksOfThePlatform:
         assert path == "additional_config['npu']"
         assert all(re.fullmatch(r"\(hash [0-9a-f]{12}\)", text) for text in (engine, worker))
 
+    @pytest.mark.slow
     def test_memory_and_rank_may_be_of_each_process_and_objects_are_no_difference(self, start_npu):
         dispatcher = start_npu(
             "vllm_config.cache_config.kv_cache_memory_bytes = (1 << 20) + os.getpid()\n"

@@ -37,13 +37,14 @@ def faults(tmp_path_factory):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("world_size", [pytest.param(2, marks=pytest.mark.slow), 3])
+@pytest.mark.parametrize("world_size", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_between_processes(faults, world_size, case):
     on_ranks = faults(GlooCommunicator, world_size)
 
     assert [each.get(case, "") for each in on_ranks] == [""] * world_size
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case not in NEEDS_A_MANAGER])
 def test_the_base_class_needs_no_help_for_any_of_them(faults, case):
     on_ranks = faults(DeviceCommunicatorBase, 2)

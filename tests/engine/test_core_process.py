@@ -41,7 +41,11 @@ MULTIPROC = {"executor": "multiproc", "tensor_parallel_size": 2}
 HANGS = {"overrides": {"worker.cls": "support.faulty_workers.HangsInItsThirdStep"}}
 
 
-@pytest.mark.parametrize("engine", [{}, MULTIPROC], indirect=True, ids=["uniproc", "multiproc"])
+@pytest.mark.parametrize(
+    "engine",
+    [pytest.param({}, id="uniproc", marks=pytest.mark.slow), pytest.param(MULTIPROC, id="multiproc")],
+    indirect=True,
+)
 def test_the_tokens_are_those_of_a_core_in_this_process(engine, random_llama):
     with LLM(random_llama, dtype="float32", platform="cpu") as llm:
         (expected,) = llm.generate([5, 6, 7], greedy(8))
@@ -139,7 +143,7 @@ def test_a_worker_that_cannot_say_what_it_can_do_ends_the_start_with_the_reason(
 
 
 @pytest.mark.parametrize(
-    "kind", ["core process", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("thread", "uniproc"))]
+    "kind", ["thread", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("core process", "uniproc"))]
 )
 def test_a_forked_copy_ends_by_itself_and_leaves_the_engine_alone(random_llama, kind):
     done = subprocess.run(

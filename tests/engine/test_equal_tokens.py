@@ -219,7 +219,7 @@ def test_neighbours_that_are_cancelled_do_not_change_the_tokens(checkpoint, make
     assert_equal_tokens([ended[str(i)].token_ids for i in kept], references)
 
 
-@pytest.mark.parametrize("policy", ["fcfs", "priority"])
+@pytest.mark.parametrize("policy", [pytest.param("fcfs", marks=pytest.mark.slow), "priority"])
 def test_concurrent_streams_get_the_tokens_of_transformers(checkpoint, policy):
     model, prompts = checkpoint("one kv head"), make_prompts(12)
     prompts += [[*prompt, 5] for prompt in prompts[5:]]

@@ -83,7 +83,9 @@ def test_one_sentence_at_a_time_equals_transformers(directory, expected):
     assert cosines(outputs, expected).min() >= 0.99999
 
 
-@pytest.mark.parametrize("is_batch", [True, False], ids=["in a batch", "one at a time"])
+@pytest.mark.parametrize(
+    "is_batch", [pytest.param(True, id="in a batch"), pytest.param(False, id="one at a time", marks=pytest.mark.slow)]
+)
 def test_a_platforms_own_attention_and_worker_compute_the_same(plugins, directory, expected, is_batch):
     plugins.project("vllm_ext_dummy_platform")
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pytest
 from support.faults import FAULTS, all_folders
 
 GENERAL, PLATFORM = "vllm.general_plugins", "vllm.platform_plugins"
@@ -163,6 +164,7 @@ def test_list_plan_and_doctor_are_right_and_run_no_plugin_code(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_loading_names_every_fault_and_ends_within_the_limits(tmp_path):
     """That it ends at all shows the limits: two of the plugins would take an hour."""
     done = run(tmp_path, "list", "--load", "-f", "json", "--set", f"probe.timeout_s={TIMEOUT_S}", *ASKED)

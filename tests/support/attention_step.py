@@ -73,8 +73,8 @@ class Setup:
         """The backend's output by request, and the cache after it."""
         cache = torch.zeros(self.num_blocks, self.num_kv_heads, self.block_size, 2 * self.head_size, dtype=self.dtype)
         for request, (before, _) in enumerate(self.requests):
-            for position, slot in enumerate(self.slots(request, 0, before)):
-                cache[slot // self.block_size, :, slot % self.block_size] = self.content(request, position)
+            slots = torch.tensor(self.slots(request, 0, before), dtype=torch.int64)
+            cache[slots // self.block_size, :, slots % self.block_size] = self.content(request)[:before]
             if self.unseen is not None and self.window is not None:
                 num_unseen = max(0, before + 1 - self.window) // self.block_size
                 cache[self.block_table[request, :num_unseen]] = self.unseen
@@ -105,8 +105,9 @@ class Setup:
         extra = {} if self.sinks is None else {"sinks": torch.tensor(self.sinks, dtype=self.dtype)}
         return self.backend.get_impl_cls()(*arguments, self.soft_cap, AttentionType.DECODER, None, **extra)
 
-    def content(self, request: int, position: int) -> torch.Tensor:
-        return torch.cat((self.keys[request][position], self.values[request][position]), dim=-1)
+    def content(self, request: int) -> torch.Tensor:
+        """Of the cache, ``[tokens, num_kv_heads, 2 * head_size]``: key and value of each token of the request."""
+        return torch.cat((self.keys[request], self.values[request]), dim=-1)
 
     def common_metadata(self) -> CommonAttentionMetadata:
         counts = [count for _, count in self.requests]
@@ -163,7 +164,7 @@ def assert_attends(setup: Setup) -> None:
     for request, (before, count) in enumerate(setup.requests):
         for position, slot in enumerate(setup.slots(request, 0, before + count)):
             stored = cache[slot // setup.block_size, :, slot % setup.block_size]
-            assert torch.equal(stored, setup.content(request, position))
+            assert torch.equal(stored, setup.content(request)[position])
 
 
 def assert_equals_reference(setup: Setup) -> None:

@@ -69,6 +69,7 @@ def test_a_worker_that_fails_in_a_step_is_named_with_its_traceback(make_multipro
     assert "faulty_workers.py" in (cause.remote_traceback or "")
 
 
+@pytest.mark.slow
 def test_a_program_that_ends_without_a_shutdown_ends_its_workers(random_llama):
     program = PROGRAM.replace("while True:", "for _ in range(1):").replace("250", "2")
 

@@ -44,7 +44,7 @@ def test_numpys_integers_are_tokens_of_a_worker_process_too(make_multiproc_llm, 
     assert tokens(numpys) == expected
 
 
-@pytest.mark.parametrize(("set_by_hook", "expected"), [(None, "1"), ("3", "3")])
+@pytest.mark.parametrize(("set_by_hook", "expected"), [pytest.param(None, "1", marks=pytest.mark.slow), ("3", "3")])
 def test_workers_share_the_threads_unless_a_hook_says_how_many_each_gets(
     make_multiproc_llm, plugins, monkeypatch, set_by_hook, expected
 ):
@@ -130,6 +130,7 @@ def test_a_worker_that_ends_between_two_calls_ends_the_engine_which_says_so(make
     assert wait_until(lambda: not marked_processes(mark))
 
 
+@pytest.mark.slow
 def test_a_second_engine_starts_after_the_first_has_failed(make_multiproc_llm):
     first = make_multiproc_llm()
     os.kill(first.receipts[1].pid, signal.SIGKILL)
