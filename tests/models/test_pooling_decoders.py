@@ -20,15 +20,15 @@ PROMPTS = [[5, 9, 200, 17, 3], [7], list(range(10, 74)), [5, 9, 200, 17, 3, 8, 8
 POOL = {"LAST": lambda s: s[-1], "MEAN": lambda s: s.mean(dim=0), "CLS": lambda s: s[0]}
 
 
-def states_of(directory: Path, token_ids: list[int]) -> torch.Tensor:
+def all_states(directory: Path, prompts: list[list[int]]) -> list[torch.Tensor]:
     model = transformers.AutoModel.from_pretrained(directory, dtype=torch.float32).eval()
     with torch.inference_mode():
-        return model(torch.tensor([token_ids])).last_hidden_state[0]
+        return [model(torch.tensor([token_ids])).last_hidden_state[0] for token_ids in prompts]
 
 
 def check(outputs: list, directory: Path, pooling_type: str) -> None:
-    for token_ids, output in zip(PROMPTS, outputs, strict=True):
-        expected = torch.nn.functional.normalize(POOL[pooling_type](states_of(directory, token_ids)), dim=0)
+    for states, output in zip(all_states(directory, PROMPTS), outputs, strict=True):
+        expected = torch.nn.functional.normalize(POOL[pooling_type](states), dim=0)
         torch.testing.assert_close(torch.tensor(output.outputs.embedding), expected, atol=2e-5, rtol=0)
 
 
@@ -128,8 +128,8 @@ def test_prompts_that_are_preempted_give_the_same(llama, pooling_type):
         num_preemptions = first.get_stats().num_preemptions
 
     assert num_preemptions > 0
-    for index, token_ids in enumerate(PROMPTS):
-        expected = torch.nn.functional.normalize(POOL[pooling_type](states_of(llama, token_ids)), dim=0)
+    for index, states in enumerate(all_states(llama, PROMPTS)):
+        expected = torch.nn.functional.normalize(POOL[pooling_type](states), dim=0)
         torch.testing.assert_close(outputs[f"r{index}"].outputs.data, expected, atol=2e-5, rtol=0)
 
 
@@ -162,8 +162,8 @@ def test_tokens_that_come_in_chunks_have_an_embedding_each(llama):
     with LLM(llama, platform="cpu", runner="pooling", max_num_batched_tokens=10) as llm:
         outputs = llm.encode(PROMPTS, pooling_task="token_embed")
 
-    for token_ids, output in zip(PROMPTS, outputs, strict=True):
-        expected = torch.nn.functional.normalize(states_of(llama, token_ids), dim=-1)
+    for states, output in zip(all_states(llama, PROMPTS), outputs, strict=True):
+        expected = torch.nn.functional.normalize(states, dim=-1)
         torch.testing.assert_close(output.outputs.data, expected, atol=2e-5, rtol=0)
 
 
@@ -197,9 +197,9 @@ def test_a_decoder_that_classifies_has_the_probabilities_of_transformers(tmp_pat
     with LLM(tmp_path, platform="cpu") as llm:
         outputs = llm.classify(PROMPTS)
 
-    for token_ids, output in zip(PROMPTS, outputs, strict=True):
+    for states, output in zip(all_states(llama, PROMPTS), outputs, strict=True):
         with torch.inference_mode():
-            expected = (states_of(llama, token_ids)[-1] @ model.score.weight.T).softmax(dim=-1)
+            expected = (states[-1] @ model.score.weight.T).softmax(dim=-1)
         torch.testing.assert_close(torch.tensor(output.outputs.probs), expected, atol=2e-5, rtol=0)
 
 
