@@ -55,14 +55,15 @@ class SupportsTextGeneration(Protocol):
         Returns: ``[rows, vocabulary]``, floating-point, complete on every rank; the sampler may change it.
         """
 
-    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str]:
+    def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str] | None:
         """Copy the checkpoint's tensors into parameters.
 
         Args:
             weights: each tensor's name in the checkpoint, and the tensor in host memory: any shape and any dtype that
                 weights are stored in.
 
-        Returns: the names of the parameters that were filled completely.
+        Returns: the names of the parameters that were filled completely, so that the loader can say what the checkpoint
+            lacks; ``None``, which vLLM takes as well, leaves that unknown, with a warning.
 
         Raises:
             CheckpointError: a tensor does not fit, or nobody knows what it is.

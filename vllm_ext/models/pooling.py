@@ -81,10 +81,9 @@ class _Pooling:
         """As the model's own, for checkpoints with and without its prefix."""
         own: list[tuple[str, torch.Tensor]] = []
         filled: set[str] | None = super().load_weights(self._of_the_model(weights, own))  # type: ignore[misc]
-        if filled is None:
-            # For the model loader to complain of, as of any model's.
-            return None
-        return filled | load_stacked_weights(self, own, {})  # type: ignore[arg-type]
+        filled_here = load_stacked_weights(self, own, {})  # type: ignore[arg-type]
+        # A model that does not say what it has filled is a matter for the model loader, as every model's.
+        return None if filled is None else filled | filled_here
 
     def _of_the_model(
         self, weights: Iterable[tuple[str, torch.Tensor]], own: list[tuple[str, torch.Tensor]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from contextlib import closing
 from typing import Any
@@ -12,8 +13,10 @@ from torch import nn
 from vllm_ext.contracts.model_loader import BaseModelLoader
 from vllm_ext.contracts.vllm_config import ModelConfig
 from vllm_ext.distributed.parallel_state import get_tp_group
-from vllm_ext.errors import CheckpointError, ContractError, dotted_path, listing
+from vllm_ext.errors import CheckpointError, dotted_path, listing
 from vllm_ext.worker.checkpoint import Checkpoint
+
+logger = logging.getLogger(__name__)
 
 
 class SafetensorsModelLoader(BaseModelLoader):
@@ -34,10 +37,13 @@ class SafetensorsModelLoader(BaseModelLoader):
             except CheckpointError as error:
                 raise CheckpointError(f"{checkpoint.at_work}: {error}") from error
         if filled is None:
-            raise ContractError(
-                f"load_weights() of model {dotted_path(type(model))} returned None; it has to return the names of the "
-                "parameters that it has filled, without which nobody knows what the checkpoint lacks"
+            # vLLM takes it so, and models written for it may rely on that.
+            logger.warning(
+                "load_weights() of model %s returned None, so that nobody knows what the checkpoint lacks; let it "
+                "return the names of the parameters that it has filled",
+                dotted_path(type(model)),
             )
+            return
         names = {name for name, _ in model.named_parameters()}
         if unfilled := names - set(filled):
             raise CheckpointError(
