@@ -31,7 +31,7 @@ def start(plugins, random_llama):
     return start
 
 
-@pytest.mark.parametrize("name", ["mp", "multiproc"])
+@pytest.mark.parametrize("name", ["mp", pytest.param("multiproc", marks=pytest.mark.slow)])
 def test_workers_in_processes_of_their_own(start, monkeypatch, name):
     with nothing_left(monkeypatch), LLM.from_dispatcher(start(name, engine__kv_cache_memory=1 << 20)) as llm:
         assert isinstance(llm.llm_engine.engine_core.executor, MultiprocExecutor)

@@ -58,7 +58,7 @@ def fork(kind: str, model: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("kind", ["sync", "async", "stepping"])
+@pytest.mark.parametrize("kind", ["sync", pytest.param("async", marks=pytest.mark.slow), "stepping"])
 def test_an_engine_is_refused_in_a_copy_of_its_process(random_llama, kind):
     said = fork(kind, random_llama).stdout
 

@@ -248,7 +248,9 @@ def test_the_weights_go_with_the_engine(classifier):
 class TestAsync:
     """Many tasks of one loop."""
 
-    @pytest.fixture(params=[False, True], ids=["a thread", "a core process"])
+    @pytest.fixture(
+        params=[pytest.param(False, id="a thread"), pytest.param(True, id="a core process", marks=pytest.mark.slow)]
+    )
     def engine(self, written, request) -> Iterator[AsyncLLM]:
         made = AsyncLLM(written[0], platform="cpu", core_process=request.param)
         yield made

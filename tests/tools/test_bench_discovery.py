@@ -27,6 +27,7 @@ def site(tmp_path):
     return tmp_path / "site"
 
 
+@pytest.mark.slow
 def test_each_size_of_list_is_compared_to_no_further_distributions(finished):
     rows = json.loads(finished.stdout)["list"]
 

@@ -45,6 +45,7 @@ def test_both_engines_generate_the_same_and_are_compared(random_llama, capsys):
     assert "first token, repeat 1/1: ours" in progress
 
 
+@pytest.mark.slow
 def test_the_machine_is_described(random_llama, capsys):
     results, _ = run(
         capsys, random_llama, "--batch", 1, "--max-tokens", 1, "--threads", 1, "--repeats", 1, "--baseline", "none"

@@ -80,6 +80,7 @@ def test_contexts_without_room_for_a_prompt_are_refused(random_llama, options, c
     assert "--max-tokens takes at least 2, and less than each --context" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_process_that_fails_is_reported_with_its_last_words(tmp_path):
     with pytest.raises(RuntimeError, match=r"(?s)the process with 1 requests ended with code 1:.*no-such-model"):
         tool.over_requests(tmp_path / "no-such-model", [1], 8, 100)

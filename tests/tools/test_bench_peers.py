@@ -57,11 +57,13 @@ def test_without_vllms_environment_the_way_there_is_named(random_llama, tmp_path
     assert "tools/bench_peers.sh makes the environment" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_engine_that_cannot_be_imported_ends_the_comparison(random_llama):
     with pytest.raises(RuntimeError, match=r"vllm ended with code 1; what it said is above"):
         tool.Peer("vllm", sys.executable, str(random_llama), "float32", 1, 2)
 
 
+@pytest.mark.slow
 def test_our_engine_answers_in_a_process_of_its_own_and_stands_still_between(random_llama):
     peer = tool.Peer("ours", sys.executable, str(random_llama), "float32", 1, 2)
     prompts = tool.random_prompts(2, 600, seed=1)
