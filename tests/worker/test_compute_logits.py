@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from support.device import driven_worker
 
 from vllm_ext.errors import ContractError
 from vllm_ext.models.llama import LlamaForCausalLM
 from vllm_ext.registry.models import ModelRegistry
+
+
+def assert_refused_at_start(model_dir: Path, model_cls: type[LlamaForCausalLM], method: str, complaint: str) -> None:
+    ModelRegistry.register_model("LlamaForCausalLM", model_cls)
+    starting = driven_worker(model_dir)
+
+    text = rf"{method}\(\) of model {__name__}.{model_cls.__name__} {complaint}"
+    with pytest.raises(ContractError, match=text), starting:
+        pytest.fail("it started")
 
 
 class WithoutLogits(LlamaForCausalLM):
@@ -24,18 +35,11 @@ class WithTooManyLogits(LlamaForCausalLM):
     ("model_cls", "returned"), [(WithoutLogits, "None"), (WithTooManyLogits, r"a tensor \[2, \d+\]")]
 )
 def test_a_model_that_gives_other_logits_is_named_before_the_first_step(random_llama, model_cls, returned):
-    ModelRegistry.register_model("LlamaForCausalLM", model_cls)
-    starting = driven_worker(random_llama)
+    complaint = (
+        rf"returned {returned} for 1 rows of hidden states; it has to give the logits of all 1 rows on every rank"
+    )
 
-    with (
-        pytest.raises(
-            ContractError,
-            match=rf"compute_logits\(\) of model {__name__}.{model_cls.__name__} returned {returned} for 1 rows of "
-            "hidden states; it has to give the logits of all 1 rows on every rank",
-        ),
-        starting,
-    ):
-        pytest.fail("it started")
+    assert_refused_at_start(random_llama, model_cls, "compute_logits", complaint)
 
 
 class WithoutHiddenStates(LlamaForCausalLM):
@@ -52,15 +56,6 @@ class WithMoreThanHiddenStates(LlamaForCausalLM):
     ("model_cls", "returned"), [(WithoutHiddenStates, "None"), (WithMoreThanHiddenStates, r"\(tensor\(.*")]
 )
 def test_a_model_whose_forward_gives_no_tensor_is_named_before_the_first_step(random_llama, model_cls, returned):
-    ModelRegistry.register_model("LlamaForCausalLM", model_cls)
-    starting = driven_worker(random_llama)
+    complaint = rf"returned {returned}; it has to return the hidden states, one tensor \[tokens, hidden size\]"
 
-    with (
-        pytest.raises(
-            ContractError,
-            match=rf"forward\(\) of model {__name__}.{model_cls.__name__} returned {returned}; it has to return the "
-            r"hidden states, one tensor \[tokens, hidden size\]",
-        ),
-        starting,
-    ):
-        pytest.fail("it started")
+    assert_refused_at_start(random_llama, model_cls, "forward", complaint)
