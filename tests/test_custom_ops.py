@@ -87,7 +87,7 @@ def test_embedding_takes_rows_of_the_table(dtype):
     assert torch.equal(_custom_ops.embedding(ids, table), table[ids])
 
 
-@settings(max_examples=60, deadline=None, database=None, derandomize=True)
+@settings(max_examples=60, database=None, derandomize=True)
 @given(
     st.lists(st.integers(1, 70), min_size=1, max_size=20),
     st.sampled_from([(1, 1), (4, 4), (4, 2), (10, 5), (48, 24), (6, 1), (20, 1), (40, 1)]),
@@ -156,7 +156,7 @@ def test_two_dtypes_in_a_call_are_refused():
 
 @each_dtype
 class TestArgmax:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         st.integers(1, 5), st.sampled_from([1, 2, 100, 1023, 1024, 1025, 5000]), st.integers(0, 2**16), st.booleans()
     )
@@ -240,7 +240,7 @@ def test_wrong_arguments_are_an_error():
     ],
 )
 class TestLinear:
-    @settings(deadline=None, max_examples=60)
+    @settings(max_examples=60)
     @given(
         rows=st.integers(0, 220),
         out_features=st.sampled_from([1, 31, 32, 33, 64, 100]),

@@ -25,7 +25,7 @@ def assert_attends(
     torch.testing.assert_close(attended.double(), expected, **close_in(query.dtype, 1e-4, 1e-5))
 
 
-@settings(max_examples=120, deadline=None, database=None, derandomize=True)
+@settings(max_examples=120, database=None, derandomize=True)
 @given(
     requests=st.lists(st.tuples(st.integers(0, 150), st.integers(1, 70)), min_size=1, max_size=4),
     heads=st.sampled_from([(1, 1), (4, 4), (4, 2), (6, 1), (8, 1), (20, 1)]),

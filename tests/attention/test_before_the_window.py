@@ -59,7 +59,7 @@ def test_nan_of_others_where_a_platform_brings_the_backend(plugins, step):
 
 
 @each_backend
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     requests=st.lists(st.tuples(st.integers(0, 70), st.integers(1, 40) | st.just(1)), min_size=1, max_size=6),
     block_size=st.integers(1, 20),

@@ -59,7 +59,7 @@ REQUESTS = st.lists(st.tuples(st.integers(0, 70), st.integers(1, 40) | st.just(1
 
 
 @each_backend
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     requests=REQUESTS,
     heads=st.sampled_from([*HEADS.values(), (8, 1)]),
@@ -74,7 +74,7 @@ def test_random_lengths_and_block_tables(backend, requests, heads, dtype, **size
     assert_equals_reference(Setup(requests, *heads, dtype=dtype, backend=backend, **sizes_and_terms))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     requests=REQUESTS,
     block_size=st.integers(1, 40),

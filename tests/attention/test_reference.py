@@ -27,7 +27,7 @@ def test_each_term_alone(term, heads, dtype):
     assert_attends(reference([(0, 5), (11, 1), (4, 6), (2, 1), (0, 1)], *heads, dtype=dtype, **terms))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     requests=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=6),
     block_size=st.integers(1, 20),

@@ -80,7 +80,7 @@ def test_logits_are_capped(heads, window, dtype):
     assert_attends(Setup(requests, *heads, dtype=dtype, window=window, soft_cap=0.2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     requests=st.lists(st.tuples(st.integers(0, 40), st.integers(1, 9)), min_size=1, max_size=8),
     kv_heads=st.integers(1, 3),

@@ -44,19 +44,19 @@ def stream(tokenizer: Tokenizer, token_ids: list[int], prompt: Sequence[int] = (
     return [*(detokenizer.decode([token_id]) for token_id in token_ids), detokenizer.flush()]
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, BYTE_LEVEL.get_vocab_size() - 1), max_size=40))
 def test_byte_level_deltas_are_the_whole_text_for_any_tokens(token_ids):
     assert "".join(stream(BYTE_LEVEL, token_ids)) == BYTE_LEVEL.decode(token_ids)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.lists(st.integers(0, WORD_END.get_vocab_size() - 1), max_size=40))
 def test_word_end_deltas_are_the_whole_text_for_any_tokens(token_ids):
     assert "".join(stream(WORD_END, token_ids)) == WORD_END.decode(token_ids)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(TEXTS)
 @EACH
 def test_deltas_are_the_whole_text(tokenizer, text):
@@ -65,7 +65,7 @@ def test_deltas_are_the_whole_text(tokenizer, text):
     assert "".join(stream(tokenizer, token_ids)) == tokenizer.decode(token_ids)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(TEXTS)
 @EACH
 def test_output_after_a_prompt_keeps_its_leading_space(tokenizer, text):
@@ -76,7 +76,7 @@ def test_output_after_a_prompt_keeps_its_leading_space(tokenizer, text):
     assert tokenizer.decode(prompt) + "".join(stream(tokenizer, token_ids, prompt)) == whole
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(TEXTS.filter(lambda text: "\ufffd" not in text))
 @pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK], ids=["level", "fallback"])
 def test_no_delta_holds_half_a_character(tokenizer, text):

@@ -229,7 +229,7 @@ def test_a_worker_that_gives_a_token_before_the_prompt_is_complete_is_an_error(r
     del run.worker.execute_model
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(st.integers(1, 30), st.integers(1, 30), st.integers(0, 12), st.booleans()), min_size=1, max_size=10

@@ -216,7 +216,6 @@ def lives(num_lives: int) -> settings:
     return settings(
         max_examples=num_lives,
         stateful_step_count=30,
-        deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
     )
 

@@ -22,7 +22,7 @@ TOKENIZERS = {
     "metaspace": metaspace_tokenizer(),
 }
 SPECIAL = {"level": "<|end|>", "fallback": "</s>"}
-PROPERTY = settings(deadline=None, max_examples=120)
+PROPERTY = settings(max_examples=120)
 TEXTS = st.text(
     st.one_of(
         st.sampled_from("the an a, .\n\t  é你好"),

@@ -66,7 +66,7 @@ CONFIGS = st.fixed_dictionaries(
         "worker__cls": st.just("acme.worker.Worker"),
     },
 ).map(lambda settings: make_config(**settings))
-QUICK = settings(max_examples=60, deadline=None, database=None, derandomize=True)
+QUICK = settings(max_examples=60, database=None, derandomize=True)
 
 
 @QUICK

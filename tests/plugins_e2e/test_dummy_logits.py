@@ -170,9 +170,7 @@ class TestRandomBatches:
     def test_every_request_gets_the_tokens_that_it_gets_alone(self, engine):
         seen = {"mixed": 0, "aborted": 0, "finished": 0}
 
-        @settings(
-            max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-        )
+        @settings(max_examples=60, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
         @given(self.ACTIONS, st.integers(0, 2**16))
         def check(actions, seed):
             self.follow(engine, actions, random.Random(seed), seen)

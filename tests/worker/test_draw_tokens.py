@@ -13,7 +13,7 @@ from vllm_ext.worker import sampling_ops as ops
 from vllm_ext.worker.sampling_metadata import Choice
 
 needs_kernels = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason=str(_custom_ops.why_missing()))
-PROPERTY = settings(deadline=None, max_examples=100)
+PROPERTY = settings(max_examples=100)
 ROUNDING = 2e-6
 """By so much a sum of torch's probabilities may be wrong: they are float32."""
 NEVER = float("-inf")

@@ -24,7 +24,7 @@ from vllm_ext.worker import sampling_ops as ops
 from vllm_ext.worker.sampler import Sampler
 
 VOCABS = [7, 300, 5000]
-PROPERTY = settings(deadline=None, max_examples=60)
+PROPERTY = settings(max_examples=60)
 seeds = st.integers(0, 2**32)
 
 
