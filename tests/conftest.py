@@ -13,6 +13,10 @@ import pytest
 hypothesis.settings.register_profile("untimed", deadline=None)
 hypothesis.settings.load_profile("untimed")
 
+# Tests start hundreds of processes, which import the same modules: what one has compiled the next ones find.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # Models this small gain nothing from threads, and lose much where the tests share the cores. Before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -273,7 +273,11 @@ def test_safe_mode_turns_off_everything_from_outside(plugins, capsys, monkeypatc
     }
 
 
-@pytest.mark.parametrize("arguments", [("list", "--load"), ("show", "npu", "--load")])
+@pytest.mark.parametrize(
+    "arguments",
+    [("list", "--load", "--group", "vllm.platform_plugins"), ("show", "npu", "--load")],
+    ids=["list", "show"],
+)
 def test_a_named_platform_that_declines_is_the_exit_code(plugins, capsys, arguments):
     plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu:run"]}, {"npu.py": "def run(): return None"})
 

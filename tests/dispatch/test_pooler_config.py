@@ -10,9 +10,9 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import save_file
+from support import sentence_models as sbert
 from support.encoders import BERT, ROBERTA, TEXTS, encoded, write_encoder
 from support.families import NATIVE, write_model
-from support.sentence_models import CrossEncoder, Dense, Normalize, Pooling, SentenceTransformer, Transformer
 
 from vllm_ext import LLM
 from vllm_ext.config.schema import EngineSettings
@@ -34,9 +34,9 @@ def encoder(tmp_path_factory) -> Path:
 def save(encoder, tmp_path):
     """Write a sentence transformer of some modules after a model; returns it, and its directory."""
 
-    def save(*modules, model: Path = encoder, **options) -> tuple[SentenceTransformer, Path]:
-        transformer = Transformer(str(model), **options)
-        model = SentenceTransformer(modules=[transformer, *modules], device="cpu").eval()
+    def save(*modules, model: Path = encoder, **options) -> tuple[sbert.SentenceTransformer, Path]:
+        transformer = sbert.Transformer(str(model), **options)
+        model = sbert.SentenceTransformer(modules=[transformer, *modules], device="cpu").eval()
         model.save(str(tmp_path / "saved"), create_model_card=False)
         return model, tmp_path / "saved"
 
@@ -47,7 +47,7 @@ def config_of(directory: Path, **settings: str) -> PoolerConfig:
     return make_pooler_config(EngineSettings(**settings), directory, read_hf_config(directory), "embed")
 
 
-def same(directory: Path, model: SentenceTransformer, texts: list[str] = TEXTS, **options) -> bool:
+def same(directory: Path, model: sbert.SentenceTransformer, texts: list[str] = TEXTS, **options) -> bool:
     expected = torch.from_numpy(model.encode(texts))
     with LLM(directory, platform="cpu") as llm:
         outputs = llm.embed(texts, **options)
@@ -56,14 +56,14 @@ def same(directory: Path, model: SentenceTransformer, texts: list[str] = TEXTS, 
 
 @pytest.mark.parametrize(("mode", "expected"), [("mean", "MEAN"), ("cls", "CLS"), ("lasttoken", "LAST")])
 def test_the_way_of_pooling_is_read(save, mode, expected):
-    model, directory = save(Pooling(64, pooling_mode=mode), Normalize())
+    model, directory = save(sbert.Pooling(64, pooling_mode=mode), sbert.Normalize())
 
     assert config_of(directory).pooling_type == expected
     assert same(directory, model)
 
 
 def test_without_the_module_for_it_embeddings_are_not_brought_to_length_one(save):
-    model, directory = save(Pooling(64, pooling_mode="mean"))
+    model, directory = save(sbert.Pooling(64, pooling_mode="mean"))
 
     assert not config_of(directory).use_activation
     assert same(directory, model)
@@ -71,8 +71,8 @@ def test_without_the_module_for_it_embeddings_are_not_brought_to_length_one(save
 
 def test_projections_come_after_pooling(save):
     torch.manual_seed(0)
-    modules = [Dense(64, 32), Dense(32, 24, bias=False, activation_function=torch.nn.Identity())]
-    model, directory = save(Pooling(64, pooling_mode="mean"), *modules, Normalize())
+    modules = [sbert.Dense(64, 32), sbert.Dense(32, 24, bias=False, activation_function=torch.nn.Identity())]
+    model, directory = save(sbert.Pooling(64, pooling_mode="mean"), *modules, sbert.Normalize())
 
     config = config_of(directory)
 
@@ -82,7 +82,7 @@ def test_projections_come_after_pooling(save):
 
 
 def test_the_length_that_texts_are_cut_to_is_the_limit_unless_the_user_says_otherwise(save):
-    _, directory = save(Pooling(64), max_seq_length=20)
+    _, directory = save(sbert.Pooling(64), max_seq_length=20)
 
     assert max_seq_length(directory) == 20
     with LLM(directory, platform="cpu") as llm:
@@ -99,7 +99,7 @@ def test_a_directory_without_the_files_pools_as_models_of_its_kind_do(encoder):
 
 
 def test_a_way_of_pooling_that_is_not_supported_says_so_and_can_be_overridden(save):
-    _, directory = save(Pooling(64, pooling_mode="max"))
+    _, directory = save(sbert.Pooling(64, pooling_mode="max"))
 
     with pytest.raises(UnsupportedModel, match=r"asks for the pooling \['max'\]; supported is one of: cls, lasttoken"):
         config_of(directory)
@@ -107,7 +107,7 @@ def test_a_way_of_pooling_that_is_not_supported_says_so_and_can_be_overridden(sa
 
 
 def test_the_older_form_of_the_file_is_read(save):
-    _, directory = save(Pooling(64, pooling_mode="mean"))
+    _, directory = save(sbert.Pooling(64, pooling_mode="mean"))
     old = {"word_embedding_dimension": 64, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (directory / "1_Pooling" / "config.json").write_text(json.dumps(old))
 
@@ -116,7 +116,7 @@ def test_the_older_form_of_the_file_is_read(save):
 
 @pytest.mark.parametrize("length", [20, 3])
 def test_texts_are_cut_as_the_library_cuts_them(save, length):
-    model, directory = save(Pooling(64, pooling_mode="mean"), max_seq_length=length)
+    model, directory = save(sbert.Pooling(64, pooling_mode="mean"), max_seq_length=length)
 
     assert same(directory, model, [text * 9 for text in TEXTS], truncate_prompt_tokens=-1)
 
@@ -126,7 +126,7 @@ def test_a_model_whose_positions_begin_later_gives_what_the_library_gives(save, 
     write_encoder(tmp_path / "roberta", transformers.AutoModel, ROBERTA)
     # As many as there are positions after the padding token's, and the longest text has more.
     options = {"model": tmp_path / "roberta", "max_seq_length": 64}
-    model, directory = save(Pooling(64, pooling_mode="mean"), Normalize(), **options)
+    model, directory = save(sbert.Pooling(64, pooling_mode="mean"), sbert.Normalize(), **options)
 
     assert same(directory, model, [*TEXTS, "the quick brown fox " * 30], truncate_prompt_tokens=-1)
 
@@ -147,17 +147,17 @@ class TestDecoder:
         return [text for text in TEXTS if text]
 
     def test_it_gives_what_the_library_gives(self, save, decoder, texts):
-        model, directory = save(Pooling(64, pooling_mode="lasttoken"), Normalize(), model=decoder)
+        model, directory = save(sbert.Pooling(64, pooling_mode="lasttoken"), sbert.Normalize(), model=decoder)
 
         assert same(directory, model, texts)
 
     @pytest.mark.parametrize("lower", [True, False])
     def test_texts_are_put_into_lower_case_where_the_files_say_so(self, save, decoder, lower):
-        _, directory = save(Pooling(64), model=decoder)
+        _, directory = save(sbert.Pooling(64), model=decoder)
         path = directory / "sentence_bert_config.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | {"do_lower_case": lower}))
         # The library reads the file as well.
-        model = SentenceTransformer(str(directory), device="cpu")
+        model = sbert.SentenceTransformer(str(directory), device="cpu")
 
         with LLM(directory, platform="cpu") as llm:
             upper, small = llm.embed(["The QUICK fox", "the quick fox"])
@@ -172,9 +172,9 @@ def set_prompts(directory: Path, name: object, prompts: object) -> None:
 
 
 def test_the_default_prompt_of_the_files_comes_before_each_text(save):
-    _, directory = save(Pooling(64, pooling_mode="mean"), Normalize())
+    _, directory = save(sbert.Pooling(64, pooling_mode="mean"), sbert.Normalize())
     set_prompts(directory, "query", {"query": "search for: ", "document": "text: "})
-    model = SentenceTransformer(str(directory), device="cpu")
+    model = sbert.SentenceTransformer(str(directory), device="cpu")
 
     assert config_of(directory).prompt == "search for: "
     assert same(directory, model)
@@ -184,7 +184,7 @@ def test_the_default_prompt_of_the_files_comes_before_each_text(save):
 
 
 def test_a_prompt_that_is_not_the_default_one_is_left_to_the_caller(save):
-    _, directory = save(Pooling(64))
+    _, directory = save(sbert.Pooling(64))
     set_prompts(directory, None, {"query": "search for: "})
 
     assert config_of(directory).prompt == ""
@@ -192,7 +192,7 @@ def test_a_prompt_that_is_not_the_default_one_is_left_to_the_caller(save):
 
 @pytest.mark.parametrize(("name", "prompts"), [("no", {"query": "q: "}), ("query", ["q"]), (["query"], {"query": "q"})])
 def test_a_default_prompt_that_is_none_of_the_prompts_is_refused(save, name, prompts):
-    _, directory = save(Pooling(64))
+    _, directory = save(sbert.Pooling(64))
     set_prompts(directory, name, prompts)
 
     with pytest.raises(CheckpointError, match=r"config_sentence_transformers\.json: default_prompt_name is"):
@@ -200,7 +200,7 @@ def test_a_default_prompt_that_is_none_of_the_prompts_is_refused(save, name, pro
 
 
 def test_a_default_prompt_that_is_not_pooled_is_refused(save):
-    _, directory = save(Pooling(64, include_prompt=False))
+    _, directory = save(sbert.Pooling(64, include_prompt=False))
     set_prompts(directory, "query", {"query": "q: "})
 
     with pytest.raises(UnsupportedModel, match="leaves the prompt out"):
@@ -212,11 +212,11 @@ class TestCrossEncoder:
 
     @pytest.fixture
     def write(self, tmp_path):
-        def write(num_labels: int, **options) -> tuple[CrossEncoder, Path]:
+        def write(num_labels: int, **options) -> tuple[sbert.CrossEncoder, Path]:
             (tmp_path / "model").mkdir()
             auto = transformers.AutoModelForSequenceClassification
             write_encoder(tmp_path / "model", auto, {**BERT, "num_labels": num_labels})
-            model = CrossEncoder(str(tmp_path / "model"), device="cpu", **options)
+            model = sbert.CrossEncoder(str(tmp_path / "model"), device="cpu", **options)
             model.save_pretrained(str(tmp_path / "cross"), create_model_card=False)
             return model, tmp_path / "cross"
 
@@ -305,7 +305,7 @@ class TestCrossEncoder:
     ],
 )
 def test_a_damaged_or_foreign_list_of_modules_is_refused(save, content, error, message):
-    _, directory = save(Pooling(64))
+    _, directory = save(sbert.Pooling(64))
     (directory / "modules.json").write_text(content)
 
     with pytest.raises(error) as caught:
@@ -315,7 +315,7 @@ def test_a_damaged_or_foreign_list_of_modules_is_refused(save, content, error, m
 
 
 def test_a_projection_with_an_unknown_activation_is_refused(save):
-    _, directory = save(Pooling(64), Dense(64, 8))
+    _, directory = save(sbert.Pooling(64), sbert.Dense(64, 8))
     path = directory / "2_Dense" / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"activation_function": "os.system"}))
 
@@ -334,7 +334,7 @@ def test_a_projection_with_an_unknown_activation_is_refused(save):
     ],
 )
 def test_a_projection_that_does_not_fit_is_refused(save, tensors, message):
-    _, directory = save(Pooling(64), Dense(64, 8))
+    _, directory = save(sbert.Pooling(64), sbert.Dense(64, 8))
     path = directory / "2_Dense" / "model.safetensors"
     save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, path)
 
@@ -345,7 +345,7 @@ def test_a_projection_that_does_not_fit_is_refused(save, tensors, message):
 
 
 def test_projections_that_do_not_fit_each_other_are_refused(save):
-    _, directory = save(Pooling(64), Dense(64, 32), Dense(32, 8))
+    _, directory = save(sbert.Pooling(64), sbert.Dense(64, 32), sbert.Dense(32, 8))
     save_file({"linear.weight": torch.zeros(8, 33)}, directory / "3_Dense" / "model.safetensors")
 
     with pytest.raises(CheckpointError, match="3_Dense.* what comes before it gives 32 numbers"):
@@ -364,7 +364,7 @@ def test_projections_that_do_not_fit_each_other_are_refused(save):
     ],
 )
 def test_a_wrong_value_in_a_file_is_refused_with_the_file(save, file, changes, error, message):
-    _, directory = save(Pooling(64), Dense(64, 8))
+    _, directory = save(sbert.Pooling(64), sbert.Dense(64, 8))
     path = directory / file
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -376,7 +376,7 @@ def test_a_wrong_value_in_a_file_is_refused_with_the_file(save, file, changes, e
 
 
 def test_a_projection_without_weights_is_refused(save):
-    _, directory = save(Pooling(64), Dense(64, 8))
+    _, directory = save(sbert.Pooling(64), sbert.Dense(64, 8))
     (directory / "2_Dense" / "model.safetensors").unlink()
 
     with pytest.raises(CheckpointError, match="cannot be read as the weights of a projection"):

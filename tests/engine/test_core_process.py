@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from support.async_engine import greedy, tokens_of
@@ -29,32 +31,58 @@ def mark(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield made
 
 
+def core_process_engine(model: Path, **settings: Any) -> AsyncLLM:
+    return AsyncLLM(model, dtype="float32", platform="cpu", kv_cache_memory=1 << 20, core_process=True, **settings)
+
+
 @pytest.fixture
 def engine(mark, random_llama, request) -> Iterator[AsyncLLM]:
-    settings = {"kv_cache_memory": 1 << 20, "core_process": True} | getattr(request, "param", {})
-    made = AsyncLLM(random_llama, dtype="float32", platform="cpu", **settings)
+    made = core_process_engine(random_llama, **getattr(request, "param", {}))
     yield made
     made.shutdown()
+
+
+@pytest.fixture(scope="module")
+def marked_engine(random_llama) -> Iterator[tuple[AsyncLLM, str]]:
+    """An engine of two workers for all tests that leave it as it was, and the mark of its processes."""
+    with pytest.MonkeyPatch.context() as monkeypatch, nothing_left(monkeypatch) as made:
+        shared = core_process_engine(random_llama, **MULTIPROC)
+        yield shared, made
+        shared.shutdown()
+
+
+@pytest.fixture
+def shared_engine(marked_engine) -> AsyncLLM:
+    return marked_engine[0]
+
+
+@pytest.fixture(scope="module")
+def run() -> Iterator[Callable[..., Any]]:
+    """Runs a coroutine in the event loop of ``shared_engine``, which is used in no other."""
+    with asyncio.Runner() as runner:
+        yield runner.run
 
 
 MULTIPROC = {"executor": "multiproc", "tensor_parallel_size": 2}
 HANGS = {"overrides": {"worker.cls": "support.faulty_workers.HangsInItsThirdStep"}}
 
 
-@pytest.mark.parametrize(
-    "engine",
-    [pytest.param({}, id="uniproc", marks=pytest.mark.slow), pytest.param(MULTIPROC, id="multiproc")],
-    indirect=True,
-)
-def test_the_tokens_are_those_of_a_core_in_this_process(engine, random_llama):
-    with LLM(random_llama, dtype="float32", platform="cpu") as llm:
-        (expected,) = llm.generate([5, 6, 7], greedy(8))
-
-    assert asyncio.run(tokens_of(engine, [5, 6, 7], greedy(8))) == expected.outputs[0].token_ids
+def expected_tokens(model: Path) -> list[int]:
+    with LLM(model, dtype="float32", platform="cpu") as llm:
+        return llm.generate([5, 6, 7], greedy(8))[0].outputs[0].token_ids
 
 
-@pytest.mark.parametrize("engine", [MULTIPROC], indirect=True)
-def test_every_process_proves_what_it_runs(engine, mark):
+def test_the_tokens_are_those_of_a_core_in_this_process(shared_engine, run, random_llama):
+    assert run(tokens_of(shared_engine, [5, 6, 7], greedy(8))) == expected_tokens(random_llama)
+
+
+@pytest.mark.slow
+def test_the_tokens_of_a_worker_in_the_core_process_are_the_same(engine, random_llama):
+    assert asyncio.run(tokens_of(engine, [5, 6, 7], greedy(8))) == expected_tokens(random_llama)
+
+
+def test_every_process_proves_what_it_runs(marked_engine):
+    engine, mark = marked_engine
     here, *others = engine.receipts
 
     assert [receipt.name for receipt in (here, *others)] == ["front end", "engine core", "worker 0", "worker 1"]
@@ -84,13 +112,13 @@ def test_a_core_that_is_killed_ends_its_requests_with_the_reason(engine):
         asyncio.run(use())
 
 
-def test_a_function_that_the_core_cannot_import_is_said_and_the_engine_goes_on(engine, monkeypatch):
+def test_a_function_that_the_core_cannot_import_is_said_and_the_engine_goes_on(shared_engine, run, monkeypatch):
     async def use() -> list[int]:
         with pytest.raises(EngineError, match=r"a value of another process that it cannot make"):
-            await engine.collective_rpc(function_of_no_file(monkeypatch))
-        return await tokens_of(engine, [5, 6, 7], greedy(3))
+            await shared_engine.collective_rpc(function_of_no_file(monkeypatch))
+        return await tokens_of(shared_engine, [5, 6, 7], greedy(3))
 
-    assert len(asyncio.run(use())) == 3
+    assert len(run(use())) == 3
 
 
 @pytest.mark.parametrize("engine", [MULTIPROC | HANGS], indirect=True, ids=[""])
@@ -106,14 +134,14 @@ def test_a_worker_that_is_killed_ends_the_requests_with_its_rank(engine):
         asyncio.run(use())
 
 
-def test_a_call_that_the_core_cannot_read_is_answered_and_the_engine_goes_on(engine):
+def test_a_call_that_the_core_cannot_read_is_answered_and_the_engine_goes_on(shared_engine, run):
     async def use() -> None:
         for value in ("\ud800", NeedsMore(1, 2)):
             with pytest.raises(EngineError, match="cannot pass to another process|that it cannot make"):
-                await engine.collective_rpc("check_health", args=(value,))
-        assert len(await tokens_of(engine, [5, 6, 7], greedy(3))) == 3
+                await shared_engine.collective_rpc("check_health", args=(value,))
+        assert len(await tokens_of(shared_engine, [5, 6, 7], greedy(3))) == 3
 
-    asyncio.run(use())
+    run(use())
 
 
 def test_a_message_that_nobody_can_read_ends_the_engine_and_everybody_hears_of_it(engine):
@@ -131,8 +159,8 @@ def test_a_message_that_nobody_can_read_ends_the_engine_and_everybody_hears_of_i
 @pytest.mark.parametrize(
     "settings",
     [
-        *(pytest.param(each, marks=pytest.mark.slow) for each in ({"core_process": True}, MULTIPROC)),
-        {"core_process": True} | MULTIPROC,
+        {"core_process": True},
+        *(pytest.param(each, marks=pytest.mark.slow) for each in (MULTIPROC, {"core_process": True} | MULTIPROC)),
     ],
 )
 def test_a_worker_that_cannot_say_what_it_can_do_ends_the_start_with_the_reason(mark, random_llama, settings):

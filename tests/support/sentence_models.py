@@ -1,14 +1,21 @@
-"""sentence-transformers, for tests that compare with it or read what it writes."""
+"""sentence-transformers, for tests that compare with it or read what it writes: its names are attributes here.
+
+It is imported when the first of them is asked for. That takes seconds, in each process that only collects tests too.
+"""
 
 from __future__ import annotations
 
+from typing import Any
+
 from vllm_ext import _custom_ops
 
-# The library brings a second OpenMP, with which there are no kernels. Whether there are any is asked once in a process:
-# here, so that other tests of this process still have theirs.
-_custom_ops.why_missing()
 
-from sentence_transformers import CrossEncoder, SentenceTransformer  # noqa: E402
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer  # noqa: E402
+def __getattr__(name: str) -> Any:
+    # The library brings a second OpenMP, with which there are no kernels. Whether there are any is asked once in a
+    # process: here, so that other tests of this process still have theirs.
+    _custom_ops.why_missing()
 
-__all__ = ["CrossEncoder", "Dense", "Normalize", "Pooling", "SentenceTransformer", "Transformer"]
+    import sentence_transformers
+    from sentence_transformers.sentence_transformer import modules
+
+    return getattr(sentence_transformers if hasattr(sentence_transformers, name) else modules, name)
