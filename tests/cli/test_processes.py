@@ -124,7 +124,8 @@ def test_the_traceback_of_code_that_fails_in_a_worker_is_shown(tmp_path):
         "        raise ZeroDivisionError('in the loader')\n"
     )
     (tmp_path / "broken_worker.py").write_text(worker)
-    command = [sys.executable, "-m", "vllm_ext", "run", *TWO_WORKERS, "--set", "worker.cls=broken_worker.Broken"]
+    command = [sys.executable, "-m", "vllm_ext", "run", "--executor", "multiproc"]
+    command += ["--set", "worker.cls=broken_worker.Broken"]
 
     done = subprocess.run(
         command, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False

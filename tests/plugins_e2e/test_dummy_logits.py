@@ -428,6 +428,7 @@ class TestProcesses:
 
         assert unforbidden[2] not in tokens(llm, greedy(forbid=unforbidden[2]))
 
+    @pytest.mark.slow
     def test_one_that_fails_in_a_worker_is_named(self, plugins, make_llm):
         installed(plugins, "broken", "    def apply(self, logits): raise KeyError('colour')\n")
         llm = make_llm(**TWO_WORKERS)

@@ -39,6 +39,7 @@ def faulty(name: str) -> dict[str, object]:
     return {"overrides": {"worker.cls": f"support.faulty_workers.{name}"}}
 
 
+@pytest.mark.slow
 def test_a_worker_killed_during_a_step_is_named_and_a_second_engine_starts(make_multiproc_llm):
     llm = make_multiproc_llm(**faulty("KilledInAStep"))
 
