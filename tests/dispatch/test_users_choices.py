@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
+
 import pytest
 from support.device import make_dispatcher
 from support.hook_platform import install_platform
@@ -102,3 +104,21 @@ def test_an_executor_that_the_user_named_is_not_replaced(npu, random_llama, capl
         "sets parallel_config.distributed_executor_backend to 'multiproc', and engine.executor (command line "
         "(test:engine.executor)) names 'uniproc', which is used" in caplog.text
     )
+
+
+@pytest.mark.parametrize(
+    ("field", "setting", "theirs", "ours"),
+    [
+        ("attention_config.backend", "attention.backend", "REFERENCE", "SDPA"),
+        # Random weights in place of the checkpoint's.
+        ("load_config.load_format", "engine.load_format", "dummy", "safetensors"),
+        ("model_config.tokenizer_mode", "engine.tokenizer_mode", "npu", "hf"),
+    ],
+)
+def test_what_the_user_named_is_not_replaced(npu, random_llama, caplog, field, setting, theirs, ours):
+    npu(f"vllm_config.{field} = {theirs!r}")
+
+    dispatcher = start(random_llama, **{setting.replace(".", "__"): ours})
+
+    assert attrgetter(field)(dispatcher.vllm_config) == ours
+    assert f"sets {field} to {theirs!r}, and {setting} (command line (test:{setting})) names {ours!r}" in caplog.text

@@ -110,7 +110,8 @@ class Platform(PlatformDevice):
         """The last word on ``vllm_config``: refuse it by a ValueError, adjust it, set ``parallel_config.worker_cls``
         where that is ``auto``. It is run twice, and the second run must change nothing more; what it changed is
         recorded with the platform as its origin. Every process of an engine runs it, and it has to come to the same
-        configuration in each. A class or an executor that the user named stays, whatever the hook sets.
+        configuration in each. What the user named stays, whatever the hook sets: a class, or a name of a backend, an
+        executor, a quantization method, a load format or a tokenizer mode.
         """
 
     @classmethod

@@ -13,7 +13,10 @@ from vllm_ext.plan.rules import value_of
 logger = logging.getLogger(__name__)
 
 _FIELDS = {
+    "attention_config.backend": ("attention.backend", None),
+    "load_config.load_format": ("engine.load_format", "auto"),
     "model_config.quantization": ("engine.quantization", None),
+    "model_config.tokenizer_mode": ("engine.tokenizer_mode", "auto"),
     "parallel_config.distributed_executor_backend": ("engine.executor", "uniproc"),
     "parallel_config.worker_cls": ("worker.cls", "auto"),
     "parallel_config.worker_extension_cls": ("worker.extension_cls", ""),
