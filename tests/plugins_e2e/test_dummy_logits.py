@@ -10,10 +10,12 @@ import sys
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from support.device import make_dispatcher
 from support.processes import nothing_left
 from support.scripted_logits import FAVOURITES, Scripted, scripted_tokens
 
 from vllm_ext import LLM, AsyncLLM, SamplingParams
+from vllm_ext.dispatch.take_over import make_hand_over, take_over
 from vllm_ext.dispatch.trail import dispatch_trail
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.errors import (
@@ -235,6 +237,16 @@ class TestChoice:
         assert len(llm.embed([PROMPT])) == 1
         assert "vllm_ext_dummy_logits" not in sys.modules
 
+    def test_every_process_of_an_engine_that_pools_leaves_them_out(self, example, random_llama):
+        handed = make_hand_over(make_dispatcher(random_llama, engine__runner="pooling"))
+
+        _, receipt = take_over(handed, "worker", 0)
+
+        assert receipt.fingerprint == handed.fingerprint
+        assert receipt.active == handed.active == ("vllm_ext.platforms: vllm-ext:cpu",)
+        assert receipt.inactive == ()
+        assert "vllm_ext_dummy_logits" not in sys.modules
+
     def test_the_list_of_those_enabled_is_their_order(self, example, make_llm):
         llm = make_llm(overrides={"plugins.logits_processor.enabled": ["repeat_limit", "forbid"]})
 
@@ -305,6 +317,21 @@ class TestExplained:
             "failed",
             "plugins.logits_processor.enabled is all; ZeroDivisionError: division by zero",
         )
+
+    def test_a_class_may_be_named_where_it_is_imported_to(self, plugins, make_llm):
+        plugins.distribution("dist_names", {}, {"names.py": "from support.scripted_logits import Scripted\n"})
+        llm = make_llm(logits_processors=["names.Scripted"])
+
+        assert self.trail(llm) == [("names.Scripted", "chosen", "the settings")]
+
+    def test_those_that_a_model_that_pools_does_without_are_passed_over(self, example, random_llama):
+        named = ["support.scripted_logits.Scripted"]
+        made = make_dispatcher(random_llama, engine__runner="pooling", engine__logits_processors=named)
+
+        steps = [step for step in dispatch_trail(made) if step.slot == "logits_processors"]
+
+        assert [step.state for step in steps] == ["passed_over"] * 4
+        assert {step.reason.partition("; ")[2] for step in steps} == {"the model pools, and no logits are computed"}
 
 
 class TestFaults:

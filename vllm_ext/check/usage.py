@@ -145,9 +145,8 @@ def run_a_little(dispatcher: WatchedDispatcher, usage: Usage) -> tuple[Receipt, 
     if dispatcher.settings.engine.core_process:
         return asyncio.run(_run_async(dispatcher, params))
     with dispatcher.watching(), LLM.from_dispatcher(dispatcher) as llm:
-        is_pooling = dispatcher.vllm_config.model_config.runner_type == "pooling"
         usage.is_stepping = True
-        if is_pooling:
+        if dispatcher.is_pooling:
             llm.encode([PROMPT])
         else:
             llm.generate([PROMPT], params)
@@ -161,8 +160,7 @@ async def _run_async(dispatcher: Dispatcher, params: SamplingParams) -> tuple[Re
 
     engine = AsyncLLM.from_dispatcher(dispatcher)
     try:
-        is_pooling = dispatcher.vllm_config.model_config.runner_type == "pooling"
-        async for _ in engine.encode(PROMPT) if is_pooling else engine.generate(PROMPT, params):
+        async for _ in engine.encode(PROMPT) if dispatcher.is_pooling else engine.generate(PROMPT, params):
             continue
         return engine.receipts
     finally:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.config import Config
 from vllm_ext.contracts.attention import AttentionBackend
 from vllm_ext.contracts.current_platform import use_platform
-from vllm_ext.contracts.groups import EXECUTOR
+from vllm_ext.contracts.groups import EXECUTOR, LOGITS_PROCESSOR
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.contracts.qualname import check_constructor, resolve_class
 from vllm_ext.contracts.vllm_config import set_current_vllm_config
@@ -25,7 +25,7 @@ from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.executor_choice import executor_of_hooks, with_own_names
 from vllm_ext.dispatch.hooks import prepare_platform, run_platform_hooks, update_block_size
 from vllm_ext.dispatch.io_processor import LoadedIOProcessor, load_io_processor
-from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor, load_logits_processors
+from vllm_ext.dispatch.logits_processors import NO_LOGITS, NamedLogitsProcessor, load_logits_processors
 from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.dispatch.quantization import update_quant_config
@@ -90,6 +90,8 @@ class Dispatcher:
                 self.platform, self.platform_name, self.platform_origin, self._resolve_attention
             )
             self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
+            if self.is_pooling:
+                self.bound_plan = self.bound_plan.leave_out(LOGITS_PROCESSOR.key, NO_LOGITS)
             self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.additional_config.update(self.bound_plan.options)
             changes = run_platform_hooks(self.platform, self.vllm_config, self.platform_origin)
@@ -111,6 +113,11 @@ class Dispatcher:
         """The platform as the origin of a value: ``platform:NAME``."""
         decision = self.bound_plan.platform
         return f"platform:{decision.name if decision else self.platform.device_name}"
+
+    @property
+    def is_pooling(self) -> bool:
+        """Whether the model makes embeddings, classes or scores, and no tokens."""
+        return self.vllm_config.model_config.runner_type == "pooling"
 
     def _as_owner(self) -> AbstractContextManager[None]:
         """What the platform's hooks register inside the block is its plugin's, whoever wrote the class."""
@@ -222,7 +229,7 @@ class Dispatcher:
         Raises:
             PluginLoadError, ContractError: one that the user named cannot be used.
         """
-        if self.vllm_config.model_config.runner_type == "pooling":
+        if self.is_pooling:
             return ()
         with self.activate():
             return load_logits_processors(self.bound_plan, self.vllm_config.model_config.logits_processors)

@@ -16,6 +16,8 @@ from vllm_ext.managers.values import source_of
 from vllm_ext.plan import BoundPlan
 
 SETTING = "engine.logits_processors"
+NO_LOGITS = "the model pools, and no logits are computed"
+"""Why an engine has none."""
 
 
 class NamedLogitsProcessor(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +29,8 @@ class BoundPlan:
     plan: Plan
     platform: Decision | None
     outcomes: tuple[Outcome, ...]
-    """Of the platform candidates, and of general plugins that are left out with their platform."""
+    """Of the platform candidates, and of plugins that are left out: general ones with their platform, and what an
+    engine has no use for."""
     versions: Mapping[str, str]
     """Of what the plan runs on, by name."""
 
@@ -44,7 +46,7 @@ class BoundPlan:
         return frozenset(owners - {self.platform_distribution, ""})
 
     def selected(self, kind: str) -> tuple[Decision, ...]:
-        """Decisions to load, in order, without general plugins of a distribution whose platform was passed over."""
+        """Decisions to load, in order, without what is left out."""
         if kind == "platform":
             return (self.platform,) if self.platform else ()
         left_out = {outcome.key for outcome in self.outcomes if outcome.state == "passed_over"}
@@ -52,6 +54,11 @@ class BoundPlan:
 
     used = selected
     """As of a plan; nothing is undecided here."""
+
+    def leave_out(self, kind: str, why: str) -> BoundPlan:
+        """The plan of an engine that has no use for a kind of plugins: none of it is loaded, in any process."""
+        left_out = (Outcome(decision.key, "passed_over", why) for decision in self.selected(kind))
+        return dataclasses.replace(self, outcomes=(*self.outcomes, *left_out))
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:
