@@ -110,6 +110,14 @@ class TestAuto:
         assert warning.endswith("platform 'cpu' of vllm-ext 0.1.0 is used instead")
         assert "Traceback" in binding.bound_plan.outcomes[0].traceback
 
+    def test_one_that_fails_is_warned_about_once_in_a_process(self, install, make_plan, caplog):
+        install("npu", "raise OSError('driver too old')")
+
+        bind_platform(make_plan())
+        bind_platform(make_plan())
+
+        assert len(caplog.messages) == 1
+
     @pytest.mark.parametrize(
         "before", ["import sys; sys.exit()", "assert False", "import does_not_exist", "1/0", "a b"]
     )

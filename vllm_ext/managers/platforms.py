@@ -20,7 +20,7 @@ from vllm_ext.contracts.qualname import is_class_path
 from vllm_ext.discovery import find_providers
 from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable, dotted_path
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
-from vllm_ext.managers.policy import report_once
+from vllm_ext.managers.policy import is_first_report, report_once
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
 from vllm_ext.plan.names import in_yaml
 
@@ -172,11 +172,13 @@ def _first_active(plan: Plan, candidates: Iterable[Decision]) -> _Choice:
 
 
 def _report(winner: PlatformCandidate | None, probed: Sequence[PlatformCandidate]) -> None:
-    """Warn of candidates that failed, and of those that the user named and that declined."""
+    """Warn of what the user named and is not used, and once in a process of what was merely found and failed."""
     instead = f"platform {winner.decision} is used instead" if winner else "no platform is left"
     for candidate in probed:
         outcome, decision = candidate.outcome, candidate.decision
-        if outcome.state == "failed" or (outcome.state == "unavailable" and decision.named):
+        if candidate.is_active:
+            continue
+        if decision.named or (outcome.state == "failed" and is_first_report(decision)):
             logger.warning("platform plugin %s %s: %s; %s", decision, _verb(outcome), outcome.detail, instead)
 
 

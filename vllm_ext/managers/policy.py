@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from vllm_ext.managers.planned import load_error
 from vllm_ext.managers.values import source_of
@@ -26,22 +26,26 @@ def settle(decision: Decision, outcome: Outcome) -> None:
         return
     if decision.named:
         raise load_error(decision, outcome) from outcome.error
-    if decision.key in _reported:
+    if not is_first_report(decision):
         return
-    _reported.add(decision.key)
     if outcome.state == "unavailable":
         logger.info("%s is left out, since it declined: %s", source_of(decision), outcome.detail)
     else:
         logger.warning("%s is left out, since it failed: %s", source_of(decision), outcome.detail)
 
 
-def report_once(decision: Decision, complaints: Iterable[str]) -> None:
+def report_once(decision: Decision, complaints: Sequence[str]) -> None:
     """Warn of what may be a mistake in a plugin that is used all the same; once in a process."""
-    if decision.key in _reported:
-        return
-    for complaint in complaints:
-        _reported.add(decision.key)
-        logger.warning("%s %s", source_of(decision), complaint)
+    if complaints and is_first_report(decision):
+        for complaint in complaints:
+            logger.warning("%s %s", source_of(decision), complaint)
+
+
+def is_first_report(decision: Decision) -> bool:
+    """Whether this process has not been told about the plugin; it counts as told from now on."""
+    is_first = decision.key not in _reported
+    _reported.add(decision.key)
+    return is_first
 
 
 def forget_reports() -> None:
