@@ -98,6 +98,14 @@ class TestAnswers:
 
 
 class TestChoice:
+    def test_what_it_took_is_said_where_that_is_asked_for(self, plugins, run):
+        install(plugins, body=answering("data"))
+
+        code, out, err = run("x", "--stats", "--max-tokens", "3", "--temperature", "0")
+
+        assert (code, out) == (0, "x")
+        assert "requests             1 (length 1)" in err
+
     def test_the_settings_may_name_the_processor(self, plugins, vllm_ext, tmp_path):
         install(plugins, body=answering("'done'"))
         (tmp_path / "data").write_text("x")

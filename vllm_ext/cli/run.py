@@ -86,10 +86,7 @@ class Run(SettingsCommand):
         with without_gc():
             from vllm_ext.engine.llm import LLM
 
-        if data is not None:
-            with ends_on_sigterm(), output_to_stderr(self.app.stdout) as out, start_with_processor(config) as llm:
-                write_answer(answer(llm, data, params), out)
-            return 0
+        start = LLM.from_config if data is None else start_with_processor
         started = time.perf_counter()
         stats = RunStats()
         loggers = [lambda *_: stats] if parsed_args.stats else []
@@ -97,15 +94,18 @@ class Run(SettingsCommand):
         with (
             ends_on_sigterm(),
             output_to_stderr(self.app.stdout) as out,
-            LLM.from_config(config, stat_loggers=loggers) as llm,
+            start(config, stat_loggers=loggers) as llm,
         ):
             ready = time.perf_counter()
-            num_tokens = self._answer(llm, parsed_args, prompts, params, out)
-            generate_s = time.perf_counter() - ready
-            self._report(llm, num_tokens, ready - started, generate_s)
+            if data is None:
+                num_tokens = self._answer(llm, parsed_args, prompts, params, out)
+                self._report(llm, num_tokens, ready - started, time.perf_counter() - ready)
+            else:
+                write_answer(answer(llm, data, params), out)
+            answer_s = time.perf_counter() - ready
         if parsed_args.stats:
             # Once the engine has ended, its loggers have been told everything.
-            self.app.stderr.write("".join(f"{line}\n" for line in stats.lines(generate_s)))
+            self.app.stderr.write("".join(f"{line}\n" for line in stats.lines(answer_s)))
         return 0
 
     def _answer(

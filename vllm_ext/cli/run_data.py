@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
@@ -15,6 +16,7 @@ from vllm_ext.errors import ConfigError, InvalidRequest, PluginError, dotted_pat
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.sampling_params import SamplingParams
+    from vllm_ext.contracts.stat_logger import StatLoggerFactory
     from vllm_ext.engine.llm import LLM
     from vllm_ext.engine.prompts import DataPrompt
 
@@ -78,7 +80,7 @@ def read_data(parsed_args: argparse.Namespace) -> Data | None:
         return Data(content)
 
 
-def start_with_processor(config: Config) -> LLM:
+def start_with_processor(config: Config, stat_loggers: Sequence[StatLoggerFactory]) -> LLM:
     """An engine with an IO processor; InvalidRequest before anything is loaded where there is none."""
     from vllm_ext.dispatch.bootstrap import bootstrap
     from vllm_ext.engine.llm import LLM
@@ -86,6 +88,7 @@ def start_with_processor(config: Config) -> LLM:
     dispatcher = bootstrap(config).dispatcher(progress=sys.stderr.isatty())
     if refusal := dispatcher.io_processor.refusal:
         raise InvalidRequest(f"--data takes an IO processor: {refusal}")
+    dispatcher.stat_logger_factories = stat_loggers
     return LLM.from_dispatcher(dispatcher)
 
 
