@@ -72,6 +72,7 @@ def test_the_text_ends_before_the_first_of_the_stop_strings(capsys):
         (["--max-tokens", "0"], "max_tokens is 0; it takes an integer, at least 1"),
         (["--dtype", "int4"], "engine.dtype: expected one of auto, float32, bfloat16, float16, given 'int4'"),
         (["--model", "/nowhere"], "model directory '/nowhere' does not exist"),
+        (["--model", "~no-such-user/model"], "model directory '~no-such-user/model' does not exist"),
     ],
 )
 def test_bad_input_is_exit_2_with_one_message_and_no_traceback(arguments, message, capsys):

@@ -38,6 +38,11 @@ def test_a_directory_that_does_not_exist(tmp_path):
         read_hf_config(tmp_path / "nowhere")
 
 
+def test_a_directory_that_cannot_be_looked_into(tmp_path):
+    with pytest.raises(CheckpointError, match="model directory '/.*' cannot be looked into: File name too long"):
+        read_hf_config(tmp_path / ("x" * 300))
+
+
 def test_a_file_in_place_of_the_directory(tmp_path):
     (tmp_path / "model.bin").touch()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +54,8 @@ def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool 
         raise ConfigError(
             "engine.model is empty; give a model directory, or null for the model that comes with vllm-ext"
         )
-    model = DEMO_MODEL if engine.model is None else Path(engine.model).expanduser()
+    # Not Path.expanduser, which raises where there is no such user.
+    model = DEMO_MODEL if engine.model is None else Path(os.path.expanduser(engine.model))
     hf_config = read_hf_config(model)
     model_config = _model_config(engine, model, hf_config, platform)
     return VllmConfig(

@@ -18,22 +18,29 @@ def read_hf_config(model: Path) -> HFConfig:
     """Read ``config.json`` of the model directory ``model``.
 
     Raises:
-        CheckpointError: the directory or the file is missing, or it is not a JSON object.
+        CheckpointError: the directory or the file is missing or cannot be read, or it is not a JSON object.
     """
+    path = model / "config.json"
+    try:
+        _check_directory(model, path)
+    except OSError as error:
+        raise CheckpointError(f"model directory {str(model)!r} cannot be looked into: {error.strerror}") from error
+    values = read_json_object(path)
+    architectures = values.get("architectures", [])
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise CheckpointError(f"{path}: architectures is {architectures!r}; it takes a list of names")
+    return HFConfig(values, path)
+
+
+def _check_directory(model: Path, config_file: Path) -> None:
     if not model.is_dir():
         what = "is a file, not a directory" if model.exists() else "does not exist"
         raise CheckpointError(
             f"model directory {str(model)!r} {what}. Give the path of a local Hugging Face model directory "
             "(config.json, *.safetensors, tokenizer.json); models are not downloaded"
         )
-    path = model / "config.json"
-    if not path.is_file():
+    if not config_file.is_file():
         raise CheckpointError(f"no config.json in model directory {str(model)!r}; it holds: {held_by(model)}")
-    values = read_json_object(path)
-    architectures = values.get("architectures", [])
-    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
-        raise CheckpointError(f"{path}: architectures is {architectures!r}; it takes a list of names")
-    return HFConfig(values, path)
 
 
 def held_by(directory: Path) -> str:
