@@ -37,6 +37,14 @@ class TestLoads:
             finding.remedy == "See its traceback with 'vllm-ext show acme:npu --load'; to go on without it, disable it."
         )
 
+    def test_its_kind_is_written_as_in_other_messages(self):
+        plan = resolve([record("noisy", "acme", "vllm.stat_logger_plugins")], config())
+        (decision,) = plan.find("stat_logger", "noisy")
+
+        (finding,) = examine_loads([LoadReport(decision, Outcome.of_error(decision, OSError("no licence")))])
+
+        assert finding.text == "stat logger plugin 'noisy' of acme 1.0 fails: OSError: no licence"
+
     def test_a_failure_of_one_that_was_named_is_an_error(self):
         found = examine_loads([report(OSError("no licence"), platform__driver="npu")])
 

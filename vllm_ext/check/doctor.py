@@ -8,6 +8,7 @@ from vllm_ext import envs
 from vllm_ext.discovery import Finding
 from vllm_ext.errors import AmbiguousPlugin, ConfigError, IncompatiblePlugin, PluginNotFound, VllmExtError
 from vllm_ext.managers.child import LoadReport
+from vllm_ext.managers.values import source_of
 from vllm_ext.plan import Decision, Plan
 
 _CORRECT = "Correct the setting; 'vllm-ext config sample' shows all of them."
@@ -107,14 +108,14 @@ def examine_loads(reports: Sequence[LoadReport]) -> Iterator[Finding]:
                 "error" if decision.named else "warning",
                 "load-failed",
                 subject,
-                f"{decision.kind} plugin {decision} fails: {outcome.detail}",
+                f"{source_of(decision)} fails: {outcome.detail}",
                 f"See its traceback with 'vllm-ext show {subject} --load'; to go on without it, disable it.",
             )
         elif outcome.state == "unavailable" and decision.named:
-            text = f"{decision.kind} plugin {decision}, which is named, declines: {outcome.detail}"
+            text = f"{source_of(decision)}, which is named, declines: {outcome.detail}"
             yield Finding("error", "load-declined", subject, text, "Remove the cause, or name another.")
         for effect in report.effects:
-            text = f"{decision.kind} plugin {decision} {effect}"
+            text = f"{source_of(decision)} {effect}"
             yield Finding(
                 "warning", "side-effect", subject, text, "Tell its author: it shares its process with the engine."
             )
