@@ -12,7 +12,7 @@ from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.platform import AttentionSelectorConfig, UnspecifiedPlatform
 from vllm_ext.contracts.vllm_config import get_current_vllm_config
 from vllm_ext.dispatch.dispatcher import Dispatcher, get_current_dispatcher
-from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable
+from vllm_ext.errors import ConfigError, ContractError, PlatformUnavailable, PluginLoadError
 from vllm_ext.managers import PlatformBinding
 from vllm_ext.plan import resolve
 from vllm_ext.platforms.cpu import CpuPlatform
@@ -146,6 +146,24 @@ def test_a_communicator_that_cannot_be_built_as_vllm_builds_it_is_refused_by_nam
         f"communicator class of setting communicator.cls: {__name__}.{named} cannot be built: its constructor {faults}"
         ". It is called with the keywords cpu_group, device, device_group, unique_name, use_all2all"
     )
+
+
+@pytest.mark.parametrize(
+    ("question", "ask"),
+    [
+        ("get_device_communicator_cls", Dispatcher.communicator_cls),
+        ("get_unquantized_linear_method_cls", Dispatcher.linear_method),
+        ("import_kernels", worker),
+    ],
+)
+def test_a_platform_that_fails_to_answer_is_named(question, ask):
+    def fail(cls):
+        raise OSError("driver too old")
+
+    broken = type("Broken", (Npu,), {question: classmethod(fail)})
+
+    with pytest.raises(PluginLoadError, match=r"platform 'npu' \(.*Broken\) failed: OSError: driver too old"):
+        ask(make(broken))
 
 
 def test_a_class_path_is_resolved_once(monkeypatch):

@@ -271,7 +271,8 @@ class Dispatcher:
         """How the layers of this engine lay out and multiply dense weights."""
         from vllm_ext.contracts.linear_method import LinearMethod
 
-        qualname = self.platform.get_unquantized_linear_method_cls()
+        with platform_code(self.platform):
+            qualname = self.platform.get_unquantized_linear_method_cls()
         cls = self._resolve("linear method", qualname, LinearMethod, self.platform_name)
         method: LinearMethod = cls()
         return method
