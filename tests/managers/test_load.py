@@ -18,7 +18,7 @@ from vllm_ext.contracts.groups import (
     PluginKind,
 )
 from vllm_ext.errors import ContractError, PluginLoadError, PluginNotFound
-from vllm_ext.managers import bind_platform, load_driver, load_extensions, load_group
+from vllm_ext.managers import bind_platform, extension_outcomes, load_driver, load_extensions, load_group
 from vllm_ext.managers.load import build_extension
 from vllm_ext.managers.planned import NamedPlugins
 
@@ -237,10 +237,11 @@ class Idle(LogitsProcessor):
     def test_of_a_class_the_class_comes_in_the_order_of_the_plan(self, install, make_plan, kind, value):
         install(kind, f"b = acme:{value}", f"a = acme:{value}")
 
-        loaded = load_extensions(make_plan().bind(None), kind)
+        bound_plan = make_plan().bind(None)
+        loaded = load_extensions(bound_plan, kind)
 
         assert [(plugin.decision.name, plugin.value.__name__) for plugin in loaded] == [("a", value), ("b", value)]
-        assert all(plugin.outcome.state == "active" for plugin in loaded)
+        assert [outcome.state for outcome in extension_outcomes(bound_plan, kind)] == ["active", "active"]
 
     def test_of_a_factory_the_object_comes(self, install, make_plan):
         install(ENDPOINT, "a = acme:Endpoint", "b = acme:config_taker")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from packaging.utils import canonicalize_name
 
@@ -30,7 +30,8 @@ class Claim(enum.IntEnum):
 def claim_of(metadata: MetadataFolder, module: str) -> Claim:
     """How strongly the distribution claims a module."""
     name = module.replace(".", "/").encode()
-    lists = [data for filename in _lists_of(metadata) if (data := metadata.read(filename))]
+    filenames = _EGG_LISTS if metadata.is_egg_info else _INSTALLED_LISTS
+    lists = [data for filename in filenames if (data := metadata.read(filename))]
     # Most lists do not have the name at all, and finding that out is cheaper than a search for a pattern.
     naming = [data for data in lists if name in data]
     own, below = _patterns(metadata, module) if naming else (None, None)
@@ -70,10 +71,6 @@ def lists_file(metadata: MetadataFolder, filename: str) -> bool:
     """Whether the RECORD names a file that lies beside the metadata folder."""
     pattern = re.compile(rb'^"?' + re.escape(os.fsencode(filename)) + rb'(?=[",\r\n]|\Z)', re.MULTILINE)
     return pattern.search(metadata.read("RECORD") or b"") is not None
-
-
-def _lists_of(metadata: MetadataFolder) -> Iterator[str]:
-    yield from _EGG_LISTS if metadata.is_egg_info else _INSTALLED_LISTS
 
 
 def _patterns(metadata: MetadataFolder, module: str) -> tuple[re.Pattern[bytes], re.Pattern[bytes]]:

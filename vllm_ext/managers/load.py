@@ -32,7 +32,6 @@ class LoadedPlugin(NamedTuple):
 
     decision: Decision
     value: Any
-    outcome: Outcome
 
 
 def load_group(plan: Plan | BoundPlan, group: str) -> dict[str, Any]:
@@ -55,7 +54,7 @@ def load_group(plan: Plan | BoundPlan, group: str) -> dict[str, Any]:
     decisions = [decision for decision in plan.used(KIND_OF_GROUP[group].key) if decision.group == group]
     counts = Counter(decision.name for decision in decisions)
     loaded: dict[str, Any] = {}
-    for decision, extension, _ in _load_each(plan.plan if isinstance(plan, BoundPlan) else plan, decisions, use=False):
+    for decision, extension in _load_each(plan.plan if isinstance(plan, BoundPlan) else plan, decisions, use=False):
         key = decision.name if counts[decision.name] == 1 else f"{decision.distribution}:{decision.name}"
         loaded[key] = extension.plugin
     return loaded
@@ -70,7 +69,7 @@ def load_extensions(bound_plan: BoundPlan, kind: PluginKind) -> list[LoadedPlugi
         PluginLoadError: one that the user named failed.
     """
     each = _load_each(bound_plan.plan, bound_plan.selected(kind.key), use=True)
-    return [LoadedPlugin(decision, extension.obj, outcome) for decision, extension, outcome in each]
+    return [LoadedPlugin(decision, extension.obj) for decision, extension in each]
 
 
 def build_extension(bound_plan: BoundPlan, decision: Decision, build: Callable[[], T]) -> T | None:
@@ -126,9 +125,7 @@ def load_chosen(plan: Plan, decision: Decision) -> Any:
     return PlannedDriver(plan, decision).extensions[0].obj
 
 
-def _load_each(
-    plan: Plan, decisions: Iterable[Decision], *, use: bool
-) -> Iterator[tuple[Decision, Extension[Any], Outcome]]:
+def _load_each(plan: Plan, decisions: Iterable[Decision], *, use: bool) -> Iterator[tuple[Decision, Extension[Any]]]:
     """Load one after the other, so that a named one that fails is raised before the next runs; those that work."""
     for decision in decisions:
         manager = NamedPlugins(plan, [decision], namespace=decision.group, invoke_on_load=use)
@@ -136,4 +133,4 @@ def _load_each(
             _OUTCOMES[decision.key] = manager.outcomes[0]
         settle(decision, manager.outcomes[0])
         for extension in manager:
-            yield decision, extension, manager.outcomes[0]
+            yield decision, extension

@@ -53,7 +53,8 @@ class SideEffects:
             yield f"changes sys.path{_listed(added, ': adds ')}"
 
     def _handler_changes(self) -> Iterator[str]:
-        replaced = [signal_name(number) for number, handler in _handlers().items() if self._is_new(number, handler)]
+        before = self._handlers
+        replaced = [signal_name(number) for number, handler in _handlers().items() if handler != before[number]]
         if replaced:
             yield f"replaces the handlers of signals{_listed(replaced, ': ')}"
 
@@ -75,9 +76,6 @@ class SideEffects:
     def _process_changes(self) -> Iterator[str]:
         if children := _child_processes():
             yield f"leaves processes running{_listed(children, ': ')}"
-
-    def _is_new(self, number: int, handler: Any) -> bool:
-        return bool(handler != self._handlers.get(number))
 
     def _note_failed_thread(self, arguments: Any) -> None:
         self._failed_threads.append(innermost_cause(arguments.exc_value))
