@@ -86,13 +86,9 @@ class AmbiguousPlugin(PluginError):
 class IncompatiblePlugin(PluginError):
     """A plugin that was named requires another version of vllm_ext or of vLLM than is here."""
 
-    exit_code = 1
-
 
 class PluginLoadError(PluginError):
     """A plugin that was named failed to import, to run, or to give the right kind of value."""
-
-    exit_code = 1
 
 
 class PlatformUnavailable(PluginError):
@@ -104,13 +100,9 @@ class PlatformUnavailable(PluginError):
 class PlanMismatch(PluginError):
     """A process that joins an engine would not run what the others run."""
 
-    exit_code = 1
-
 
 class ContractError(PluginError, TypeError):
     """A plugin handed over an object that does not keep the contract of its kind."""
-
-    exit_code = 1
 
 
 class RegistrationError(PluginError, TypeError, ValueError):

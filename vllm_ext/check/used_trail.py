@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.dispatch.registry_trail import registry_entries
 from vllm_ext.dispatch.trail_entry import TrailEntry
 from vllm_ext.errors import dotted_path
-from vllm_ext.registry.base import Registration, all_registries
+from vllm_ext.registry.base import OURS, all_registries
 
 if TYPE_CHECKING:
     from vllm_ext.check.usage import Usage
@@ -56,7 +56,6 @@ def never_used(entries: Sequence[TrailEntry]) -> Iterator[str]:
 
 _SHORT = 12
 """Digits that are shown of a fingerprint."""
-OURS = Registration(None, None).owner_text
 
 
 def _with_methods(entry: TrailEntry, usage: Usage, path: str) -> TrailEntry:

@@ -44,10 +44,11 @@ def task_overrides(parsed_args: argparse.Namespace) -> list[Override]:
         raise ConfigError(
             "command line (--task score): it compares the first prompt with the others; give two at least"
         )
-    if task in (None, "generate"):
-        if task is not None:
-            _refuse_truncation(parsed_args)
-        return [] if task is None else [Override("engine.runner", "generate", "--task")]
+    if task is None:
+        return []
+    if task == "generate":
+        _refuse_truncation(parsed_args)
+        return [Override("engine.runner", "generate", "--task")]
     runner = Override("engine.runner", "pooling", "--task")
     return [runner] if task == "score" else [runner, Override("engine.convert", task, "--task")]
 

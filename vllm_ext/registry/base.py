@@ -15,6 +15,9 @@ from vllm_ext.registry.owners import Owner, current_owner
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
+OURS = "vllm_ext itself"
+"""Who owns what comes with vllm_ext, for people."""
+
 
 @dataclass(frozen=True, slots=True)
 class Registration(Generic[T]):
@@ -25,7 +28,7 @@ class Registration(Generic[T]):
 
     @property
     def owner_text(self) -> str:
-        return str(self.owner) if self.owner else "vllm_ext itself"
+        return str(self.owner) if self.owner else OURS
 
     @property
     def identity(self) -> str:

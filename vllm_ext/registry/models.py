@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from vllm_ext.errors import RegistrationError, UnsupportedModel, did_you_mean, innermost_cause, listing
+from vllm_ext.registry.base import OURS as _OURS
 from vllm_ext.registry.base import Registry
 from vllm_ext.registry.classes import CLASS_PATH as _CLASS_PATH
 from vllm_ext.registry.transformers_archs import ADAPTER, refusal_of
@@ -84,15 +85,15 @@ class _ModelRegistry:
         for arch in architectures:
             if (entry := self._registry.find(arch)) is not None:
                 return _import_model(arch, entry.value, entry.owner_text), arch
-        refusal = ""
+        refusal: str | None = None
         for arch in architectures:
-            if (refusal := refusal_of(arch) or "") == "":
-                return _import_model(arch, ADAPTER, "vllm_ext itself"), arch
+            if (refusal := refusal_of(arch)) is None:
+                return _import_model(arch, ADAPTER, _OURS), arch
         wanted = ", ".join(map(repr, architectures)) or "none named"
         hint = did_you_mean(architectures[0], self.get_supported_archs()) if architectures else ""
         raise UnsupportedModel(
             f"no model is registered for the architecture of this model: {wanted}{hint}. "
-            f"Supported: {listing(self.get_supported_archs())}. {refusal and refusal + '. '}"
+            f"Supported: {listing(self.get_supported_archs())}. {f'{refusal}. ' if refusal else ''}"
             "A general plugin can add one with ModelRegistry.register_model"
         )
 
