@@ -242,6 +242,20 @@ def test_what_a_hook_sets_and_no_field_holds_is_passed_over(vllm_ext, plugins):
     assert ("compilation_config.mode", "passed_over", reason, "platform:npu") in steps(done, "config")
 
 
+def test_secret_options_are_not_shown_whatever_a_platform_does_with_them(vllm_ext, plugins):
+    hook = 'options = vllm_config.additional_config["npu"]\n'
+    hook += 'options["seen"] = True\nvllm_config.cache_config.npu_login = "me:" + options["api_key"]'
+    attention = "def refuse(cls, selected_backend, **_): raise OSError('hunter2 is refused')\n"
+    install_platform(plugins, hook, f"{attention}Npu.get_attn_backend_cls = classmethod(refuse)\n")
+
+    done = vllm_ext("explain", "-f", "json", "--platform", "npu", "--set", "options.npu.api_key=hunter2")
+
+    assert "'api_key': '********', 'seen': True" in str(steps(done, "config"))
+    assert "me:********" in str(steps(done, "config"))
+    assert "OSError: ******** is refused" in str(steps(done, "attention"))
+    assert "hunter2" not in str(done)
+
+
 def used(done, slot):
     return {
         row["candidate"]: (row["state"], row["at_start"], row["in_steps"]) for row in done.out if row["slot"] == slot

@@ -116,6 +116,20 @@ def test_a_change_inside_of_a_mapping_in_a_second_run_is_noticed(caplog):
     assert config.additional_config == {"npu": {"runs": [1]}}
 
 
+def test_the_secrets_among_options_are_not_in_what_is_said_of_a_second_run(caplog):
+    class Counting(Quiet):
+        @classmethod
+        def check_and_update_config(cls, vllm_config):
+            options = vllm_config.additional_config["npu"]
+            options["runs"] = options.get("runs", 0) + 1
+
+    config = build_vllm_config(Settings(), Counting())
+    config.additional_config["npu"] = {"api_key": "hunter2"}
+    run_platform_hooks(Counting(), config, "platform:npu")
+
+    assert "from {'npu': {'api_key': '********', 'runs': 1}} to {'npu': {'api_key': '********', 'runs'" in caplog.text
+
+
 def test_a_hook_that_fails_in_a_second_run_is_named(caplog):
     class Once(Quiet):
         @classmethod

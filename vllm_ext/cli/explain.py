@@ -54,7 +54,8 @@ class Explain(ListCommand):
         # What plugins print is no result: stdout is for the rows alone.
         with output_to_stderr(self.app.stdout):
             entries = self._entries(config, parsed_args.slot, with_run=parsed_args.run)
-        shown = [entry for entry in entries if parsed_args.slot in (None, entry.slot)]
+        clean = self.app.without_secrets
+        shown = [e._replace(reason=clean(e.reason)) for e in entries if parsed_args.slot in (None, e.slot)]
         for sentence in never_used(shown):
             self.app.LOG.warning("%s", sentence)
         self._code = max((entry.error.exit_code for entry in shown if entry.error), default=0)

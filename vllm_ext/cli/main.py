@@ -89,15 +89,19 @@ class VllmExtApp(App):
         """Leave these texts out of everything that is written to standard error or logged from now on."""
         self._secrets = [*secrets]
 
-    def fit_to_show(self, text: str) -> str:
-        """``text`` without what :meth:`hide` was told, and with commands for the terminal as escapes: plugins repeat
-        their options, and may have anything in names and errors.
-        """
-        if self._secrets:
-            from vllm_ext.config.redaction import scrub
+    def without_secrets(self, text: str) -> str:
+        """``text`` without what :meth:`hide` was told: plugins repeat their options."""
+        if not self._secrets:
+            return text
+        from vllm_ext.config.redaction import scrub
 
-            text = scrub(text, self._secrets)
-        return printable(text, kept="\n\t")
+        return scrub(text, self._secrets)
+
+    def fit_to_show(self, text: str) -> str:
+        """``text`` without secrets, and with commands for the terminal as escapes: plugins may have anything in names
+        and errors.
+        """
+        return printable(self.without_secrets(text), kept="\n\t")
 
     def configure_logging(self) -> None:
         """Handlers on our own logger only; the root logger belongs to whoever embeds us."""

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from vllm_ext.config.redaction import redact
 from vllm_ext.contracts.vllm_config import HFConfig
 from vllm_ext.errors import dotted_path
 
@@ -79,6 +80,11 @@ def as_texts(values: Mapping[str, Any]) -> dict[str, str]:
         else:
             texts[path] = text_of(value)
     return texts
+
+
+def shown(path: str, value: Any) -> str:
+    """``value`` of the field ``path`` for people, without the secrets among the options of plugins."""
+    return repr(redact(("options",), value) if path == _OPTIONS else value)
 
 
 def text_of(value: Any) -> str:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from vllm_ext.contracts.block_sizes import describe_block_sizes
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.vllm_config import VllmConfig
-from vllm_ext.dispatch.config_values import added_names, as_texts, copied, flatten
+from vllm_ext.dispatch.config_values import added_names, as_texts, copied, flatten, shown
 from vllm_ext.dispatch.hook_checks import check_added_attributes, check_hook_values
 from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.errors import ConfigError, innermost_cause
@@ -151,6 +151,7 @@ def _run_again(platform: Platform, hook: str, vllm_config: VllmConfig, origin: s
         if not changes:
             return
         problem = "changes more in a second run: " + "; ".join(
-            f"{change.path} from {change.before!r} to {change.after!r}" for change in changes
+            f"{change.path} from {shown(change.path, change.before)} to {shown(change.path, change.after)}"
+            for change in changes
         )
     logger.warning("%s: %s() %s. It has to be idempotent, since vLLM runs it more than once", origin, hook, problem)

@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM, STAT_LOGGER
 from vllm_ext.contracts.platform import AttentionSelectorConfig
+from vllm_ext.dispatch.config_values import shown
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.io_processor import find_io_processor
 from vllm_ext.dispatch.logits_processors import NO_LOGITS, SETTING
@@ -164,9 +165,10 @@ def _layer(dispatcher: Dispatcher) -> tuple[AttentionSelectorConfig, int]:
 def _changes(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
     """What the platform's hooks changed in the configuration, and what of it does not hold."""
     for change in dispatcher.changes:
-        reason = f"{change.hook}() changed it from {change.before!r} to {change.after!r}"
+        before, after = shown(change.path, change.before), shown(change.path, change.after)
+        reason = f"{change.hook}() changed it from {before} to {after}"
         if not change.is_field:
-            reason = f"{change.hook}() set it to {change.after!r}; it is no field, and vllm-ext does not act on it"
+            reason = f"{change.hook}() set it to {after}; it is no field, and vllm-ext does not act on it"
         yield TrailEntry("config", change.path, "changed" if change.is_field else "passed_over", reason, change.origin)
     for one in dispatcher.overruled:
         reason = f"{one.change.hook}() changed it to {one.change.after!r}; {one.key} names {one.kept!r}, which holds"
