@@ -1,4 +1,4 @@
-"""Loads what a plan selected, and nothing else; the only importer of stevedore."""
+"""Loads what a plan selected, and nothing else, by stevedore's managers."""
 
 from vllm_ext.managers.current import find_bound_plan, set_default_bound_plan, use_bound_plan
 from vllm_ext.managers.general import load_general
