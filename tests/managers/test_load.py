@@ -316,6 +316,14 @@ def other(): raise RuntimeError("was called")
         with pytest.raises(PluginLoadError, match="io processor plugin 'n' of acme 0.1 declined: it returned None"):
             load_driver(make_plan(plugins__io_processor__use="n").bind(None), IO_PROCESSOR, "n")
 
+    def test_nobody_but_the_error_says_that_it_failed(self, plugins, make_plan, caplog):
+        plugins.distribution("acme", {IO_PROCESSOR.groups[0]: ["other = acme:other"]}, {"acme.py": self.CODE})
+
+        with pytest.raises(PluginLoadError, match="io processor plugin 'other' of acme 0.1 failed: RuntimeError: was"):
+            load_driver(make_plan(plugins__io_processor__use="other").bind(None), IO_PROCESSOR, "other")
+
+        assert caplog.messages == []
+
     def test_a_class_in_place_of_the_function_that_returns_its_path_is_told_what_is_wanted(self, plugins, make_plan):
         plugins.distribution("acme", {IO_PROCESSOR.groups[0]: ["n = acme:Tables"]}, {"acme.py": self.CODE})
 

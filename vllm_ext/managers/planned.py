@@ -105,9 +105,12 @@ class PlannedDriver(PlannedManager, DriverManager[Any]):
 
     def __init__(self, plan: Plan, decision: Decision) -> None:
         self._decision = decision
-        super().__init__(
-            plan, [decision], decision.group, decision.name, invoke_on_load=True, on_missing_entrypoints_callback=None
-        )
+        super().__init__(plan, [decision], decision.group, decision.name, invoke_on_load=True)
+
+    def _load_plugins(self, *args: Any, **kwargs: Any) -> list[Extension[Any]]:
+        # Else stevedore warns that it "could not load" the name. It takes an argument for that, and drops it.
+        self._on_missing_entrypoints_callback = None
+        return super()._load_plugins(*args, **kwargs)
 
     def _init_plugins(self, extensions: list[Extension[Any]]) -> None:
         # Before stevedore says that there is no such driver.
