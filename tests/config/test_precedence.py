@@ -246,6 +246,7 @@ class TestOverrides:
                 "plugins.general.enabled=a,b",
                 "plugins.general.enabled: expected all, or a list of names, given 'a,b'; write [a, b]",
             ),
+            ("platform.disabled=npu", "platform.disabled: expected a list of names, given 'npu'; write [npu]"),
             (
                 "platform.disabled=[a, no]",
                 "platform.disabled: expected a list of names, given ['a', False], which YAML reads as a boolean; "

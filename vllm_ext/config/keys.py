@@ -99,6 +99,12 @@ class Key:
         hint = did_you_mean(value, self.choices) if isinstance(value, str) else ""
         return f"expected {self.expected}, given {shown}{hint}"
 
+    def list_advice(self, text: str) -> str:
+        """How to write ``text`` where a list is due; empty where it is long, or nearly a word that may stand there."""
+        if not self.accepts(list) or len(text) > _SHOWN or did_you_mean(text, self.choices):
+            return ""
+        return f"; write [{', '.join(part.strip() for part in text.split(','))}]"
+
 
 @cache
 def all_keys() -> dict[str, Key]:

@@ -79,11 +79,11 @@ def _read(parts: tuple[str, ...], value: Any, origin: Origin, problems: list[str
 
 
 def _advice(key: Key, value: Any) -> str:
-    """What to do where YAML made something else of a word; starts with a comma."""
-    if isinstance(value, str) and key.accepts(list) and "," in value and not key.secret:
-        return f"; write [{', '.join(part.strip() for part in value.split(','))}]"
+    """What to do where a list is due, or where YAML made something else of a word; begins with its own punctuation."""
     if key.secret or not (key.accepts(str) or key.accepts(list)):
         return ""
+    if isinstance(value, str):
+        return key.list_advice(value)
     words = value if isinstance(value, list) else [value]
     read_as = next((_READ_AS[type(word)] for word in words if type(word) in _READ_AS), None)
     if read_as is None:

@@ -91,7 +91,7 @@ def given(node: Node) -> str:
 
 
 def advice(key: Key, node: Node, *, in_list: bool = False) -> str:
-    """What to do where YAML made something else of a scalar than what was meant; starts with a comma."""
+    """What to do where a list is due, or YAML made something else of a scalar; begins with its own punctuation."""
     if not isinstance(node, ScalarNode) or not node.value or key.secret:
         return ""
     if node.tag != STR:
@@ -100,10 +100,12 @@ def advice(key: Key, node: Node, *, in_list: bool = False) -> str:
         if not in_list and not key.takes(node.value):
             return f", {_read_as(node)}; write [] for none, or [{node.value!r}] for that name"
         return quote_it(node)
-    if node.style is not None:
-        return ", which is a string; remove the quotes" if _fits(key, node.value) else ""
+    if node.style is not None and _fits(key, node.value):
+        return ", which is a string; remove the quotes"
+    if key.accepts(list):
+        return key.list_advice(node.value)
     # YAML 1.1 knows no 1e3: a number with an exponent has a point and a sign there.
-    if key.accepts(float) and (number := _number(node.value)) is not None:
+    if node.style is None and key.accepts(float) and (number := _number(node.value)) is not None:
         return f", which YAML reads as a string; write {number}"
     return ""
 
