@@ -237,6 +237,10 @@ class TestChoice:
         assert len(llm.embed([PROMPT])) == 1
         assert "vllm_ext_dummy_logits" not in sys.modules
 
+    def test_those_that_the_user_names_for_a_model_that_pools_are_refused(self, random_llama):
+        with pytest.raises(ConfigError, match=r"engine.logits_processors \(.*\) names a.B, c:D, and the model pools"):
+            make_dispatcher(random_llama, engine__runner="pooling", engine__logits_processors=["a.B", "c:D"])
+
     def test_every_process_of_an_engine_that_pools_leaves_them_out(self, example, random_llama):
         handed = make_hand_over(make_dispatcher(random_llama, engine__runner="pooling"))
 
@@ -325,12 +329,11 @@ class TestExplained:
         assert self.trail(llm) == [("names.Scripted", "chosen", "the settings")]
 
     def test_those_that_a_model_that_pools_does_without_are_passed_over(self, example, random_llama):
-        named = ["support.scripted_logits.Scripted"]
-        made = make_dispatcher(random_llama, engine__runner="pooling", engine__logits_processors=named)
+        made = make_dispatcher(random_llama, engine__runner="pooling")
 
         steps = [step for step in dispatch_trail(made) if step.slot == "logits_processors"]
 
-        assert [step.state for step in steps] == ["passed_over"] * 4
+        assert [step.state for step in steps] == ["passed_over"] * 3
         assert {step.reason.partition("; ")[2] for step in steps} == {"the model pools, and no logits are computed"}
 
 

@@ -25,7 +25,13 @@ from vllm_ext.dispatch.engine_config import build_vllm_config
 from vllm_ext.dispatch.executor_choice import executor_of_hooks, with_own_names
 from vllm_ext.dispatch.hooks import prepare_platform, run_platform_hooks, update_block_size
 from vllm_ext.dispatch.io_processor import LoadedIOProcessor, load_io_processor
-from vllm_ext.dispatch.logits_processors import NO_LOGITS, NamedLogitsProcessor, load_logits_processors
+from vllm_ext.dispatch.logits_processors import (
+    NO_LOGITS,
+    SETTING,
+    NamedLogitsProcessor,
+    load_logits_processors,
+    refuse_without_logits,
+)
 from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.dispatch.op_settings import check_custom_ops, warn_of_unknown_ops
 from vllm_ext.dispatch.quantization import update_quant_config
@@ -91,6 +97,7 @@ class Dispatcher:
             )
             self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
             if self.is_pooling:
+                refuse_without_logits(self.settings.engine.logits_processors, config.origin(SETTING))
                 self.bound_plan = self.bound_plan.leave_out(LOGITS_PROCESSOR.key, NO_LOGITS)
             self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.additional_config.update(self.bound_plan.options)
@@ -229,8 +236,6 @@ class Dispatcher:
         Raises:
             PluginLoadError, ContractError: one that the user named cannot be used.
         """
-        if self.is_pooling:
-            return ()
         with self.activate():
             return load_logits_processors(self.bound_plan, self.vllm_config.model_config.logits_processors)
 

@@ -11,7 +11,7 @@ from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.config_values import shown
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.io_processor import find_io_processor
-from vllm_ext.dispatch.logits_processors import NO_LOGITS, SETTING
+from vllm_ext.dispatch.logits_processors import SETTING
 from vllm_ext.dispatch.pooler_config import is_encoder
 from vllm_ext.dispatch.registry_trail import op_entries, registry_entries
 from vllm_ext.dispatch.trail_entry import TrailEntry
@@ -83,9 +83,7 @@ def _resolved(dispatcher: Dispatcher, slot: str, key: str, resolve: Callable[[],
 def _logits_processor_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
     """Those of plugins, in the order in which they are applied, then those that the settings name."""
     slot, origin = "logits_processors", str(dispatcher.config.origin(SETTING))
-    state, reason = "chosen", f"{SETTING} names it"
-    if dispatcher.is_pooling:
-        state, reason = "passed_over", f"{reason}; {NO_LOGITS}"
+    state = "chosen"
     try:
         dispatcher.load_logits_processors()
     except VllmExtError as error:
@@ -95,7 +93,7 @@ def _logits_processor_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
     outcomes = (*bound_plan.outcomes, *extension_outcomes(bound_plan, LOGITS_PROCESSOR))
     yield from _decided(bound_plan.plan, LOGITS_PROCESSOR.key, slot, outcomes)
     for path in dispatcher.vllm_config.model_config.logits_processors:
-        yield TrailEntry(slot, path, state, reason, origin, owner="the settings")
+        yield TrailEntry(slot, path, state, f"{SETTING} names it", origin, owner="the settings")
 
 
 def _stat_logger_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
