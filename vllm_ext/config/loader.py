@@ -39,6 +39,10 @@ class Config:
         """Where the value of ``key`` comes from."""
         return self.origins.get(key, DEFAULT)
 
+    def where(self, key: str) -> str:
+        """A setting with its origin, for messages: ``key (origin)``."""
+        return f"{key} ({self.origin(key)})"
+
 
 def load_config(
     config_files: Sequence[Path | str] = (),

@@ -97,7 +97,7 @@ class Dispatcher:
             )
             self.vllm_config = build_vllm_config(self.settings, self.platform, progress=progress)
             if self.is_pooling:
-                refuse_without_logits(self.settings.engine.logits_processors, config.origin(SETTING))
+                refuse_without_logits(self.settings.engine.logits_processors, config.where(SETTING))
                 self.bound_plan = self.bound_plan.leave_out(LOGITS_PROCESSOR.key, NO_LOGITS)
             self.vllm_config.cache_config.user_specified_block_size = "engine.block_size" in config.origins
             self.vllm_config.additional_config.update(self.bound_plan.options)

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vllm_ext.config import Origin
 from vllm_ext.contracts.groups import LOGITS_PROCESSOR
 from vllm_ext.contracts.logits_processor import LogitsProcessor
 from vllm_ext.contracts.qualname import resolve_class
@@ -45,12 +44,10 @@ def load_logits_processors(bound_plan: BoundPlan, class_paths: Sequence[str]) ->
     return tuple(NamedLogitsProcessor(source, cls) for cls, source in found.items())
 
 
-def refuse_without_logits(class_paths: Sequence[str], origin: Origin) -> None:
+def refuse_without_logits(class_paths: Sequence[str], where: str) -> None:
     """ConfigError where the user named some for a model that pools, as in vLLM; plugins of the kind are left out."""
     if class_paths:
-        raise ConfigError(
-            f"{SETTING} ({origin}) names {', '.join(class_paths)}, and {NO_LOGITS}; leave it empty for this model"
-        )
+        raise ConfigError(f"{where} names {', '.join(class_paths)}, and {NO_LOGITS}; leave it empty for this model")
 
 
 def class_path_of(processor: Any) -> Any:

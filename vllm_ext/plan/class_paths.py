@@ -51,7 +51,7 @@ def check_class_paths(
     """
     settings = config.settings
     for key, path in class_paths(settings):
-        where = f"{key} ({config.origin(key)})"
+        where = config.where(key)
         if config.safe_mode:
             notes.append(f"{where} names {path!r}, which is not used: {envs.VLLM_EXT_SAFE_MODE} is on")
             settings = _without(settings, key)

@@ -95,7 +95,7 @@ class KindResolution:
         taken: list[ExtensionRecord] = []
         for reference in references:
             if reference == self.rule.everything:
-                where = self.screen.where(self.rule.asked_key)
+                where = self.config.where(self.rule.asked_key)
                 self.errors.append(
                     ConfigError(f"{where} lists {reference!r}, which stands alone; in a list, give names")
                 )
@@ -124,14 +124,14 @@ class KindResolution:
             # Nobody named it: what somebody else calls the same does not stop the start.
             found = [record for record in found if record.in_tree] or found
         if len(found) > 1:
-            self.errors.append(ambiguous(reference, self.rule.kind.title, found, self.screen.where(key)))
+            self.errors.append(ambiguous(reference, self.rule.kind.title, found, self.config.where(key)))
         elif not found:
             self._explain_absence(reference, key)
         return found[0] if len(found) == 1 else None
 
     def _explain_absence(self, reference: str, key: str) -> None:
         """Say why a name has no usable plugin; that the user turned it off is an answer, and no error."""
-        where = self.screen.where(key)
+        where = self.config.where(key)
         same_name = [record for record in self._records if matches(reference, record)]
         verdicts = sorted((self._verdicts[record] for record in same_name), key=lambda verdict: verdict.is_fault)
         for verdict in verdicts:
@@ -148,7 +148,7 @@ class KindResolution:
         self._add_missing(reference, key, "no installed distribution provides it")
 
     def _nothing_left(self, references: Sequence[str]) -> ConfigError:
-        where = self.screen.where(self.rule.asked_key)
+        where = self.config.where(self.rule.asked_key)
         if not references:
             return ConfigError(f"{where} is an empty list; give auto, a name, or a list of names")
         reasons, self._turned_off = ". ".join(self._turned_off), []
@@ -166,7 +166,7 @@ class KindResolution:
         for name in value_of(self.config.settings, key) if key else ():
             if not any(matches(name, record) for record in self._records):
                 hint = did_you_mean(name, {record.name for record in self._records})
-                self._odd.append(f"{self.screen.where(str(key))} disables {name!r}, which is not installed{hint}")
+                self._odd.append(f"{self.config.where(str(key))} disables {name!r}, which is not installed{hint}")
                 self._add_missing(name, str(key), f"disabled and not installed{hint}")
 
     def _note_emptied(self) -> None:

@@ -82,7 +82,7 @@ class Screen:
         refusal = refused_distribution(self.config.settings, record.distribution, record.version)
         if refusal is None:
             return None
-        where = self.where(ALLOWED_KEY)
+        where = self.config.where(ALLOWED_KEY)
 
         def error(plugin: str, asking: str) -> VllmExtError:
             text = f"{asking} names {plugin!r} of {record.distribution} {record.version}, but {where} {refusal}"
@@ -98,7 +98,7 @@ class Screen:
         names = ", ".join(map(repr, permitted)) or "nothing"
 
         def error(plugin: str, asking: str) -> VllmExtError:
-            text = f"{asking} names {plugin!r}, but {self.where(key)} does not: it allows {names}"
+            text = f"{asking} names {plugin!r}, but {self.config.where(key)} does not: it allows {names}"
             return ConfigError(f"{text}. Add {record.name!r} there")
 
         return Verdict("available", f"{key} does not name it", self.config.origin(key), error)
@@ -127,10 +127,6 @@ class Screen:
             return IncompatiblePlugin(f"{text}. Install versions that fit, or do not name the plugin", plugin=plugin)
 
         return Verdict("incompatible", unmet, None, error, is_fault=True)
-
-    def where(self, key: str) -> str:
-        """A setting with its origin, for messages."""
-        return f"{key} ({self.config.origin(key)})"
 
 
 def refused_distribution(settings: Settings, distribution: str, version: str) -> str | None:
@@ -172,7 +168,7 @@ def _fault(record: ExtensionRecord, rule: Any) -> Verdict | None:
 
 def check_allowed_distributions(config: Config) -> list[VllmExtError]:
     """Elements of ``allow_distributions`` that are not of its form."""
-    where = f"{ALLOWED_KEY} ({config.origin(ALLOWED_KEY)})"
+    where = config.where(ALLOWED_KEY)
     wrong = [text for text in config.settings.allow_distributions or () if parse_allowed(text) is None]
     return [ConfigError(f"{where} holds {text!r}; an element is a name, such as acme, or acme==1.2") for text in wrong]
 
@@ -184,7 +180,7 @@ def note_absent_distributions(
     plugins = {record.distribution for record in records} - {IN_TREE_DISTRIBUTION}
     known = plugins | {provider.distribution for provider in providers.values()} | {IN_TREE_DISTRIBUTION}
     listed = [(text, parse_allowed(text)) for text in config.settings.allow_distributions or ()]
-    where = f"{ALLOWED_KEY} ({config.origin(ALLOWED_KEY)})"
+    where = config.where(ALLOWED_KEY)
     return [
         f"{where} lists {text!r}, and no plugin that is installed, nor a class path in the settings, is of that "
         f"distribution{did_you_mean(requirement.name, known)}; plugins are of: {listing(plugins)}"
@@ -197,9 +193,5 @@ def check_host(config: Config, providers: Mapping[str, Provider]) -> list[VllmEx
     """That the host is there."""
     if config.settings.host != VLLM or VLLM in providers:
         return []
-    where = f"host ({config.origin('host')})"
-    return [
-        ConfigError(
-            f"{where} is 'vllm', and no installed distribution provides it; install vLLM, or set host: embedded"
-        )
-    ]
+    text = f"{config.where('host')} is 'vllm', and no installed distribution provides it"
+    return [ConfigError(f"{text}; install vLLM, or set host: embedded")]
