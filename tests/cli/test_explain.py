@@ -183,7 +183,7 @@ def test_a_hook_that_raises_is_a_failed_slot_with_the_platforms_name(vllm_ext, p
     ((_, state, reason, _),) = steps(vllm_ext("explain", "communicator", "-f", "json"), "communicator")
 
     assert state == "failed"
-    assert reason == "platform 'cpu' (npu_p.Npu) failed: KeyError: 'x'"
+    assert reason == "platform 'npu' of npu 0.1 (npu_p.Npu) failed: KeyError: 'x'"
 
 
 def test_notes_are_said_once(vllm_ext):

@@ -87,7 +87,7 @@ def test_a_worker_that_looks_for_one_more_of_nothing_is_named_on_stderr(capsys):
     code, out, err = run(capsys, "It was", "--set", "worker.cls=support.faulty_workers.FindsNoWeights")
 
     assert (code, out) == (1, "")
-    assert "worker support.faulty_workers.FindsNoWeights failed to start: StopIteration" in err
+    assert "worker support.faulty_workers.FindsNoWeights of platform 'cpu' failed to start: StopIteration" in err
 
 
 def test_bad_options_are_refused_before_torch_is_imported():

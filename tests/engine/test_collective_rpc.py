@@ -60,7 +60,7 @@ def test_what_a_method_raises_is_the_cause_of_an_error_that_names_worker_and_met
     llm.llm_engine.vllm_config.parallel_config.worker_cls = "some.Worker"
 
     with pytest.raises(
-        EngineError, match=r"worker some.Worker failed in fail\(\): ZeroDivisionError: in the k"
+        EngineError, match=r"worker some.Worker of platform 'fake' failed in fail\(\): ZeroDivisionError: in the k"
     ) as caught:
         llm.collective_rpc("fail")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
@@ -146,7 +146,10 @@ class TestAsync:
     def test_errors_name_worker_and_method(self, make_async_llm):
         async def body(engine):
             engine.vllm_config.parallel_config.worker_cls = "some.Worker"
-            with pytest.raises(EngineError, match=r"worker some.Worker failed in fail\(\): ZeroDivisionError: in the"):
+            with pytest.raises(
+                EngineError,
+                match=r"worker some.Worker of platform 'fake' failed in fail\(\): ZeroDivisionError: in the",
+            ):
                 await engine.collective_rpc("fail")
             with pytest.raises(EngineError, match="worker .*Echo of platform 'fake' has no method 'absent'"):
                 await engine.collective_rpc("absent")

@@ -251,7 +251,9 @@ def test_a_worker_that_fails_at_start_up_is_named_and_shut_down(method):
         workers.append(worker)
         setattr(worker, method, fail)
 
-    with pytest.raises(EngineError, match="worker some.Worker failed to .*: ValueError: no such device") as error:
+    with pytest.raises(
+        EngineError, match="worker some.Worker of platform 'fake' failed to .*: ValueError: no such device"
+    ) as error:
         EngineCore(make_dispatcher_of("some.Worker", prepare))
 
     assert isinstance(error.value.__cause__, ValueError)
@@ -262,7 +264,9 @@ def test_a_worker_that_looks_for_one_more_of_nothing_is_named_like_any_other(mak
     def prepare(worker):
         worker.load_model = lambda: next(iter([]))
 
-    with pytest.raises(EngineError, match="worker some.Worker failed to start: StopIteration") as error:
+    with pytest.raises(
+        EngineError, match="worker some.Worker of platform 'fake' failed to start: StopIteration"
+    ) as error:
         EngineCore(make_dispatcher_of("some.Worker", prepare))
 
     assert isinstance(error.value.__cause__, StopIteration)

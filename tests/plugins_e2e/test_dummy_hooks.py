@@ -137,7 +137,7 @@ def test_a_refusal_of_the_platform_is_the_answer_to_the_request(project, random_
 
     async def main() -> None:
         async with AsyncLLM(random_llama, platform="dummy") as engine:
-            with pytest.raises(InvalidRequest, match=r"platform 'cpu' refuses the request: None in \[5, 6\]"):
+            with pytest.raises(InvalidRequest, match=r"platform 'dummy' refuses the request: None in \[5, 6\]"):
                 await ask(engine)
 
     asyncio.run(main())

@@ -47,7 +47,7 @@ def test_a_platform_for_a_backend_that_this_torch_lacks_is_told_so_when_its_devi
 
     with pytest.raises(
         EngineError,
-        match=r"platform 'privateuseone' has device_type 'privateuseone', and torch .* cannot use privateuseone:0: .*"
+        match=r"platform 'npu' has device_type 'privateuseone', and torch .* cannot use privateuseone:0: .*"
         r"The platform's package has to bring a backend for it",
     ):
         LLM(random_llama, platform="npu")
@@ -86,7 +86,9 @@ def test_the_log_has_the_device_of_the_machine(install, random_llama, monkeypatc
 def test_kernels_that_cannot_be_imported_name_the_platform(install, random_llama):
     install("    @classmethod\n    def import_kernels(cls):\n        import npu_kernels\n")
 
-    with pytest.raises(PluginLoadError, match="platform 'cpu' .*npu.Npu.* failed: ModuleNotFoundError: .*npu_kernels"):
+    with pytest.raises(
+        PluginLoadError, match="platform 'npu' of npu 0.1 .*npu.Npu.* failed: ModuleNotFoundError: .*npu_kernels"
+    ):
         LLM(random_llama, platform="npu")
 
 

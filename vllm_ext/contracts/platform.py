@@ -95,8 +95,8 @@ class Platform(PlatformDevice):
         """
         if cls.supported_quantization and quant not in cls.supported_quantization:
             raise ConfigError(
-                f"quantization {quant!r} is not supported by platform {cls.device_name!r}; supported: "
-                f"{listing(cls.supported_quantization)}"
+                f"quantization {quant!r} is not supported by platform {cls.device_name!r} ({dotted_path(cls)}); "
+                f"supported: {listing(cls.supported_quantization)}"
             )
 
     @classmethod

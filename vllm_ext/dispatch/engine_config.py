@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from vllm_ext.config.schema import EngineSettings, Settings
 from vllm_ext.contracts.attention import dtype_name
+from vllm_ext.contracts.platform_device import platform_name
 from vllm_ext.contracts.vllm_config import (
     AttentionConfig,
     CacheConfig,
@@ -122,7 +123,7 @@ def resolve_dtype(wanted: str, hf_config: HFConfig, platform: Platform) -> torch
         dtype = getattr(torch, wanted)
         if dtype not in supported:
             raise ConfigError(
-                f"engine.dtype is {wanted!r}, which platform {platform.device_name!r} does not support; "
+                f"engine.dtype is {wanted!r}, which {platform_name(platform)} does not support; "
                 f"supported: auto, {', '.join(dtype_name(d) for d in supported)}"
             )
         return dtype  # type: ignore[no-any-return]

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from vllm_ext.contracts.platform import Platform
+from vllm_ext.contracts.platform_device import platform_name
 from vllm_ext.errors import EngineError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
 
 
@@ -45,8 +46,9 @@ def platform_code(platform: Platform) -> Iterator[None]:
     except (VllmExtError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a hook that exits or asserts fails like any other
-        cls = type(platform)
+        name, with_distribution = platform._plugin
+        who = f"platform {with_distribution}" if with_distribution else platform_name(platform)
         raise PluginLoadError(
-            f"platform {platform.device_name!r} ({dotted_path(cls)}) failed: {innermost_cause(error)}",
-            plugin=platform.device_name,
+            f"{who} ({dotted_path(type(platform))}) failed: {innermost_cause(error)}",
+            plugin=name or platform.device_name,
         ) from error

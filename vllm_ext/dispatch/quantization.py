@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.attention import dtype_name
+from vllm_ext.contracts.platform_device import platform_name
 from vllm_ext.contracts.quantization import QuantizationConfig, get_quantization_config
 from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
 from vllm_ext.dispatch.hf_config import read_json_object
@@ -97,8 +98,8 @@ def make_quant_config(
         capability = platform.get_device_capability(0)
     if capability is not None and capability.major * 10 + capability.minor < least:
         raise ConfigError(
-            f"quantization {name!r} needs compute capability {least // 10}.{least % 10}, and platform "
-            f"{platform.device_name!r} has {capability.as_version_str()}"
+            f"quantization {name!r} needs compute capability {least // 10}.{least % 10}, and "
+            f"{platform_name(platform)} has {capability.as_version_str()}"
         )
     return config
 

@@ -37,6 +37,7 @@ class EngineCore:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config
         self._platform = dispatcher.platform
+        self._platform_name = dispatcher.platform_name
         self._clock = dispatcher.clock
         self._recorder: StepRecorder | None = None
         # What is wrong with the scheduler is said before a model is loaded.
@@ -229,4 +230,5 @@ class EngineCore:
 
     def _worker_code(self, what: str) -> NamingCode:
         """Name the worker where something goes wrong that is not explained already."""
-        return NamingCode(f"worker {self.vllm_config.parallel_config.worker_cls} failed {what}", (VllmExtError,))
+        worker = f"worker {self.vllm_config.parallel_config.worker_cls} of {self._platform_name}"
+        return NamingCode(f"{worker} failed {what}", (VllmExtError,))

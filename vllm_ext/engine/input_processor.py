@@ -12,6 +12,7 @@ import msgspec
 
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.platform import Platform
+from vllm_ext.contracts.platform_device import platform_name
 from vllm_ext.contracts.pooling_params import POOLING_TASKS, PoolingParams
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
 from vllm_ext.contracts.vllm_config import VllmConfig
@@ -139,7 +140,7 @@ class InputProcessor:
         limit = self._platform.get_max_output_tokens(num_prompt_tokens)
         if limit < 1:
             raise InvalidRequest(
-                f"the prompt has {num_prompt_tokens} tokens, after which platform {self._platform.device_name!r} can "
+                f"the prompt has {num_prompt_tokens} tokens, after which {platform_name(self._platform)} can "
                 "generate none; give a shorter one"
             )
         if limit >= (sys.maxsize if params.max_tokens is None else params.max_tokens):
@@ -154,7 +155,7 @@ class InputProcessor:
         except VllmExtError:
             raise
         except ValueError as error:
-            raise InvalidRequest(f"platform {self._platform.device_name!r} refuses the request: {error}") from error
+            raise InvalidRequest(f"{platform_name(self._platform)} refuses the request: {error}") from error
 
     def _token_ids(self, prompt: ParsedPrompt) -> list[int]:
         """Token ids of the prompt, checked against the vocabulary."""

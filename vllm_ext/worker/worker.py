@@ -10,6 +10,7 @@ import torch
 
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import ModelRunnerOutput
+from vllm_ext.contracts.platform_device import platform_name
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
@@ -129,7 +130,7 @@ def _find_device(platform: Platform, device_id: int) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, ImportError) as error:  # each for another kind of device
         raise EngineError(
-            f"platform {platform.device_name!r} has device_type {platform.device_type!r}, and torch "
+            f"{platform_name(platform)} has device_type {platform.device_type!r}, and torch "
             f"{torch.__version__} cannot use {device}: {innermost_cause(error)}. The platform's package has to bring a "
             "backend for it, and import that with its class"
         ) from error
