@@ -171,7 +171,9 @@ class TestArguments:
         with pytest.raises(ContractError, match=r"'other' of the argument stat_loggers made \{\}, which is no"):
             loggers(other)
 
-    @pytest.mark.parametrize("error", [RuntimeError("no disk"), SystemExit("no disk"), Unavailable("no disk")])
+    @pytest.mark.parametrize(
+        "error", [RuntimeError("no disk"), SystemExit("no disk"), BaseException("no disk"), Unavailable("no disk")]
+    )
     def test_one_that_fails_stops_the_start(self, error):
         def bad(vllm_config, engine_index):
             raise error

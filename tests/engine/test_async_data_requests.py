@@ -270,7 +270,7 @@ class TestFaults:
         ],
         ids=lambda method: method.partition("(")[0].rpartition(" ")[2],
     )
-    @pytest.mark.parametrize("error", ["KeyError('colour')", "SystemExit(3)", "StopIteration()"])
+    @pytest.mark.parametrize("error", ["KeyError('colour')", "SystemExit(3)", "BaseException()", "StopIteration()"])
     def test_one_that_raises_names_plugin_and_method_and_others_go_on(self, plugins, make_engine, method, error):
         install(plugins, body=f"    {method}: raise {error}\n")
         name = method.partition("(")[0].rpartition(" ")[2]

@@ -28,7 +28,7 @@ from vllm_ext.errors import EngineError
 
 
 class TestFailures:
-    @pytest.mark.parametrize("error", [ValueError("stop it"), SystemExit("stop it")])
+    @pytest.mark.parametrize("error", [ValueError("stop it"), SystemExit("stop it"), BaseException("stop it")])
     def test_a_failed_step_reaches_every_reader_and_new_requests_may_be_tried(self, make_async_llm, error):
         gate = StepGate()
         engine = make_async_llm(gate)
@@ -73,8 +73,8 @@ class TestFailures:
         run(main)
 
     def test_an_engine_whose_core_has_died_says_why_to_all(self, make_async_llm):
-        class Fatal(BaseException):
-            pass
+        class Fatal(KeyboardInterrupt):
+            """What passes through a step: nothing else does."""
 
         engine = make_async_llm(fails_in_step(3, Fatal("out of order")))
 

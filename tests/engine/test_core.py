@@ -240,23 +240,24 @@ def test_a_platform_that_cannot_register_its_kinds_of_cache_is_named(make_core):
         EngineCore(FakeDispatcher(make_vllm_config(), platform=Broken()))
 
 
+@pytest.mark.parametrize("kind", [ValueError, BaseException])
 @pytest.mark.parametrize("method", ["init_device", "load_model", "determine_available_memory"])
-def test_a_worker_that_fails_at_start_up_is_named_and_shut_down(method):
+def test_a_worker_that_fails_at_start_up_is_named_and_shut_down(method, kind):
     workers = []
 
     def prepare(worker):
         def fail(*args, **kwargs):
-            raise ValueError("no such device")
+            raise kind("no such device")
 
         workers.append(worker)
         setattr(worker, method, fail)
 
     with pytest.raises(
-        EngineError, match="worker some.Worker of platform 'fake' failed to .*: ValueError: no such device"
+        EngineError, match=f"worker some.Worker of platform 'fake' failed to .*: {kind.__name__}: no such device"
     ) as error:
         EngineCore(make_dispatcher_of("some.Worker", prepare))
 
-    assert isinstance(error.value.__cause__, ValueError)
+    assert isinstance(error.value.__cause__, kind)
     assert workers[0].calls[-1] == "shutdown"
 
 

@@ -314,8 +314,15 @@ class TestFaultsOfLoading:
                 "    def __init__(self, vllm_config, renderer): raise SystemExit(3)\n",
                 r"failed in __init__\(\): SystemExit",
             ),
+            (
+                "    def __init__(self, vllm_config, renderer): raise BaseException('panic')\n",
+                r"failed in __init__\(\): BaseException: panic",
+            ),
         ],
-        ids=["raises", "declines", "no class", "no module", "not made", "other arguments", "lacks a method", "exits"],
+        ids=[
+            *("raises", "declines", "no class", "no module", "not made", "other arguments", "lacks a method", "exits"),
+            "panics",
+        ],
     )
     def test_the_start_ends_with_the_plugins_name(self, plugins, make_llm, body, fault):
         install(plugins, body=body)
@@ -342,7 +349,9 @@ class TestFaultsOfRequests:
         check_books(llm)
 
     @pytest.mark.parametrize("method", [*REFUSING, POST], ids=lambda method: method.partition("(")[0])
-    @pytest.mark.parametrize("error", ["KeyError('colour')", "SystemExit(3)", "NotImplementedError('colour')"])
+    @pytest.mark.parametrize(
+        "error", ["KeyError('colour')", "SystemExit(3)", "BaseException(3)", "NotImplementedError()"]
+    )
     def test_what_else_is_raised_names_plugin_and_method_and_the_engine_goes_on(self, plugins, make_llm, method, error):
         install(plugins, body=f"    def {method}: raise {error}\n")
         llm = make_llm()

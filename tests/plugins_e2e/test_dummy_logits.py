@@ -383,6 +383,7 @@ class TestFaults:
         [
             ("    def apply(self, logits): raise KeyError('colour')\n", r"apply\(\): KeyError: 'colour'"),
             ("    def apply(self, logits): raise SystemExit(3)\n", r"apply\(\): SystemExit: 3"),
+            ("    def apply(self, logits): raise BaseException(3)\n", r"apply\(\): BaseException: 3"),
             (
                 "    def apply(self, logits): return None\n",
                 r"apply\(\): .* return the logits, .* returned None",
@@ -393,7 +394,7 @@ class TestFaults:
             ),
             ("    def update_state(self, batch_update): 1 / 0\n", r"update_state\(\): ZeroDivisionError"),
         ],
-        ids=["raises", "exits", "returns nothing", "returns another shape", "cannot follow"],
+        ids=["raises", "exits", "panics", "returns nothing", "returns another shape", "cannot follow"],
     )
     def test_one_that_fails_in_a_step_is_named_and_the_engine_goes_on(self, plugins, make_llm, body, fault):
         installed(plugins, "broken", body)

@@ -87,6 +87,17 @@ class AllFailInTheirFirstStep(Worker):
         return super().execute_model(scheduler_output)
 
 
+class PanicsInItsFirstStep(Worker):
+    has_failed = False
+
+    def execute_model(self, scheduler_output: Any) -> Any:
+        if not self.has_failed:
+            self.has_failed = True
+            # As the errors of compiled parts that are written in Rust.
+            raise BaseException("no first step")
+        return super().execute_model(scheduler_output)
+
+
 class FindsNoWeights(Worker):
     def load_model(self, **options: Any) -> None:
         next(iter([]))

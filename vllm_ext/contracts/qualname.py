@@ -36,7 +36,9 @@ def resolve_class(qualname: Any, base: type[T], *, slot: str, source: str) -> ty
         raise ContractError(f"{slot} class of {source}: {qualname!r} is not a class path 'package.module.Class'")
     try:
         found = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise ContractError(
             f"{slot} class of {source}: {qualname!r} cannot be imported: {innermost_cause(error)}"
         ) from error

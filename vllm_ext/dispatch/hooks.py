@@ -145,7 +145,9 @@ def _run_again(platform: Platform, hook: str, vllm_config: VllmConfig, origin: s
     """Warn where a second run of the hook changes more, or fails; ``vllm_config`` stays as it is."""
     try:
         changes = [change for change in _run_hook(platform, hook, copied(vllm_config), origin) if change.is_field]
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - the first run was fine, and is what holds
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the first run was fine, and is what holds
         problem = f"fails in a second run: {innermost_cause(error)}"
     else:
         if not changes:

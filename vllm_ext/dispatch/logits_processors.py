@@ -81,7 +81,9 @@ def validate_params(processors: Sequence[NamedLogitsProcessor], params: Sampling
             raise
         except ValueError as error:
             raise InvalidRequest(f"{source} refuses the request: {error}") from error
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise PluginError(
                 f"{source} failed in validate_params(): {innermost_cause(error)}", plugin=source
             ) from error

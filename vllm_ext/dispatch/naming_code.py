@@ -31,7 +31,7 @@ class NamingCode:
         return None
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if isinstance(error, Exception | SystemExit) and not isinstance(error, self._passing):
+        if error is not None and not isinstance(error, (KeyboardInterrupt, *self._passing)):
             raise EngineError(f"{self._whose}: {innermost_cause(error)}") from error
 
 

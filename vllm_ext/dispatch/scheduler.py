@@ -39,9 +39,9 @@ def build_scheduler(cls: type, source: str, keywords: dict[str, Any]) -> Any:
     """An instance; EngineError, with who named the class, where its constructor fails."""
     try:
         return cls(**keywords)
-    except VllmExtError:
+    except (VllmExtError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise EngineError(
             f"scheduler {dotted_path(cls)} of {source} cannot be built: {innermost_cause(error)}"
         ) from error

@@ -80,9 +80,9 @@ def _made_by(factory: StatLoggerFactory, vllm_config: VllmConfig) -> NamedStatLo
         logger = _make(factory, vllm_config)
     except Unavailable as error:
         raise PluginError(f"{source} declined: {error}", plugin=name) from error
-    except VllmExtError:
+    except (VllmExtError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise PluginError(f"{source} failed when it was built: {innermost_cause(error)}", plugin=name) from error
     if not isinstance(logger, StatLoggerBase):
         raise ContractError(f"{source} made {logger!r}, which is no vllm_ext.StatLoggerBase", plugin=name)

@@ -101,8 +101,9 @@ class EngineCore:
             return outputs
         except BaseException as error:
             ended = self.abort_all()
-            # A plugin's sys.exit() must not end the process as if all were well.
-            if not isinstance(error, Exception | SystemExit):
+            # A plugin's sys.exit() must not end the process as if all were well, and a panic of compiled code, which
+            # is no Exception either, names nobody.
+            if isinstance(error, KeyboardInterrupt):
                 raise
             # An error of ours says whose fault it is, which its cause may not.
             cause = message_of(error) if isinstance(error, EngineError) else innermost_cause(error)

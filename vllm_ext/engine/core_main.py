@@ -39,7 +39,9 @@ def main(channel: Channel) -> None:
         hand_over = decode_start(start)
         started, receipt = take_over(hand_over, _NAME)
         core = EngineCore(make_dispatcher(started, hand_over, receipt))
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised again, in the front end
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is raised again, in the front end
         tell(channel, Frame(Kind.FAILURE, portable.encode(Failure.of(error, _NAME, "to start"))))
         return
 

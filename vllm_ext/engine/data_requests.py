@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import logging
+from asyncio import CancelledError
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -64,7 +65,9 @@ class DataRequests:
             try:
                 with self._activate():
                     self._processor = cls(dispatcher.vllm_config, Renderer(tokenizer))
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise PluginLoadError(
                     f"{self._source} failed in __init__(): {innermost_cause(error)}", plugin=self._source
                 ) from error
@@ -130,7 +133,9 @@ class DataRequests:
         try:
             with self._activate():
                 self.processor.discard(request_id)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - reported; what ended the request is the error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - reported; what ended the request is the error
             # Not what ended the request, in whose handling this may be.
             error.__context__ = None
             fault = innermost_cause(error)
@@ -156,7 +161,9 @@ class DataRequests:
         try:
             with self._activate():
                 yield
-        except (Exception, SystemExit) as error:
+        except (KeyboardInterrupt, CancelledError, GeneratorExit):  # of the caller
+            raise
+        except BaseException as error:
             if may_refuse and isinstance(error, ValueError):
                 raise InvalidRequest(f"{self._source} refuses the request: {error}") from error
             text = f"{self._source} failed in {method}(): {innermost_cause(error)}"

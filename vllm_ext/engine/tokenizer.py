@@ -114,9 +114,9 @@ def load_tokenizer(model_config: ModelConfig) -> TokenizerLike:
         raise ContractError(f"{name} lacks {', '.join(missing)}; a tokenizer has: {', '.join(TOKENIZER_METHODS)}")
     try:
         tokenizer: TokenizerLike = cls.from_pretrained(model_config.tokenizer)  # type: ignore[attr-defined]
-    except VllmExtError:
+    except (VllmExtError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         raise PluginLoadError(
             f"{name} cannot be made for {model_config.tokenizer!r}: {innermost_cause(error)}"
         ) from error

@@ -107,7 +107,9 @@ class AttentionBackendEnum(str, metaclass=_Members):
         module, name = split_path(path)
         try:
             found: type = getattr(importlib.import_module(module), name)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise RegistrationError(
                 f"attention backend {self.name!r}, registered by {self.registered_by}: {path!r} cannot be imported: "
                 f"{innermost_cause(error)}"

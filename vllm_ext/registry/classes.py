@@ -67,7 +67,9 @@ class ClassRegistry(Registry[Any]):
             module, _, attribute = found.partition(":")
             try:
                 found = getattr(importlib.import_module(module), attribute)
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:
                 raise PluginLoadError(
                     f"{self.what} {name!r}, registered by {entry.owner_text} as {entry.value!r}, cannot be imported: "
                     f"{innermost_cause(error)}",

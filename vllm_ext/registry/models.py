@@ -110,7 +110,9 @@ def _import_model(arch: str, target: str | type, owner: str) -> type:
     module, _, name = target.partition(":")
     try:
         model_cls = getattr(importlib.import_module(module), name)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UnsupportedModel(
             f"model {arch!r}, registered by {owner} as {target!r}, cannot be imported: {innermost_cause(error)}"
         ) from error

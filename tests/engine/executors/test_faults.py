@@ -105,6 +105,14 @@ def test_a_model_that_gives_logits_on_one_rank_only_is_named(make_multiproc_llm,
         make_multiproc_llm()
 
 
+def test_a_panic_in_a_step_is_the_workers_failure_and_the_engine_goes_on(make_multiproc_llm):
+    llm = make_multiproc_llm(tensor_parallel_size=1, **faulty("PanicsInItsFirstStep"))
+
+    with pytest.raises(EngineError, match=r"worker 0 \(PID \d+\) failed in .*: BaseException: no first step"):
+        llm.generate([1, 2], greedy(3))
+    assert len(llm.generate([1, 2], greedy(3))[0].outputs[0].token_ids) == 3
+
+
 def test_what_is_no_token_id_is_refused_and_the_engine_goes_on(make_multiproc_llm):
     llm = make_multiproc_llm(tensor_parallel_size=1, **faulty("FloatsInItsFirstStep"))
 

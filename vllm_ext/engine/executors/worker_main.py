@@ -35,7 +35,9 @@ def main(channel: Channel) -> None:
     speak_as(name, logging.WARNING if start.rank == 0 else logging.ERROR, quiet=SAID_BY_THE_ENGINE)
     try:
         process = WorkerProcess(channel, start)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised again, in the engine's process
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - it is raised again, in the engine's process
         tell(channel, Frame(Kind.FAILURE, _failure(error, start.rank, "to apply the engine's plan")))
         return
     process.serve()
@@ -93,7 +95,9 @@ class WorkerProcess:
             value = self._call(call)
             is_wanted = call.reply_rank in (None, self._start.rank)
             frame = encode_result(call_id, value if is_wanted else None)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is raised again, in the engine's process
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - it is raised again, in the engine's process
             frame = Frame(Kind.FAILURE, _failure(error, self._start.rank, where, call_id))
         tell(self._channel, frame)
 
