@@ -309,7 +309,10 @@ class TestFaultsOfLoading:
                 r"failed in __init__\(\): OSE",
             ),
             ("    def __init__(self): pass\n", r"failed in __init__\(\): TypeError"),
-            ("    pre_process = IOProcessor.pre_process\n", r"failed in __init__\(\): TypeError: .*pre_process"),
+            (
+                "    pre_process = IOProcessor.pre_process\n",
+                r": .*Processor does not implement pre_process; vllm_ext.*",
+            ),
             (
                 "    def __init__(self, vllm_config, renderer): raise SystemExit(3)\n",
                 r"failed in __init__\(\): SystemExit",

@@ -298,6 +298,10 @@ class Tables(IOProcessor):
     def pre_process(self, prompt, request_id=None, **kwargs): return prompt
     def post_process(self, outputs, request_id=None, **kwargs): return outputs
 def tables(): return "acme.Tables"
+class Half(IOProcessor):
+    def parse_data(self, data): return data
+    def post_process(self, outputs, request_id=None, **kwargs): return outputs
+def half(): return "acme.Half"
 def nothing(): return None
 def other(): raise RuntimeError("was called")
 """
@@ -323,6 +327,15 @@ def other(): raise RuntimeError("was called")
             load_driver(make_plan(plugins__io_processor__use="other").bind(None), IO_PROCESSOR, "other")
 
         assert caplog.messages == []
+
+    def test_one_that_lacks_a_method_fails_when_it_is_loaded(self, plugins, make_plan):
+        plugins.distribution("acme", {IO_PROCESSOR.groups[0]: ["n = acme:half"]}, {"acme.py": self.CODE})
+
+        with pytest.raises(
+            PluginLoadError,
+            match="'n' of acme 0.1 failed: ContractError: .* acme.Half does not implement pre_process; vllm_ext",
+        ):
+            load_driver(make_plan(plugins__io_processor__use="n").bind(None), IO_PROCESSOR, "n")
 
     def test_a_class_in_place_of_the_function_that_returns_its_path_is_told_what_is_wanted(self, plugins, make_plan):
         plugins.distribution("acme", {IO_PROCESSOR.groups[0]: ["n = acme:Tables"]}, {"acme.py": self.CODE})

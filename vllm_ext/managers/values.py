@@ -43,7 +43,9 @@ def use(decision: Decision, plugin: Any, options: Mapping[str, Any]) -> Any:
         return _check_object(decision, result)
     if result is None:
         raise Unavailable("it returned None: not for this machine" if kind is PLATFORM else "it returned None")
-    return resolve_class(result, contract_of(decision), slot=kind.title, source=source_of(decision))
+    return _check_is_whole(
+        decision, resolve_class(result, contract_of(decision), slot=kind.title, source=source_of(decision))
+    )
 
 
 def accepts_config(plugin: Callable[..., Any]) -> bool:
@@ -100,14 +102,18 @@ def _check_class(decision: Decision, plugin: Any) -> Any:
             f"{source_of(decision)}: {decision.value!r} is not a subclass of {dotted_path(contract)}, but {plugin!r}",
             plugin=decision.name,
         )
-    # Python would say so where an engine makes an object of it, which a mere load does not try.
-    if missing := sorted(getattr(plugin, "__abstractmethods__", ())):
+    return _check_is_whole(decision, plugin)
+
+
+def _check_is_whole(decision: Decision, cls: Any) -> Any:
+    """Python would say what the class lacks where an engine makes an object of it, which a mere load does not try."""
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise ContractError(
-            f"{source_of(decision)}: {dotted_path(plugin)} does not implement {', '.join(missing)}; "
-            f"{dotted_path(contract)} says what each has to do",
+            f"{source_of(decision)}: {dotted_path(cls)} does not implement {', '.join(missing)}; "
+            f"{dotted_path(contract_of(decision))} says what each has to do",
             plugin=decision.name,
         )
-    return plugin
+    return cls
 
 
 def _check_is_no_class(decision: Decision, plugin: Any) -> None:
