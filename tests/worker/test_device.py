@@ -12,7 +12,7 @@ from support.reference import assert_equal_tokens, greedy_reference
 
 from vllm_ext import LLM, SamplingParams, _custom_ops
 from vllm_ext.contracts.attention import AttentionBackend
-from vllm_ext.errors import ConfigError, EngineError, PluginLoadError
+from vllm_ext.errors import ConfigError, ContractError, EngineError, PluginLoadError
 from vllm_ext.platforms.cpu import CpuPlatform
 
 PLATFORM = """
@@ -37,6 +37,69 @@ def install(plugins):
         plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu:register"]}, {"npu.py": PLATFORM + members})
 
     return install
+
+
+BARE = """
+from vllm_ext import Platform, PlatformEnum
+from vllm_ext.platforms.cpu import CpuPlatform
+
+
+def register():
+    return "npu.Npu"
+
+
+class Npu(Platform):
+    _enum = PlatformEnum.OOT
+    device_type = "cpu"
+    device_name = "card"
+    get_device_name = CpuPlatform.get_device_name
+    get_device_total_memory = CpuPlatform.get_device_total_memory
+    get_attn_backend_cls = CpuPlatform.get_attn_backend_cls
+    check_and_update_config = CpuPlatform.check_and_update_config
+"""
+BOTH = "manual_seed_all, get_current_memory_usage"
+
+
+@pytest.mark.parametrize(
+    "members, missing",
+    [
+        ("", BOTH),
+        ("    manual_seed_all = CpuPlatform.manual_seed_all\n", "get_current_memory_usage"),
+        ("    @classmethod\n    def seed_everything(cls, seed=None): ...\n", "get_current_memory_usage"),
+        ("    device_type = 'privateuseone'\n", f"set_device, {BOTH}"),
+    ],
+)
+def test_all_that_the_worker_needs_of_its_platform_is_missed_before_the_device_is_touched(
+    plugins, random_llama, members, missing
+):
+    plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu:register"]}, {"npu.py": BARE + members})
+
+    with pytest.raises(ContractError) as caught:
+        LLM(random_llama, platform="npu")
+
+    asks = "which its worker vllm_ext.worker.worker.Worker asks for"
+    assert str(caught.value) == f"platform 'npu' (npu.Npu) does not implement {missing}, {asks}"
+
+
+def test_what_a_workers_own_methods_do_not_ask_for_may_be_missing(plugins, random_llama):
+    worker = """
+from vllm_ext.worker.worker import Worker
+
+
+class NpuWorker(Worker):
+    def determine_available_memory(self):
+        return 1 << 20
+"""
+    members = (
+        "    manual_seed_all = CpuPlatform.manual_seed_all\n"
+        "    @classmethod\n    def check_and_update_config(cls, vllm_config):\n"
+        "        vllm_config.parallel_config.worker_cls = 'npu_worker.NpuWorker'\n"
+    )
+    code = {"npu.py": BARE + members, "npu_worker.py": worker}
+    plugins.distribution("npu", {"vllm.platform_plugins": ["npu = npu:register"]}, code)
+
+    with LLM(random_llama, platform="npu") as llm:
+        assert llm.generate([[1, 2]], SamplingParams(temperature=0, max_tokens=2))[0].finished
 
 
 @pytest.mark.skipif(

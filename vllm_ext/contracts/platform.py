@@ -34,7 +34,9 @@ __all__ = [
 class Platform(PlatformDevice):
     """Base class of platforms. A subclass sets at least ``_enum``, ``device_name`` and ``device_type`` and implements
     :meth:`check_and_update_config`, :meth:`get_attn_backend_cls`, :meth:`get_device_name` and
-    :meth:`get_device_total_memory`. It is instantiated without arguments. vLLM: ``Platform``.
+    :meth:`get_device_total_memory`. It is instantiated without arguments. vLLM: ``Platform``. The in-tree worker asks
+    for :meth:`manual_seed_all`, :meth:`get_current_memory_usage` and, where ``device_type`` is not ``cpu``,
+    :meth:`set_device` besides.
 
     Where an engine calls a hook, in this order. In the front end: :meth:`log_warnings`,
     :meth:`pre_register_and_update`, :meth:`validate_environ`, :meth:`check_max_model_len`,

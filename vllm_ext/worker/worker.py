@@ -20,6 +20,7 @@ from vllm_ext.errors import EngineError, innermost_cause
 from vllm_ext.worker.loader import load_model
 from vllm_ext.worker.memory import available_kv_cache_memory, measure_step
 from vllm_ext.worker.model_runner import ModelRunner
+from vllm_ext.worker.platform_needs import check_platform_needs
 from vllm_ext.worker.profiler import TorchProfiler
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class Worker(WorkerBase):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        check_platform_needs(type(self), Worker, self.current_platform, self.model_config)
         self._profiler = TorchProfiler(self.vllm_config.profiler_config.torch_profiler_dir, self.rank)
 
     def init_device(self) -> None:
