@@ -6,12 +6,14 @@ PREFIX = "VLLM_EXT_"
 VLLM_PLUGINS = "VLLM_PLUGINS"
 VLLM_EXT_CONFIG = "VLLM_EXT_CONFIG"
 VLLM_EXT_SAFE_MODE = "VLLM_EXT_SAFE_MODE"
+VLLM_MAX_N_SEQUENCES = "VLLM_MAX_N_SEQUENCES"
 
 VARIABLES: dict[str, str] = {
     VLLM_PLUGINS: "names, separated by commas: no other out-of-tree plugin of any group may be used; "
     "unset allows all, empty allows none",
     VLLM_EXT_CONFIG: "settings files, separated as in PATH, that are read instead of the usual ones",
     VLLM_EXT_SAFE_MODE: "1, true, yes or on: no out-of-tree plugin and no class path from the settings is used",
+    VLLM_MAX_N_SEQUENCES: "the most completions that a request may ask for (n); 16384 where unset, as in vLLM",
     f"{PREFIX}<KEY>__<KEY>": "a setting, by its path in the settings file; lists are separated by "
     "commas, options are a JSON object",
     "XDG_CONFIG_HOME": "folder in which vllm-ext/vllm-ext.yaml is looked for; ~/.config where unset",

@@ -4,7 +4,7 @@ import pytest
 
 from vllm_ext import SamplingParams
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS
-from vllm_ext.errors import InvalidRequest
+from vllm_ext.errors import ConfigError, InvalidRequest
 
 
 def test_defaults_are_those_of_vllm():
@@ -28,6 +28,26 @@ def test_defaults_are_those_of_vllm():
     )
     assert (params.logprobs, params.prompt_logprobs, params.logit_bias, params.allowed_token_ids) == (None,) * 4
     assert (params.detokenize, params.skip_special_tokens) == (True, True)
+
+
+def test_the_environment_says_how_many_completions_a_request_may_have(monkeypatch):
+    assert SamplingParams(n=16384).n == 16384
+    monkeypatch.setenv("VLLM_MAX_N_SEQUENCES", "3")
+    assert SamplingParams(n=3).n == 3
+    with pytest.raises(InvalidRequest, match="n is 4; it takes an integer, from 1 to 3"):
+        SamplingParams(n=4)
+
+    monkeypatch.setenv("VLLM_MAX_N_SEQUENCES", "20000")
+    assert SamplingParams(n=20000).n == 20000
+
+
+@pytest.mark.parametrize("text", ["", "many", "0", "-1", "1e3"])
+def test_a_limit_of_completions_that_is_no_number_is_an_error(monkeypatch, text):
+    monkeypatch.setenv("VLLM_MAX_N_SEQUENCES", text)
+
+    assert SamplingParams().n == 1
+    with pytest.raises(ConfigError, match=f"VLLM_MAX_N_SEQUENCES is '{text}'; it takes the most completions"):
+        SamplingParams(n=2)
 
 
 @pytest.mark.parametrize("name", ["stop", "bad_words"])
@@ -93,6 +113,8 @@ def test_values_at_the_edge_of_their_range_are_taken(edge):
         ({"repetition_penalty": float("inf")}, r"repetition_penalty is inf; it takes a number, from 1e-30 to 1e\+30"),
         ({"n": 0}, "n is 0; it takes an integer, at least 1"),
         ({"n": True}, "n is True; it takes an integer, at least 1"),
+        ({"n": 16385}, "n is 16385; it takes an integer, from 1 to 16384, .* VLLM_MAX_N_SEQUENCES can change"),
+        ({"n": 10**9}, "n is 1000000000; it takes an integer, from 1 to 16384"),
         ({"n": 2, "temperature": 0}, "n is 2, and the temperature 0: .*; it takes 1 with a temperature of 0"),
         ({"max_tokens": 0}, "max_tokens is 0; it takes an integer, at least 1"),
         ({"max_tokens": 2.5}, r"max_tokens is 2\.5; it takes an integer"),

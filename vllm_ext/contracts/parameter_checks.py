@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 from typing import Any
 
-from vllm_ext.errors import InvalidRequest
+from vllm_ext import envs
+from vllm_ext.errors import ConfigError, InvalidRequest
+
+_MAX_N = 16384
+"""vLLM's. Each completion is a request of its own, so that a slip of the keyboard would take all memory."""
 
 
 def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> None:
@@ -19,6 +24,26 @@ def check_integer(name: str, value: Any, *, low: int, high: float = math.inf) ->
     """InvalidRequest unless ``value`` is an integer in the range."""
     if not _is_integer(value) or not low <= value <= high:
         raise InvalidRequest(f"{name} is {value!r}; it takes an integer, {_bounds(low, high)}")
+
+
+def check_num_completions(value: Any) -> None:
+    """InvalidRequest unless ``n`` is an integer from 1 to what the environment allows; ConfigError where that says
+    something else than a number.
+    """
+    check_integer("n", value, low=1)
+    if value == 1:
+        return
+    text = os.environ.get(envs.VLLM_MAX_N_SEQUENCES, str(_MAX_N))
+    if not text.strip().isdecimal() or (limit := int(text)) < 1:
+        raise ConfigError(
+            f"environment variable {envs.VLLM_MAX_N_SEQUENCES} is {text!r}; it takes the most completions that a "
+            f"request may ask for, an integer of at least 1 (unset: {_MAX_N})"
+        )
+    if value > limit:
+        raise InvalidRequest(
+            f"n is {value}; it takes an integer, from 1 to {limit}, which the environment variable "
+            f"{envs.VLLM_MAX_N_SEQUENCES} can change"
+        )
 
 
 def check_bool(name: str, value: Any) -> None:

@@ -12,6 +12,7 @@ from vllm_ext.contracts.parameter_checks import (
     check_extra_args,
     check_integer,
     check_logit_bias,
+    check_num_completions,
     check_number,
 )
 from vllm_ext.errors import InvalidRequest
@@ -29,7 +30,8 @@ class SamplingParams(msgspec.Struct, kw_only=True):
     ``logit_bias``, penalties, ``temperature``, ``min_p``, ``top_k``, ``top_p``.
 
     Args:
-        n: completions to generate for the prompt; more than one needs a temperature above 0.
+        n: completions to generate for the prompt; more than one needs a temperature above 0. At most 16384, or what
+            the environment variable ``VLLM_MAX_N_SEQUENCES`` says.
         temperature: up to 1e30: 0 is greedy; larger is more random. Defaults to 1.0, as in vLLM.
         top_p: in (0, 1]: only the likeliest tokens whose probabilities together reach it; 1 is off.
         top_k: only so many of the likeliest tokens; 0 (or -1) is off.
@@ -60,6 +62,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
 
     Raises:
         InvalidRequest: a value is out of range; the text names parameter, value and range.
+        ConfigError: ``VLLM_MAX_N_SEQUENCES`` is no number, and ``n`` above 1.
     """
 
     n: int = 1
@@ -128,7 +131,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
         return [name for name, default in _WORKER_DEFAULTS if getattr(self, name) != default]
 
     def _check_choice(self) -> None:
-        check_integer("n", self.n, low=1)
+        check_num_completions(self.n)
         check_number("temperature", self.temperature, low=0.0, high=_LARGEST)
         check_number("top_p", self.top_p, low=0.0, high=1.0, low_included=False)
         check_integer("top_k", self.top_k, low=-1, high=2**31 - 1)
