@@ -202,10 +202,13 @@ def innermost_cause(error: BaseException) -> str:
 
 
 def _where_contracts_are(error: BaseException) -> str:
-    """What to do where code imports from vLLM's modules, as vLLM's documentation has it, and they are not there."""
+    """What to do where code uses vLLM's modules or ops, as vLLM's documentation has it, and they are not there."""
     name = (error.name or "") if isinstance(error, ModuleNotFoundError) else ""
     is_vllms = name == "vllm" or name.startswith("vllm_ext.")
-    return " (for this engine, import what plugins are made of from vllm_ext)" if is_vllms else ""
+    if is_vllms:
+        return " (for this engine, import what plugins are made of from vllm_ext)"
+    is_vllms_op = isinstance(error, AttributeError) and message_of(error).startswith("'_OpNamespace' 'vllm' object")
+    return " (what direct_register_custom_op() defines is under torch.ops.vllm_ext here)" if is_vllms_op else ""
 
 
 def _deeper(error: BaseException) -> BaseException | None:

@@ -126,6 +126,12 @@ class TestFailures:
                 "ModuleNotFoundError: No module named 'vllm_ext.platforms.interface' "
                 "(for this engine, import what plugins are made of from vllm_ext)",
             ),
+            (
+                "import torch; torch.ops.vllm.acme_silu(1)",
+                "",
+                "AttributeError: '_OpNamespace' 'vllm' object has no attribute 'acme_silu' "
+                "(what direct_register_custom_op() defines is under torch.ops.vllm_ext here)",
+            ),
             ("pass", "def f(): f()\nf()", "RecursionError: maximum recursion depth exceeded"),
             ("raise ValueError from KeyError('innermost')", "", "KeyError: 'innermost'"),
         ],

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from vllm_ext.contracts.attention import AttentionCGSupport, AttentionMetadata
+from vllm_ext.contracts.attention import AttentionBackend, AttentionCGSupport, AttentionMetadata
 from vllm_ext.contracts.forward_context import additional_forward_context, set_forward_context
 from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, LogprobsLists, ModelRunnerOutput
@@ -33,6 +33,7 @@ from vllm_ext.worker.sampler import Sampler, SamplerOutput
 from vllm_ext.worker.sampling_metadata import Choice, SamplingMetadata
 from vllm_ext.worker.step_buffers import StepBuffers
 from vllm_ext.worker.step_metadata import StepMetadata
+from vllm_ext.worker.unused_parts import warn_of_unread_shapes, warn_of_unused_wrapper
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import Platform
@@ -91,6 +92,8 @@ class ModelRunner:
 
     def initialize_kv_cache(self, config: KVCacheConfig) -> None:
         """Allocate the cache, bind it, and set up a metadata builder per group and backend."""
+        if config.kv_cache_groups:
+            warn_of_unread_shapes(self._attention_backends(), config.kv_cache_layout)
         bind_kv_cache(allocate_kv_cache(config, self.device), self.layers)
         self._num_blocks = config.num_blocks
         self._metadata = StepMetadata(config, self.layers, self.vllm_config, self.device)
@@ -103,6 +106,9 @@ class ModelRunner:
         if isinstance(self._runnable, AbstractStaticGraphWrapper):
             self._runnable.clear_graphs()
 
+    def _attention_backends(self) -> list[type[AttentionBackend]]:
+        return [layer.attn_backend for layer in self.layers.values() if hasattr(layer, "attn_backend")]
+
     def _wrap_model(self) -> Callable[..., torch.Tensor]:
         """The model, behind the platform's static graphs where decode steps may be replayed."""
         mode = self.vllm_config.compilation_config.cudagraph_mode
@@ -110,6 +116,7 @@ class ModelRunner:
         if qualname is None or self.pooling is not None:
             return self.model
         if self._metadata.graph_support() is AttentionCGSupport.NEVER:
+            warn_of_unused_wrapper(self.platform, qualname, self._attention_backends())
             return self.model
         wrapper_cls = resolve_class(
             qualname,
