@@ -9,6 +9,7 @@ from torch import nn
 from vllm_ext import ModelRegistry
 from vllm_ext.errors import RegistrationError, UnsupportedModel
 from vllm_ext.registry.owners import loading
+from vllm_ext.registry.scope import Scope, use_scope
 
 
 class Model(nn.Module):
@@ -89,6 +90,14 @@ def test_an_unknown_architecture_is_answered_with_what_exists():
         match=r"'LlamaForCausalLn' \(did you mean 'LlamaForCausalLM'\?\)\. Supported: .*LlamaForCausalLM.*register_",
     ):
         ModelRegistry.resolve_model_cls(["LlamaForCausalLn"])
+
+
+def test_an_unknown_architecture_may_be_that_of_a_platform_that_is_not_used():
+    with (
+        use_scope(Scope.of("vllm-ext", ["acme", "vllm-ext"])),
+        pytest.raises(UnsupportedModel, match="; those of acme are left out, since their platform is not the"),
+    ):
+        ModelRegistry.resolve_model_cls(["AcmeForCausalLM"])
 
 
 def test_a_model_that_cannot_be_imported_names_its_owner_and_the_cause():

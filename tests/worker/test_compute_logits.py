@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from support.device import driven_worker
 
+from vllm_ext import LLM, SamplingParams
 from vllm_ext.errors import ContractError
 from vllm_ext.models.llama import LlamaForCausalLM
 from vllm_ext.registry.models import ModelRegistry
@@ -59,3 +60,36 @@ def test_a_model_whose_forward_gives_no_tensor_is_named_before_the_first_step(ra
     complaint = rf"returned {returned}; it has to return the hidden states, one tensor \[tokens, hidden size\]"
 
     assert_refused_at_start(random_llama, model_cls, "forward", complaint)
+
+
+class WithOneRow(LlamaForCausalLM):
+    def forward(self, *args, **kwargs):
+        return super().forward(*args, **kwargs)[:1]
+
+
+def test_hidden_states_of_other_tokens_than_those_of_the_step_are_refused(random_llama):
+    ModelRegistry.register_model("LlamaForCausalLM", WithOneRow)
+    complaint = r"WithOneRow returned a tensor \[1, \d+\], and not 2 rows; it has to return the hidden states"
+
+    with driven_worker(random_llama) as driver:
+        driver.add("a", [1, 2, 3])
+        driver.add("b", [1, 2])
+        with pytest.raises(ContractError, match=complaint):
+            driver.step({"a": 3, "b": 2})
+
+
+class AsOfVllm(LlamaForCausalLM):
+    """Its forward has vLLM's arguments, and its base an extension of them."""
+
+    def forward(self, input_ids, positions, intermediate_tensors=None, inputs_embeds=None):
+        return super().forward(input_ids, positions)
+
+
+def test_a_subclass_whose_forward_is_as_of_vllm_has_the_same_tokens(random_llama):
+    prompts, params = [[1, 2, 3], [4, 5, 6, 7]], SamplingParams(temperature=0, max_tokens=4)
+    with LLM(random_llama) as llm:
+        expected = [output.outputs[0].token_ids for output in llm.generate(prompts, params)]
+    ModelRegistry.register_model("LlamaForCausalLM", AsOfVllm)
+
+    with LLM(random_llama) as llm:
+        assert [output.outputs[0].token_ids for output in llm.generate(prompts, params)] == expected

@@ -10,6 +10,7 @@ from vllm_ext.errors import RegistrationError, UnsupportedModel, did_you_mean, i
 from vllm_ext.registry.base import OURS as _OURS
 from vllm_ext.registry.base import Registry
 from vllm_ext.registry.classes import CLASS_PATH as _CLASS_PATH
+from vllm_ext.registry.scope import current_scope
 from vllm_ext.registry.transformers_archs import ADAPTER, refusal_of
 
 # Strings, so that neither torch nor a model is imported before it is needed.
@@ -94,8 +95,14 @@ class _ModelRegistry:
         raise UnsupportedModel(
             f"no model is registered for the architecture of this model: {wanted}{hint}. "
             f"Supported: {listing(self.get_supported_archs())}. {f'{refusal}. ' if refusal else ''}"
-            "A general plugin can add one with ModelRegistry.register_model"
+            f"A general plugin can add one with ModelRegistry.register_model{_left_out()}"
         )
+
+
+def _left_out() -> str:
+    """Whose general plugins an engine does not run, though they may bring the model."""
+    foreign = current_scope().foreign - {"vllm-ext"}
+    return f"; those of {listing(foreign)} are left out, since their platform is not the engine's" if foreign else ""
 
 
 def _is_module_class(candidate: object) -> bool:

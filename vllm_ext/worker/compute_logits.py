@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import torch
@@ -30,15 +31,27 @@ def compute_logits(model: Any, hidden_states: torch.Tensor) -> torch.Tensor:
     )
 
 
-def check_hidden_states(model: Any, hidden_states: Any) -> torch.Tensor:
+def check_hidden_states(model: Any, hidden_states: Any, num_rows: int) -> torch.Tensor:
     """What the model's :meth:`forward` returned.
 
     Raises:
-        ContractError: it is no tensor.
+        ContractError: it is no tensor of ``num_rows`` rows. Others would be taken for the rows of other requests.
     """
-    if isinstance(hidden_states, torch.Tensor):
+    is_tensor = isinstance(hidden_states, torch.Tensor)
+    if is_tensor and hidden_states.shape[:1] == (num_rows,):
         return hidden_states
+    returned = f"a tensor {list(hidden_states.shape)}, and not {num_rows} rows" if is_tensor else repr(hidden_states)
     raise ContractError(
-        f"forward() of model {dotted_path(type(model))} returned {one_line(repr(hidden_states))}; it has to return the "
+        f"forward() of model {dotted_path(type(model))} returned {one_line(returned)}; it has to return the "
         "hidden states, one tensor [tokens, hidden size]"
     )
+
+
+def selects_rows(model: Any) -> bool:
+    """Whether the model returns the hidden states of some tokens alone where it is told which. A subclass of such a
+    model whose ``forward`` is written as vLLM calls it does not.
+    """
+    if not getattr(model, "supports_logits_indices", False):
+        return False
+    parameters = inspect.signature(model.forward).parameters.values()
+    return any(p.name == "logits_indices" or p.kind is p.VAR_KEYWORD for p in parameters)

@@ -22,7 +22,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
 from vllm_ext.errors import ConfigError, EngineError
-from vllm_ext.worker.compute_logits import check_hidden_states, compute_logits
+from vllm_ext.worker.compute_logits import check_hidden_states, compute_logits, selects_rows
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.logprobs import PromptLogprobs
@@ -75,7 +75,7 @@ class ModelRunner:
         self.pooling = None if pooler is None else PoolingRunner(pooler, device)
         self._metadata = StepMetadata(None, self.layers, vllm_config, device)
         self._num_blocks = 0
-        self._selects_rows: bool = getattr(model, "supports_logits_indices", False)
+        self._selects_rows = selects_rows(model)
         self._runnable: Callable[..., torch.Tensor] = model
         self._buffers: StepBuffers
         self._processors = build_logits_processors(
@@ -280,7 +280,8 @@ class ModelRunner:
             descriptor = None
         additional = additional_forward_context(self.platform, metadata, self.vllm_config, num_tokens, descriptor)
         with set_forward_context(metadata, num_tokens, additional, slot_mapping, descriptor):
-            return check_hidden_states(self.model, self._runnable(input_ids, positions, **inputs))
+            hidden_states = self._runnable(input_ids, positions, **inputs)
+        return check_hidden_states(self.model, hidden_states, len(inputs.get("logits_indices", input_ids)))
 
     def _logits_indices(self, step: StepInputs) -> torch.Tensor | None:
         """int64 ``[rows]``: the last token of each request that gets a new one; ``None`` where these are all tokens.
