@@ -193,12 +193,17 @@ def dotted_path(cls: type) -> str:
 
 def innermost_cause(error: BaseException) -> str:
     """One line for the error at the bottom of the chain: ``TypeName: message``."""
-    seen = {id(error)}
-    while (deeper := _deeper(error)) is not None and id(deeper) not in seen:
-        seen.add(id(deeper))
-        error = deeper
+    error = causes_of(error)[0]
     text = one_line(message_of(error)) + _where_contracts_are(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def causes_of(error: BaseException) -> list[BaseException]:
+    """The chain of what led to the error, innermost first; it itself is the last."""
+    chain = [error]
+    while (deeper := _deeper(chain[0])) is not None and all(deeper is not known for known in chain):
+        chain.insert(0, deeper)
+    return chain
 
 
 def _where_contracts_are(error: BaseException) -> str:

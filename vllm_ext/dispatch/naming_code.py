@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.platform_device import platform_name
+from vllm_ext.dispatch.blame import whose_code
 from vllm_ext.errors import EngineError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
+
+if TYPE_CHECKING:
+    from vllm_ext.plan import BoundPlan
 
 
 class NamingCode:
@@ -19,20 +24,25 @@ class NamingCode:
     Args:
         whose: the beginning of the text, such as ``worker acme.Worker failed to start``.
         passing: errors that explain themselves.
+        bound_plan: tells in which plugin's code it was; ``None`` where ``whose`` does.
     """
 
-    __slots__ = ("_passing", "_whose")
+    __slots__ = ("_bound_plan", "_passing", "_whose")
 
-    def __init__(self, whose: str, passing: tuple[type[BaseException], ...] = ()) -> None:
+    def __init__(
+        self, whose: str, passing: tuple[type[BaseException], ...] = (), bound_plan: BoundPlan | None = None
+    ) -> None:
         self._whose = whose
         self._passing = passing
+        self._bound_plan = bound_plan
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
         if error is not None and not isinstance(error, (KeyboardInterrupt, *self._passing)):
-            raise EngineError(f"{self._whose}: {innermost_cause(error)}") from error
+            where = whose_code(error, self._bound_plan) if self._bound_plan is not None else ""
+            raise EngineError(f"{self._whose}: {innermost_cause(error)}{where}") from error
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.contracts.kv_cache import KVCacheConfig
 from vllm_ext.contracts.pooling_params import POOLING_TASKS
 from vllm_ext.contracts.stats import SchedulerStats
+from vllm_ext.dispatch.blame import whose_code
 from vllm_ext.dispatch.naming_code import NamingCode, platform_code
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core_messages import Capabilities
@@ -38,6 +39,7 @@ class EngineCore:
         self.vllm_config = dispatcher.vllm_config
         self._platform = dispatcher.platform
         self._platform_name = dispatcher.platform_name
+        self._bound_plan = dispatcher.bound_plan
         self._clock = dispatcher.clock
         self._recorder: StepRecorder | None = None
         # What is wrong with the scheduler is said before a model is loaded.
@@ -106,7 +108,8 @@ class EngineCore:
             if isinstance(error, KeyboardInterrupt):
                 raise
             # An error of ours says whose fault it is, which its cause may not.
-            cause = message_of(error) if isinstance(error, EngineError) else innermost_cause(error)
+            is_ours = isinstance(error, EngineError)
+            cause = message_of(error) if is_ours else f"{innermost_cause(error)}{whose_code(error, self._bound_plan)}"
             raise EngineError(
                 f"a step failed, which ended the {len(ended)} requests in flight: {cause}", request_ids=ended
             ) from error
@@ -232,4 +235,4 @@ class EngineCore:
     def _worker_code(self, what: str) -> NamingCode:
         """Name the worker where something goes wrong that is not explained already."""
         worker = f"worker {self.vllm_config.parallel_config.worker_cls} of {self._platform_name}"
-        return NamingCode(f"{worker} failed {what}", (VllmExtError,))
+        return NamingCode(f"{worker} failed {what}", (VllmExtError,), self._bound_plan)

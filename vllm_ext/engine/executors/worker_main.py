@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from vllm_ext.contracts.worker import WorkerBase
+from vllm_ext.dispatch.blame import whose_code
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.take_over import make_dispatcher, take_over
 from vllm_ext.engine.executors.worker_calls import call_worker, check_worker_cls, name_of_method
@@ -98,7 +99,8 @@ class WorkerProcess:
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - it is raised again, in the engine's process
-            frame = Frame(Kind.FAILURE, _failure(error, self._start.rank, where, call_id))
+            whose = whose_code(error, self._dispatcher.bound_plan)
+            frame = Frame(Kind.FAILURE, _failure(error, self._start.rank, where, call_id, whose))
         tell(self._channel, frame)
 
     def _call(self, call: Call) -> Any:
@@ -114,5 +116,5 @@ class WorkerProcess:
         return call_worker(self._worker, call.method, call.args, call.kwargs, self._dispatcher.platform_name)
 
 
-def _failure(error: BaseException, rank: int, where: str, call_id: int = 0) -> bytes:
-    return portable.encode([call_id, Failure.of(error, f"worker {rank}", where, rank)])
+def _failure(error: BaseException, rank: int, where: str, call_id: int = 0, whose: str = "") -> bytes:
+    return portable.encode([call_id, Failure.of(error, f"worker {rank}", where, rank, whose)])

@@ -32,15 +32,21 @@ class Failure(msgspec.Struct, frozen=True):
     rank: int | None = None
 
     @classmethod
-    def of(cls, error: BaseException, process: str, where: str, rank: int | None = None) -> Failure:
-        """What ``error`` was, for the process that waits for an answer of this one."""
+    def of(
+        cls, error: BaseException, process: str, where: str, rank: int | None = None, whose_code: str = ""
+    ) -> Failure:
+        """What ``error`` was, for the process that waits for an answer of this one.
+
+        Args:
+            whose_code: added to the cause: in which plugin's code it was.
+        """
         is_ours = isinstance(error, VllmExtError)
         text = _printable("".join(traceback.format_exception(error)))
         return cls(
             process,
             os.getpid(),
             where,
-            innermost_cause(error),
+            f"{innermost_cause(error)}{whose_code}",
             text,
             _printable(plugin_traceback(error)) if is_ours else text,
             _class_in_errors(error) if is_ours else None,
