@@ -287,3 +287,57 @@ def test_random_weights_can_be_asked_for_and_are_the_same_for_the_same_seed(mode
 
     assert torch.equal(logits[0], logits[1])
     assert not torch.equal(logits[0], logits[2])
+
+
+class BuiltFromConfig(LlamaForCausalLM):
+    def __init__(self, config):
+        super().__init__(config)
+
+
+class GivenCaches(LlamaForCausalLM):
+    def forward(self, input_ids, positions, kv_caches, attn_metadata):
+        return super().forward(input_ids, positions)
+
+
+class WithoutPositions(LlamaForCausalLM):
+    def forward(self, input_ids):
+        return super().forward(input_ids, None)
+
+
+class GivenSamplingMetadata(LlamaForCausalLM):
+    def compute_logits(self, hidden_states, sampling_metadata):
+        return super().compute_logits(hidden_states)
+
+
+@pytest.mark.parametrize(
+    "model_cls, complaint",
+    [
+        (
+            BuiltFromConfig,
+            "cannot be built: its constructor does not take 'vllm_config', and wants 'config' besides. It is called "
+            "with the keywords vllm_config",
+        ),
+        (
+            GivenCaches,
+            "defines forward(self, input_ids, positions, kv_caches, attn_metadata), which is called as "
+            "forward(input_ids, positions): missing a required argument: 'kv_caches'",
+        ),
+        (
+            WithoutPositions,
+            "defines forward(self, input_ids), which is called as forward(input_ids, positions): too many positional "
+            "arguments",
+        ),
+        (
+            GivenSamplingMetadata,
+            "defines compute_logits(self, hidden_states, sampling_metadata), which is called as "
+            "compute_logits(hidden_states): missing a required argument: 'sampling_metadata'",
+        ),
+    ],
+)
+def test_a_model_class_that_is_called_otherwise_is_refused_before_it_is_built(random_llama, model_cls, complaint):
+    ModelRegistry.register_model("LlamaForCausalLM", model_cls)
+
+    with pytest.raises(ContractError) as caught, driven_worker(random_llama):
+        pytest.fail("it started")
+
+    assert f"{__name__}.{model_cls.__name__} {complaint}" in str(caught.value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from torch import nn
 
 from vllm_ext.contracts.model import TEXT_GENERATION_METHODS
 from vllm_ext.contracts.model_loader import get_model_loader
+from vllm_ext.contracts.qualname import check_constructor
 from vllm_ext.errors import ConfigError, ContractError, dotted_path
 from vllm_ext.models.pooling import as_pooling_model
 from vllm_ext.registry.models import ModelRegistry
@@ -19,6 +21,9 @@ from vllm_ext.worker.quantization import quantize_layers
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.vllm_config import VllmConfig
+
+_CALLS = {"forward": ("input_ids", "positions"), "compute_logits": ("hidden_states",)}
+"""How methods of a model are called at least, by position."""
 
 
 def load_model(vllm_config: VllmConfig, device: torch.device, *, dummy_weights: bool = False) -> nn.Module:
@@ -29,7 +34,7 @@ def load_model(vllm_config: VllmConfig, device: torch.device, *, dummy_weights: 
 
     Raises:
         UnsupportedModel: no model class.
-        ContractError: the model class lacks methods.
+        ContractError: the model class lacks methods, or takes other arguments than it is given.
         CheckpointError: files or tensors are missing, damaged, or do not fit.
         PluginNotFound, PluginLoadError: the load format is unknown, or its loader cannot be imported.
         ConfigError: the quantization takes no layer of the model.
@@ -73,6 +78,24 @@ def _check_contract(model_cls: type[nn.Module], arch: str) -> None:
             f"model class {dotted_path(model_cls)} for {arch!r} lacks {', '.join(missing)}; "
             f"a model for text generation has: {', '.join(TEXT_GENERATION_METHODS)}"
         )
+    check_constructor(model_cls, ("vllm_config",), slot="model", source=f"architecture {arch!r}")
+    for name, arguments in _CALLS.items():
+        _check_call(model_cls, name, arguments)
+
+
+def _check_call(model_cls: type[nn.Module], name: str, arguments: tuple[str, ...]) -> None:
+    """ContractError where a method cannot be called as the engine calls it: an older vLLM gave more arguments."""
+    try:
+        signature = inspect.signature(getattr(model_cls, name))
+    except (TypeError, ValueError):  # compiled, without a signature to read
+        return
+    try:
+        signature.bind("self", *arguments)
+    except TypeError as error:
+        raise ContractError(
+            f"model class {dotted_path(model_cls)} defines {name}{signature}, which is called as "
+            f"{name}({', '.join(arguments)}): {error}"
+        ) from None
 
 
 @contextmanager
