@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from support.faulty_workers import NeedsMore
 
 from vllm_ext.contracts.worker import WorkerBase
 
@@ -43,6 +44,11 @@ def late_and_large(worker: WorkerBase, file: str, num_bytes: int) -> torch.Tenso
 
 def num_bytes_of(worker: WorkerBase, tensor: torch.Tensor) -> int:
     return tensor.nbytes
+
+
+def needs_more(worker: WorkerBase) -> NeedsMore:
+    """It cannot be made of what passes between processes."""
+    return NeedsMore(1, 2)
 
 
 def forget_traffic(worker: WorkerBase) -> None:

@@ -11,6 +11,7 @@ from support.async_engine import greedy
 from support.called_in_workers import (
     function_of_no_file,
     late_and_large,
+    needs_more,
     num_bytes_of,
     num_threads_at_start,
     rank_and_sum,
@@ -103,6 +104,12 @@ def test_what_cannot_pass_to_a_worker_is_said_and_the_engine_goes_on(multiproc_l
     with pytest.raises(EngineError, match=r"cannot pass to another process"):
         multiproc_llm.collective_rpc(lambda worker: None)
     assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
+
+
+def test_a_result_that_cannot_be_made_here_is_said_and_the_engine_goes_on(multiproc_llm):
+    with pytest.raises(EngineError, match=r"got a value of another process that it cannot make"):
+        multiproc_llm.collective_rpc(needs_more)
+    assert multiproc_llm.collective_rpc(rank_and_sum, timeout=20, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
 
 
 def test_a_function_that_no_worker_can_import_is_said_and_the_engine_goes_on(multiproc_llm, monkeypatch):

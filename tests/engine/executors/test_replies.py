@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from support.faulty_workers import NeedsMore
 
 from vllm_ext.engine.executors.replies import Replies, Waiter
-from vllm_ext.engine.executors.worker_messages import Kind, encode_result
-from vllm_ext.engine.processes import portable
-from vllm_ext.engine.processes.channel import Channel, Frame
+from vllm_ext.engine.executors.worker_messages import encode_failure, encode_result
+from vllm_ext.engine.processes.channel import Channel
 from vllm_ext.engine.processes.failure import Failure
+from vllm_ext.engine.processes.portable import NotPortable
 
 
 @dataclass
@@ -56,10 +57,22 @@ def test_a_worker_that_answers_and_hangs_up_has_answered(worker):
     assert not replies.gone
 
 
+def test_an_answer_that_cannot_be_made_here_has_come_all_the_same(worker):
+    executors, process = worker
+    process.send(encode_result(1, NeedsMore(1, 2)))
+    replies = Replies([executors], "in a test", call_id=1)
+
+    Waiter([executors]).wait(replies, 1.0)
+
+    assert not replies.unanswered
+    with pytest.raises(NotPortable, match=r"got a value of another process that it cannot make"):
+        replies.values()
+
+
 def test_a_worker_that_said_why_it_ends_is_reported_with_its_reason(worker):
     executors, process = worker
     failure = Failure.of(ValueError("no such plugin"), "worker 0", "to apply the engine's plan")
-    process.send(Frame(Kind.FAILURE, portable.encode([0, failure])))
+    process.send(encode_failure(0, failure))
     process.close()
     replies = Replies([executors], "to apply the engine's plan")
     waiter = Waiter([executors])

@@ -7,15 +7,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import msgspec
-
-from vllm_ext.engine.executors.worker_messages import Kind, decode_result
-from vllm_ext.engine.processes import portable
+from vllm_ext.engine.executors.worker_messages import Kind, call_id_of, decode_answer
 from vllm_ext.engine.processes.channel import Frame
 from vllm_ext.engine.processes.child import ChildProcess
 from vllm_ext.engine.processes.failure import Failure
 from vllm_ext.errors import EngineError, VllmExtError, WorkerError
-from vllm_ext.plan import Receipt
 
 _END_S = 2.0
 """What the system may take to tell how a process ended that has hung up."""
@@ -23,6 +19,9 @@ _END_S = 2.0
 
 class Replies:
     """The answers to call ``call_id``, by rank, as far as they have come; 0 is the start, answered by a receipt.
+
+    They are read when they are asked for: who has answered is the same where one cannot be read, or an interrupt comes
+    meanwhile.
 
     Args:
         where: what the workers were told to do, for messages.
@@ -32,8 +31,8 @@ class Replies:
         self._workers = workers
         self._where = where
         self.call_id = call_id
-        self.answers: dict[int, Any] = {}
-        self.failures: dict[int, Failure] = {}
+        self.answers: dict[int, Frame] = {}
+        self.failures: dict[int, Frame] = {}
         self.gone: list[int] = []
         """Ranks of workers that hung up."""
 
@@ -50,23 +49,14 @@ class Replies:
 
     def take(self, rank: int, frame: Frame) -> None:
         """One message of a worker; an answer to an earlier call, which nobody waits for any more, is dropped."""
-        if frame.kind == Kind.RECEIPT:
-            self.answers[rank] = msgspec.msgpack.decode(frame.content, type=Receipt)
-            return
-        if frame.kind == Kind.FAILURE:
-            call_id, failure = portable.decode(frame.content)
-            if call_id == self.call_id:
-                self.failures[rank] = failure
-            return
-        call_id, value = decode_result(frame)
-        if call_id == self.call_id:
-            self.answers[rank] = value
+        if call_id_of(frame) == self.call_id:
+            (self.failures if frame.kind == Kind.FAILURE else self.answers)[rank] = frame
 
     def values(self) -> list[Any]:
-        """All results, by rank; EngineError where some did not come in time."""
+        """All results, by rank; EngineError where some did not come in time, or one cannot be made here."""
         if self.unanswered:
             raise self.timeout_error()
-        return [self.answers[rank] for rank in range(len(self._workers))]
+        return [decode_answer(self.answers[rank]) for rank in range(len(self._workers))]
 
     def timeout_error(self, ranks: Sequence[int] = (), consequence: str = "") -> EngineError:
         """Who did not answer, or of those ``ranks``, and what that means."""
@@ -82,7 +72,8 @@ class Replies:
         """
         if unexplained := [rank for rank in self.gone if rank not in self.failures]:
             return self._end_of(unexplained[0])
-        error = self.failures[min(self.failures)].as_error()
+        failure: Failure = decode_answer(self.failures[min(self.failures)])
+        error = failure.as_error()
         if self.unanswered:
             names = ", ".join(self._workers[rank].name for rank in self.unanswered)
             error.add_note(f"{names} did not answer, and was waiting for it")

@@ -17,13 +17,13 @@ from vllm_ext.engine.executors.worker_messages import (
     STEP_METHOD,
     UPDATE_BLOCK_SIZE,
     Call,
-    Kind,
     Start,
     call_id_of,
     decode_call,
+    encode_failure,
+    encode_receipt,
     encode_result,
 )
-from vllm_ext.engine.processes import portable
 from vllm_ext.engine.processes.channel import Channel, Frame
 from vllm_ext.engine.processes.failure import Failure
 from vllm_ext.engine.processes.joined import SAID_BY_THE_ENGINE, read_start, speak_as, tell
@@ -39,7 +39,7 @@ def main(channel: Channel) -> None:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - it is raised again, in the engine's process
-        tell(channel, Frame(Kind.FAILURE, _failure(error, start.rank, "to apply the engine's plan")))
+        tell(channel, _failure(error, start.rank, "to apply the engine's plan"))
         return
     process.serve()
 
@@ -53,7 +53,7 @@ class WorkerProcess:
         started, receipt = take_over(start.hand_over, "worker", start.rank)
         self._dispatcher: Dispatcher = make_dispatcher(started, start.hand_over, receipt)
         self._worker: WorkerBase | None = None
-        tell(channel, Frame(Kind.RECEIPT, msgspec.msgpack.encode(receipt)))
+        tell(channel, encode_receipt(receipt))
 
     def serve(self) -> None:
         """Answer calls one after the other; at the end the worker is shut down."""
@@ -100,7 +100,7 @@ class WorkerProcess:
             raise
         except BaseException as error:  # noqa: BLE001 - it is raised again, in the engine's process
             whose = whose_code(error, self._dispatcher.bound_plan)
-            frame = Frame(Kind.FAILURE, _failure(error, self._start.rank, where, call_id, whose))
+            frame = _failure(error, self._start.rank, where, call_id, whose)
         tell(self._channel, frame)
 
     def _call(self, call: Call) -> Any:
@@ -116,5 +116,5 @@ class WorkerProcess:
         return call_worker(self._worker, call.method, call.args, call.kwargs, self._dispatcher.platform_name)
 
 
-def _failure(error: BaseException, rank: int, where: str, call_id: int = 0, whose: str = "") -> bytes:
-    return portable.encode([call_id, Failure.of(error, f"worker {rank}", where, rank, whose)])
+def _failure(error: BaseException, rank: int, where: str, call_id: int = 0, whose: str = "") -> Frame:
+    return encode_failure(call_id, Failure.of(error, f"worker {rank}", where, rank, whose))

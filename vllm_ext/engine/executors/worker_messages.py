@@ -1,8 +1,8 @@
 """What passes between a ``multiproc`` executor and its workers.
 
-A call is answered by one message with the same number. A step has a form of its own, which costs a tenth of the general
-one; a scheduler's or a worker's subclass of what it is made of takes the general form, and so do token ids that are no
-plain integers.
+A call is answered by one message with the same number. Both begin with it, so that it is known where the rest cannot be
+read. A step has a form of its own, which costs a tenth of the general one; a scheduler's or a worker's subclass of what
+it is made of takes the general form, and so do token ids that are no plain integers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.engine.processes import portable
 from vllm_ext.engine.processes.channel import Frame
-from vllm_ext.plan import HandOver
+from vllm_ext.engine.processes.failure import Failure
+from vllm_ext.plan import HandOver, Receipt
 
 
 class Kind(enum.IntEnum):
@@ -28,7 +29,7 @@ class Kind(enum.IntEnum):
     START = 1
     """To the worker, first: who it is, and the plan."""
     RECEIPT = 2
-    """From the worker: it has applied the plan."""
+    """From the worker: it has applied the plan; the answer to its start, as to call 0."""
     CALL = 3
     """To the worker: call a method."""
     STEP = 4
@@ -59,7 +60,6 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class _Output(msgspec.Struct, array_like=True, frozen=True):
-    call_id: int
     req_ids: list[str]
     req_id_to_index: dict[str, int]
     sampled_token_ids: Any
@@ -100,7 +100,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 def call_id_of(frame: Frame) -> int:
-    """Of a call or a step, whether or not the rest can be read."""
+    """Of a call, a step or an answer, whether or not the rest can be read."""
     (call_id,) = _CALL_ID.unpack_from(frame.content)
     return int(call_id)
 
@@ -117,20 +117,36 @@ def decode_call(frame: Frame) -> Call:
     return Call(*portable.decode(content))
 
 
+def encode_receipt(receipt: Receipt) -> Frame:
+    """What the worker proved to run."""
+    return Frame(Kind.RECEIPT, _CALL_ID.pack(0) + _encode(receipt))
+
+
 def encode_result(call_id: int, value: Any) -> Frame:
     """What a method returned."""
     if type(value) is ModelRunnerOutput and not (value.logprobs or value.prompt_logprobs_dict or value.pooler_output):
-        output = _Output(call_id, value.req_ids, value.req_id_to_index, value.sampled_token_ids)
+        output = _Output(value.req_ids, value.req_id_to_index, value.sampled_token_ids)
         # Of tensors and numpy's integers it is an error that costs nothing where there are none.
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            return Frame(Kind.OUTPUT, _encode(output))
-    return Frame(Kind.RESULT, portable.encode([call_id, value]))
+            return Frame(Kind.OUTPUT, _CALL_ID.pack(call_id) + _encode(output))
+    return Frame(Kind.RESULT, _CALL_ID.pack(call_id) + portable.encode(value))
 
 
-def decode_result(frame: Frame) -> tuple[int, Any]:
-    """The number of the call, and what the method returned."""
+def encode_failure(call_id: int, failure: Failure) -> Frame:
+    """What a method raised, or with call 0 what prevented the start."""
+    return Frame(Kind.FAILURE, _CALL_ID.pack(call_id) + portable.encode(failure))
+
+
+def decode_answer(frame: Frame) -> Any:
+    """The receipt, the result or the :class:`Failure` in a message of a worker.
+
+    Raises:
+        NotPortable: it refers to code that cannot be imported here.
+    """
+    content = memoryview(frame.content)[_CALL_ID.size :]
+    if frame.kind == Kind.RECEIPT:
+        return msgspec.msgpack.decode(content, type=Receipt)
     if frame.kind == Kind.OUTPUT:
-        output = _output_of(frame.content)
-        return output.call_id, ModelRunnerOutput(output.req_ids, output.req_id_to_index, output.sampled_token_ids)
-    call_id, value = portable.decode(frame.content)
-    return call_id, value
+        output = _output_of(content)
+        return ModelRunnerOutput(output.req_ids, output.req_id_to_index, output.sampled_token_ids)
+    return portable.decode(content)
