@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from types import FrameType
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ from support.processes import marked_processes, wait_until
 
 from vllm_ext.dispatch.hooks import THREADS_AT_START
 from vllm_ext.engine.llm import LLM
+from vllm_ext.engine.processes.channel import Channel
 from vllm_ext.errors import EngineError, WorkerError
 
 PROMPTS = [[5, 6, 7], [8, 9], [10] * 40]
@@ -116,6 +118,33 @@ def test_a_function_that_no_worker_can_import_is_said_and_the_engine_goes_on(mul
     with pytest.raises(EngineError, match=r"worker 0 .*that it cannot make: No module named"):
         multiproc_llm.collective_rpc(function_of_no_file(monkeypatch))
     assert multiproc_llm.collective_rpc(rank_and_sum, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
+
+
+def test_a_call_that_is_interrupted_while_it_is_sent_ends_the_workers_and_the_next_one_says_so(make_multiproc_llm):
+    """A worker that does not read keeps the call where it is sent, for as long as it takes to be interrupted there."""
+    llm = make_multiproc_llm()
+    reader = llm.llm_engine.engine_core.executor._workers[0]
+
+    def interrupt_a_send(number: int, frame: FrameType | None) -> None:
+        while frame is not None:
+            if frame.f_code is Channel.send.__code__:
+                raise KeyboardInterrupt
+            frame = frame.f_back
+
+    before = signal.signal(signal.SIGALRM, interrupt_a_send)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
+    os.kill(reader.pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            llm.collective_rpc(num_bytes_of, args=(torch.zeros(2_000_000),))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+    with pytest.raises(
+        EngineError, match=r"make a new one; what happened: num_bytes_of\(\) was broken off while it was"
+    ):
+        llm.collective_rpc(num_bytes_of, timeout=20, args=(torch.zeros(1),))
 
 
 def test_a_worker_that_ends_between_two_calls_ends_the_engine_which_says_so(make_multiproc_llm, mark):

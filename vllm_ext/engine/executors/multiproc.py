@@ -185,8 +185,13 @@ class MultiprocExecutor(Executor):
                 return replies
             self._latest = replies
             waiter = Waiter(self._workers)
-            for worker in self._workers:
-                self._send(worker, frame)
+            try:
+                for worker in self._workers:
+                    self._send(worker, frame)
+            except BaseException as error:
+                # One may have a part of it, and others nothing: they would wait for the rest, and for each other.
+                self._note_failure(EngineError(f"{method}() was broken off while it was sent: {error!r}"))
+                raise
             waiter.wait(replies, timeout)
             self._check(replies, waiter)
             if not replies.unanswered:
