@@ -68,3 +68,15 @@ def test_an_error_has_its_file_and_ends_the_reading(shards):
 
     assert checkpoint.at_work == str(damaged)
     assert readers() == []
+
+
+def test_a_name_that_no_file_can_hold_is_an_error_of_its_file(shards):
+    """As an index may have it: half of a surrogate pair."""
+    first = next(iter(shards))
+    checkpoint = Checkpoint(first, {**shards, first: ["\ud800"]})
+
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors: 'utf-8' codec can't encode"):
+        list(checkpoint.tensors())
+
+    assert checkpoint.at_work == f"{first}: tensor '\\ud800'"
+    assert readers() == []
