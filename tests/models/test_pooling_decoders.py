@@ -240,6 +240,17 @@ def test_classes_have_the_probabilities_of_transformers_with_and_without_the_pre
             torch.testing.assert_close(torch.tensor(output.outputs.probs), probs, atol=2e-5, rtol=0)
 
 
+def test_scores_of_pairs_say_what_of_them_was_in_the_prefix_cache(tmp_path):
+    directory = write_model(tmp_path / "model", NATIVE["llama"] | {"num_labels": 1})
+    settings = {"runner": "pooling", "convert": "classify", "load_format": "dummy", "block_size": 4}
+
+    with LLM(directory, platform="cpu", **settings) as llm:
+        llm.score("one two", "three")
+        (again,) = llm.score("one two", "three")
+
+    assert again.num_cached_tokens == (len(again.prompt_token_ids) - 1) // 4 * 4 > 0
+
+
 def test_what_a_task_of_all_tokens_computed_serves_one_of_the_last_token(llama):
     with LLM(llama, platform="cpu", runner="pooling", block_size=4) as llm:
         llm.encode(PROMPTS, pooling_task="token_embed")

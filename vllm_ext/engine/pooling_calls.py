@@ -151,10 +151,7 @@ class PoolingCalls:
                 {"task": "classify", "truncate_prompt_tokens": truncate_prompt_tokens},
             )
             prompts, each = pair_prompts(self.llm_engine.input_processor, model_config, pairs, params)
-            return [
-                ScoringRequestOutput(o.request_id, ScoringOutput(float(o.outputs.data[0])), o.prompt_token_ids)
-                for o in self._pool(prompts, each, use_tqdm)
-            ]
+            return [_as_score(output) for output in self._pool(prompts, each, use_tqdm)]
         # Each text once, however many pairs it is in.
         texts = list(dict.fromkeys(text for pair in pairs for text in pair))
         outputs = self.encode(
@@ -179,6 +176,12 @@ def _converted(output: PoolingRequestOutput[PoolingOutput], request_cls: type[R]
     return request_cls(
         output.request_id, cls.from_base(output.outputs), output.prompt_token_ids, output.num_cached_tokens
     )
+
+
+def _as_score(output: PoolingRequestOutput[PoolingOutput]) -> ScoringRequestOutput:
+    """``output`` of a cross-encoder, whose single class is the score."""
+    score = ScoringOutput(float(output.outputs.data[0]))
+    return ScoringRequestOutput(output.request_id, score, output.prompt_token_ids, output.num_cached_tokens)
 
 
 def _with_defaults(params: PoolingParams, added: dict[str, Any]) -> PoolingParams:
