@@ -234,6 +234,19 @@ class TestTheEnd:
 
         assert own_threads() == []
 
+    def test_a_loop_that_stands_still_has_an_engine_that_can_be_shut_down(self, make_async_llm):
+        engine = make_async_llm()
+        loop = asyncio.new_event_loop()
+        reader = loop.create_task(collect(engine, [1], greedy(90)))
+        loop.run_until_complete(asyncio.sleep(0))
+
+        engine.shutdown()
+
+        assert not engine.is_running
+        with pytest.raises(EngineError, match="this engine is shut down"):
+            loop.run_until_complete(reader)
+        loop.close()
+
     def test_another_loop_is_refused(self, make_async_llm):
         engine = make_async_llm()
         run(lambda: tokens_of(engine, [1], greedy()))

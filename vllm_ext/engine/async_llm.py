@@ -387,7 +387,7 @@ class AsyncLLM(FrontEnd):
             is_inside = asyncio.get_running_loop() is self._loop
         except RuntimeError:
             is_inside = False
-        if self._loop is None or is_inside or self._loop.is_closed():
+        if self._loop is None or is_inside or not self._loop.is_running():
             self._end(error)
         else:
             self._loop.call_soon_threadsafe(self._end, error)
