@@ -16,13 +16,17 @@ from support.async_engine import greedy, tokens_of
 from support.called_in_workers import function_of_no_file
 from support.faulty_workers import NeedsMore
 from support.hook_platform import install_platform
-from support.processes import marked_processes, nothing_left
+from support.processes import marked_processes, nothing_left, wait_until
 
+from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.take_over import make_hand_over
+from vllm_ext.engine import core_process
 from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.core_process_messages import Kind
 from vllm_ext.engine.llm import LLM
 from vllm_ext.engine.processes.channel import Frame
 from vllm_ext.errors import EngineError, PlanMismatch
+from vllm_ext.plan import HandOver
 
 
 @pytest.fixture(autouse=True)
@@ -110,6 +114,19 @@ def test_a_core_that_is_killed_ends_its_requests_with_the_reason(engine):
 
     with pytest.raises(EngineError, match=r"the engine core \(PID \d+\) was killed by SIGKILL"):
         asyncio.run(use())
+
+
+def test_a_core_that_is_killed_before_it_has_the_plan_ends_the_start_with_the_reason(mark, random_llama, monkeypatch):
+    def after_its_end(dispatcher: Dispatcher) -> HandOver:
+        for pid in marked_processes(mark):
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: not marked_processes(mark))
+        return make_hand_over(dispatcher)
+
+    monkeypatch.setattr(core_process, "make_hand_over", after_its_end)
+
+    with pytest.raises(EngineError, match=r"the engine core \(PID \d+\) was killed by SIGKILL while it started"):
+        AsyncLLM(random_llama, dtype="float32", platform="cpu", core_process=True)
 
 
 def test_a_function_that_the_core_cannot_import_is_said_and_the_engine_goes_on(shared_engine, run, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -21,6 +22,7 @@ from vllm_ext.engine.core_process_messages import (
     encode_start,
 )
 from vllm_ext.engine.processes import portable
+from vllm_ext.engine.processes.channel import Frame
 from vllm_ext.engine.processes.child import ChildProcess
 from vllm_ext.engine.processes.failure import Failure
 from vllm_ext.errors import EngineError, innermost_cause
@@ -51,7 +53,7 @@ class ProcessCoreClient:
         self._process = ChildProcess("engine core", _CORE, {"OMP_NUM_THREADS": str(torch.get_num_threads())})
         self._process.watch(lambda _: None)
         try:
-            self._process.channel.send(encode_start(make_hand_over(dispatcher)))
+            self._send(encode_start(make_hand_over(dispatcher)))
             ready = self._read_ready()
         except BaseException:
             # Also an interrupt, while the core is still starting.
@@ -74,12 +76,7 @@ class ProcessCoreClient:
         Raises:
             NotPortable: it is a call with arguments that cannot pass to another process.
         """
-        frame = encode_message(message)
-        try:
-            self._process.channel.send(frame)
-        except OSError:
-            # It is gone, which the thread that reads has found out.
-            return
+        self._send(encode_message(message))
 
     @property
     def is_alive(self) -> bool:
@@ -94,6 +91,11 @@ class ProcessCoreClient:
         self._process.is_ending = True
         self.send(Shutdown())
         self._process.end(time.monotonic() + _GRACE_S)
+
+    def _send(self, frame: Frame) -> None:
+        # A core that is gone is found out by who reads what it sends.
+        with contextlib.suppress(OSError):
+            self._process.channel.send(frame)
 
     def _read_ready(self) -> Ready:
         try:
