@@ -69,45 +69,36 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             request = requests[request_id]
             position = index.get(request_id)
             if request.pooling_params is not None:
-                if (pooled := _pooled_result(request, position, model_output)) is not None:
-                    request.status = RequestStatus.FINISHED_STOPPED
-                    output = EngineCoreOutput(request_id, [], "stop", num_cached_tokens=request.num_cached_tokens)
-                    output.pooled = pooled
-                    self._finish(request)
-                    any_finished = True
-                    outputs.append(output)
-                continue
-            new_token_ids = [] if position is None else sampled[position]
-            # One plain integer is what nearly every request has in nearly every step.
-            if not (
-                type(new_token_ids) is list
-                and len(new_token_ids) == 1
-                and type(new_token_ids[0]) is int
-                and 0 <= new_token_ids[0] < vocab_size
-            ):
-                new_token_ids = self._sampled.token_ids(new_token_ids, request_id)
-            if bool(new_token_ids) != (request.num_computed_tokens == len(request.all_token_ids)):
-                raise _unexpected_tokens(request, new_token_ids)
-            if not new_token_ids:
-                continue
-            kept = request.append_tokens(new_token_ids, self._max_total_tokens)
-            output = EngineCoreOutput(request_id, kept, num_cached_tokens=request.num_cached_tokens)
-            output.new_logprobs = TokenLogprobs.of(model_output.logprobs.get(request_id))
-            output.new_prompt_logprobs = TokenLogprobs.of(model_output.prompt_logprobs_dict.get(request_id))
+                if (output := _pooled_output(request, position, model_output)) is None:
+                    continue
+            else:
+                new_token_ids = [] if position is None else sampled[position]
+                # One plain integer is what nearly every request has in nearly every step.
+                if not (
+                    type(new_token_ids) is list
+                    and len(new_token_ids) == 1
+                    and type(new_token_ids[0]) is int
+                    and 0 <= new_token_ids[0] < vocab_size
+                ):
+                    new_token_ids = self._sampled.token_ids(new_token_ids, request_id)
+                if bool(new_token_ids) != (request.num_computed_tokens == len(request.all_token_ids)):
+                    raise _unexpected_tokens(request, new_token_ids)
+                if not new_token_ids:
+                    continue
+                kept = request.append_tokens(new_token_ids, self._max_total_tokens)
+                output = EngineCoreOutput(request_id, kept, num_cached_tokens=request.num_cached_tokens)
+                output.new_logprobs = TokenLogprobs.of(model_output.logprobs.get(request_id))
+                output.new_prompt_logprobs = TokenLogprobs.of(model_output.prompt_logprobs_dict.get(request_id))
             if request.status is not RequestStatus.RUNNING:
                 output.finish_reason = request.status.finish_reason
                 output.stop_reason = request.stop_reason
-                self._finish(request)
+                self._finished_req_ids.add(request_id)
+                self._release(request)
                 any_finished = True
             outputs.append(output)
         if any_finished:
             self.running = [r for r in self.running if r.status is RequestStatus.RUNNING]
         return outputs
-
-    def _finish(self, request: Request) -> None:
-        """End a request that has all it was to get; it is still among those that run."""
-        self._finished_req_ids.add(request.request_id)
-        self._release(request)
 
     # Parts of a step ----------------------------------------------------------------------------------------------
 
@@ -191,8 +182,10 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
         return block_ids
 
 
-def _pooled_result(request: Request, position: int | None, model_output: ModelRunnerOutput) -> PooledResult | None:
-    """What pooling gave for a request; ``None`` while its prompt is not complete, EngineError where it is missing."""
+def _pooled_output(request: Request, position: int | None, model_output: ModelRunnerOutput) -> EngineCoreOutput | None:
+    """What pooling gave for a request, which ends with it; ``None`` while its prompt is not complete, EngineError where
+    it is missing.
+    """
     if request.num_computed_tokens < request.num_tokens:
         return None
     result = model_output.pooler_output[position] if position is not None and model_output.pooler_output else None
@@ -201,7 +194,9 @@ def _pooled_result(request: Request, position: int | None, model_output: ModelRu
             f"the worker returned no pooler_output for request {request.request_id!r}, whose {request.num_tokens} "
             "tokens are all computed"
         )
-    return PooledResult.of(result)
+    pooled = PooledResult.of(result)
+    request.status = RequestStatus.FINISHED_STOPPED
+    return EngineCoreOutput(request.request_id, [], num_cached_tokens=request.num_cached_tokens, pooled=pooled)
 
 
 def _unexpected_tokens(request: Request, new_token_ids: list[int]) -> EngineError:
