@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from vllm_ext.contracts.outputs import CompletionOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.output_processor import OutputProcessor
 from vllm_ext.engine.request import EngineCoreOutput
 from vllm_ext.engine.tokenizer import FastTokenizer
@@ -42,7 +43,7 @@ def stream(
     """The state after each step, up to the one that ends the request; ``chunks`` are taken over and over."""
     params = SamplingParams(max_tokens=None, **values)
     processor = OutputProcessor(FastTokenizer(tokenizer))
-    processor.add_request("r", None, prompt, params)
+    processor.add_completions(None, [EngineCoreRequest("r", prompt, params, frozenset())], None)
     states, start = [], 0
     for count in itertools.cycle(chunks):
         new = token_ids[start : start + count]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from vllm_ext.contracts.outputs import CompletionOutput, FinishReason, RequestOutput
@@ -68,39 +69,26 @@ class _Text:
         return self._stop_filter.matched
 
 
+@dataclass(slots=True, eq=False)
 class _RequestState:
     """The output of one request, which may be one of several completions, so far."""
 
-    __slots__ = (
-        *("final_only", "index", "is_quiet", "keeps_stop_token", "logprobs", "num_cached_tokens", "parent"),
-        *("prompt", "prompt_token_ids", "request_id", "text", "token_ids"),
-    )
+    request_id: str
+    prompt: str | None
+    prompt_token_ids: list[int]
+    text: _Text | None
+    logprobs: LogprobsProcessor | None
+    keeps_stop_token: bool
+    final_only: bool
+    parent: ParentRequest | None
+    index: int
+    token_ids: list[int] = field(default_factory=list)
+    num_cached_tokens: int = 0
+    is_quiet: bool = field(init=False)
+    """Whether there is nothing to do but to collect tokens until the request ends."""
 
-    def __init__(
-        self,
-        request_id: str,
-        prompt: str | None,
-        prompt_token_ids: list[int],
-        text: _Text | None,
-        logprobs: LogprobsProcessor | None,
-        params: SamplingParams,
-        final_only: bool,
-        parent: ParentRequest | None,
-        index: int,
-    ) -> None:
-        self.request_id = request_id
-        self.prompt = prompt
-        self.prompt_token_ids = prompt_token_ids
-        self.text = text
-        self.logprobs = logprobs
-        self.keeps_stop_token = params.include_stop_str_in_output
-        self.final_only = final_only
-        self.parent = parent
-        self.index = index
-        self.token_ids: list[int] = []
-        self.num_cached_tokens = 0
-        self.is_quiet = final_only and not (text is not None and text.can_stop)
-        """Whether there is nothing to do but to collect tokens until the request ends."""
+    def __post_init__(self) -> None:
+        self.is_quiet = self.final_only and not (self.text is not None and self.text.can_stop)
 
     def update_text(self, output: EngineCoreOutput) -> tuple[FinishReason | None, int | str | None]:
         """Detokenize what is new; why the request ended, if it did: a stop string wins over every other reason."""
@@ -148,27 +136,6 @@ class OutputProcessor:
         self._states: dict[str, _RequestState] = {}
         self._parents: dict[str, ParentRequest] = {}
 
-    def add_request(
-        self,
-        request_id: str,
-        prompt: str | None,
-        prompt_token_ids: list[int],
-        params: SamplingParams,
-        *,
-        final_only: bool = False,
-        parent: ParentRequest | None = None,
-        index: int = 0,
-    ) -> None:
-        """Expect tokens of a request; ``final_only`` asks for one output, at its end. One of several completions of a
-        prompt has a ``parent`` and its ``index``, and the outputs are the parent's.
-        """
-        if parent is not None:
-            self._parents[parent.request_id] = parent
-        text = self._make_text(prompt_token_ids, params) if params.detokenize else None
-        self._states[request_id] = _RequestState(
-            request_id, prompt, prompt_token_ids, text, self._make_logprobs(params), params, final_only, parent, index
-        )
-
     def add_completions(
         self,
         prompt: str | None,
@@ -177,15 +144,21 @@ class OutputProcessor:
         *,
         final_only: bool = False,
     ) -> None:
-        """Expect tokens of the requests that :func:`split_completions` made of one."""
+        """Expect tokens of the requests that :func:`split_completions` made of one: where they have a ``parent``, the
+        outputs are its. ``final_only`` asks for one output, at the end.
+        """
+        if parent is not None:
+            self._parents[parent.request_id] = parent
         for index, request in enumerate(requests):
             if (params := request.sampling_params) is None:
                 raise EngineError(f"request {request.request_id!r} is for pooling, and this engine generates")
-            self.add_request(
+            self._states[request.request_id] = _RequestState(
                 request.request_id,
                 prompt,
                 request.prompt_token_ids,
-                params,
+                self._make_text(request.prompt_token_ids, params),
+                self._make_logprobs(params),
+                keeps_stop_token=params.include_stop_str_in_output,
                 final_only=final_only,
                 parent=parent,
                 index=index,
@@ -262,7 +235,9 @@ class OutputProcessor:
         self._states.clear()
         self._parents.clear()
 
-    def _make_text(self, prompt_token_ids: list[int], params: SamplingParams) -> _Text:
+    def _make_text(self, prompt_token_ids: list[int], params: SamplingParams) -> _Text | None:
+        if not params.detokenize:
+            return None
         token_bytes = self._token_bytes[params.skip_special_tokens]
         return _Text(IncrementalDetokenizer(token_bytes, prompt_token_ids), params)
 
