@@ -30,8 +30,7 @@ def load_default_sampling_params(directory: Path, hf_config: HFConfig) -> Sampli
     """
     path = directory / GENERATION_CONFIG_FILE
     values, source = (read_json_object(path), path) if path.is_file() else (hf_config.to_dict(), hf_config.source)
-    known = SamplingParams.__struct_fields__
-    given = {field: values[name] for name, field in _FIELDS.items() if values.get(name) is not None and field in known}
+    given = {field: values[name] for name, field in _FIELDS.items() if values.get(name) is not None}
     try:
         return SamplingParams(**given)
     except InvalidRequest as error:

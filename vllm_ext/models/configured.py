@@ -2,23 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
 from vllm_ext.layers.sharding import check_tensor_parallel_size
-
-
-class SplitSizes(Protocol):
-    """Sizes of which each rank gets a part."""
-
-    @property
-    def num_heads(self) -> int: ...
-
-    @property
-    def num_kv_heads(self) -> int: ...
-
-    @property
-    def intermediate_size(self) -> int: ...
 
 
 class ConfiguredModel:
@@ -26,14 +13,14 @@ class ConfiguredModel:
 
     @classmethod
     def read_config(cls, config: HFConfig) -> Any:
-        """The model that ``config`` describes, with :class:`SplitSizes` among the rest."""
+        """The model that ``config`` describes, with ``num_heads``, ``num_kv_heads`` and ``intermediate_size``."""
         raise NotImplementedError(f"{cls.__name__} does not say how its config.json is read")
 
     @classmethod
     def check_tensor_parallel_size(cls, vllm_config: VllmConfig) -> None:
         """ConfigError where the model cannot be split over so many ranks; the text says which numbers are possible."""
         hf_config = vllm_config.model_config.hf_config
-        sizes: SplitSizes = cls.read_config(hf_config)
+        sizes = cls.read_config(hf_config)
         check_tensor_parallel_size(
             f"{cls.__name__} of {hf_config.source}",
             vllm_config.parallel_config.tensor_parallel_size,

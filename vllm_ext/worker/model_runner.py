@@ -73,7 +73,7 @@ class ModelRunner:
         self.sampler = Sampler(vllm_config.model_config.seed)
         pooler: Any = model.pooler if vllm_config.model_config.runner_type == "pooling" else None
         self.pooling = None if pooler is None else PoolingRunner(pooler, device)
-        self._metadata = StepMetadata(None, self.layers, vllm_config, device)
+        self._metadata: StepMetadata
         self._num_blocks = 0
         self._selects_rows = selects_rows(model)
         self._runnable: Callable[..., torch.Tensor] = model

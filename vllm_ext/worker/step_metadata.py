@@ -26,13 +26,13 @@ class StepMetadata:
     """A metadata builder for each group of layers and backend.
 
     Args:
-        kv_cache_config: groups the layers that have a KV cache; ``None`` before there is one.
+        kv_cache_config: groups the layers that have a KV cache.
         layers: all attention layers, by name.
     """
 
     def __init__(
         self,
-        kv_cache_config: KVCacheConfig | None,
+        kv_cache_config: KVCacheConfig,
         layers: Mapping[str, Any],
         vllm_config: VllmConfig,
         device: torch.device,
@@ -40,19 +40,15 @@ class StepMetadata:
         self._layers = layers
         self._vllm_config = vllm_config
         self._device = device
-        self._groups: list[tuple[int, tuple[str, ...], AttentionMetadataBuilder]] = []
-        self._encoders: list[tuple[tuple[str, ...], AttentionMetadataBuilder]] = []
-        if kv_cache_config is not None:
-            self._make_all(kv_cache_config)
-
-    def _make_all(self, config: KVCacheConfig) -> None:
         # Of the layers, since the spec of a group may leave their sliding windows out.
-        specs = {name: layer.get_kv_cache_spec(self._vllm_config) for name, layer in self._layers.items()}
-        for index, group in enumerate(config.kv_cache_groups):
-            made = self._make({name: specs[name] for name in group.layer_names})
-            self._groups += [(index, *built) for built in made]
+        specs = {name: layer.get_kv_cache_spec(vllm_config) for name, layer in layers.items()}
+        self._groups = [
+            (index, *made)
+            for index, group in enumerate(kv_cache_config.kv_cache_groups)
+            for made in self._make({name: specs[name] for name in group.layer_names})
+        ]
         encoders = [name for name, spec in specs.items() if spec is None]
-        self._encoders = self._make({name: self._layers[name].get_builder_spec(self._vllm_config) for name in encoders})
+        self._encoders = self._make({name: layers[name].get_builder_spec(vllm_config) for name in encoders})
 
     def _make(self, specs: Mapping[str, KVCacheSpec]) -> list[tuple[tuple[str, ...], AttentionMetadataBuilder]]:
         """Builders for layers, each with those that it serves."""

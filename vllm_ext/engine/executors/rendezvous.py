@@ -6,8 +6,6 @@ import datetime
 import errno
 import os
 import socket
-from types import TracebackType
-from typing import Self
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
@@ -70,14 +68,6 @@ class Rendezvous:
     def close(self) -> None:
         """Serve no longer; may be called twice."""
         self._store = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _loopback() -> str:
