@@ -26,9 +26,10 @@ class RequestOutputCollector:
         self._ready = asyncio.Event()
 
     def put(self, output: RequestOutput | PoolingRequestOutput[Any]) -> None:
-        """Add a newer state of the request."""
-        renamed: Any = replace(output, request_id=self.request_id)
-        self._output = renamed if self._output is None else merge_outputs(self._output, renamed)
+        """Add a newer state of the request, which is the reader's from now on; it gets the id that the user gave."""
+        output.request_id = self.request_id
+        # What pools has one state only.
+        self._output = output if self._output is None else merge_outputs(self._output, output)  # type: ignore[arg-type]
         self._ready.set()
 
     def put_error(self, error: Exception) -> None:
@@ -53,9 +54,7 @@ class RequestOutputCollector:
 
 
 def merge_outputs(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
-    """One state for two: ``later``, and the completions of ``earlier`` about which it says nothing. What pools has one
-    state only.
-    """
+    """One state for two: ``later``, and the completions of ``earlier`` about which it says nothing."""
     known = {completion.index for completion in later.outputs}
     kept = [completion for completion in earlier.outputs if completion.index not in known]
     if not kept:
