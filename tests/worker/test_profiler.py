@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,21 @@ def test_every_profile_has_a_file_of_its_own(random_llama, tmp_path):
             llm.stop_profile()
 
     assert len(list(tmp_path.glob("rank0_*.pt.trace.json"))) == 2
+
+
+def test_a_trace_that_cannot_be_written_is_an_error_also_at_the_end(random_llama, tmp_path):
+    folder = tmp_path / "traces"
+    llm = start(random_llama, folder)
+    model = weakref.ref(llm.apply_model(lambda model: model)[0])
+
+    for end in (llm.stop_profile, llm.close):
+        llm.start_profile()
+        folder.rmdir()
+        with pytest.raises(EngineError, match=r"could not write the trace '.*traces/rank0_\d+"):
+            end()
+    gc.collect()
+
+    assert model() is None
 
 
 def test_an_async_engine_records_the_steps_of_its_thread(random_llama, tmp_path):

@@ -195,7 +195,7 @@ class LLM(PoolingCalls, FrontEnd):
 
     def stop_profile(self) -> None:
         """End what :meth:`start_profile` began, and write a trace for each worker, which Perfetto and
-        chrome://tracing show; EngineError where it was not begun.
+        chrome://tracing show; EngineError where it was not begun, or they cannot be written.
         """
         with self._calls.turn:
             self.llm_engine.stop_profile()

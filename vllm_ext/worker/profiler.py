@@ -55,10 +55,19 @@ class TorchProfiler:
         self._running.start()
 
     def stop(self) -> Path:
-        """Write what was recorded, as a Chrome trace; returns the file. EngineError where nothing was begun."""
+        """Write what was recorded, as a Chrome trace; returns the file.
+
+        Raises:
+            EngineError: nothing was begun, or there is no trace, which torch says on standard error alone.
+        """
         if self._running is None:
             raise EngineError("no profile is being recorded; start_profile() begins one")
         recorded, self._running = self._running, None
         recorded.stop()
         recorded.export_chrome_trace(str(self._path))
+        if not self._path.is_file():
+            raise EngineError(
+                f"torch could not write the trace {str(self._path)!r}; the folder profiler.torch_profiler_dir has to "
+                "be there, to be writable, and to have room"
+            )
         return self._path

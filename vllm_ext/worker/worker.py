@@ -114,13 +114,15 @@ class Worker(WorkerBase):
             self.model_runner.clear_graphs()
 
     def shutdown(self) -> None:
-        if self._profiler.is_running:
-            self.profile(is_start=False)
-        self.model_runner = None
-        self.compilation_config.static_forward_context.clear()
-        if self.tp_group is not None:
-            self.tp_group.destroy()
-            self.tp_group = None
+        try:
+            if self._profiler.is_running:
+                self.profile(is_start=False)
+        finally:
+            self.model_runner = None
+            self.compilation_config.static_forward_context.clear()
+            if self.tp_group is not None:
+                self.tp_group.destroy()
+                self.tp_group = None
 
 
 def _find_device(platform: Platform, device_id: int) -> torch.device:
