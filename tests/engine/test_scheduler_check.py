@@ -21,7 +21,7 @@ class TestTheCheck:
         return run
 
     def test_a_request_in_no_list(self, busy):
-        busy.scheduler.waiting.pop()
+        busy.scheduler.waiting.pop(0)
         with pytest.raises(EngineError, match="requests in flight and requests in the lists differ"):
             busy.scheduler.check_integrity()
 

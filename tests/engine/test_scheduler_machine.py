@@ -143,7 +143,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_overtakes(self) -> None:
         if self.policy == "fcfs" and self.scheduler.waiting and self.scheduler.running:
-            assert self.scheduler.running[-1].queue_key < self.scheduler.waiting.peek().queue_key
+            assert self.scheduler.running[-1].queue_key < self.scheduler.waiting[0].queue_key
 
     def make_step(self) -> None:
         first = self.scheduler.running[0] if self.scheduler.running else None

@@ -13,7 +13,7 @@ from vllm_ext.engine.kv_cache_config import request_capacity
 from vllm_ext.engine.kv_cache_manager import KVCacheManager
 from vllm_ext.engine.request import Request, RequestStatus
 from vllm_ext.engine.request_limits import RequestLimits
-from vllm_ext.engine.request_queue import RequestQueue, remove_in_order
+from vllm_ext.engine.request_order import insert_in_order, remove_in_order
 from vllm_ext.engine.sampled_tokens import SampledTokens
 from vllm_ext.engine.scheduler_check import check_scheduler
 from vllm_ext.errors import InvalidRequest
@@ -54,9 +54,8 @@ class RequestsInFlight:
         self._sampled = SampledTokens(vllm_config)
         self.requests: dict[str, Request] = {}
         """Every request that is not finished, by its id."""
-        self.waiting = RequestQueue()
+        self.waiting: list[Request] = []
         self.running: list[Request] = []
-        """In the order of their ``queue_key``."""
         # Requests that the workers can forget; they stay here until a step that says so is complete.
         self._finished_req_ids: set[str] = set()
         self._arrivals = count()
@@ -80,7 +79,7 @@ class RequestsInFlight:
         self.limits.check_prompt(request.num_prompt_tokens)
         request.queue_key = (request.priority, next(self._arrivals))
         self.requests[request.request_id] = request
-        self.waiting.add(request)
+        insert_in_order(self.waiting, request)
 
     def finish_requests(self, request_ids: Iterable[str], finished_status: RequestStatus) -> None:
         """End requests from outside (an abort, a stop string); ids that are not in flight are passed over."""
@@ -92,7 +91,7 @@ class RequestsInFlight:
                 remove_in_order(self.running, request)
                 self._finished_req_ids.add(request_id)
             else:
-                self.waiting.remove(request)
+                remove_in_order(self.waiting, request)
             request.status = finished_status
             self._release(request)
 
@@ -156,7 +155,7 @@ class RequestsInFlight:
         Raises:
             EngineError: the accounting is broken.
         """
-        check_scheduler(self.requests, list(self.waiting), self.running, self.kv_cache_manager)
+        check_scheduler(self.requests, self.waiting, self.running, self.kv_cache_manager)
 
     def _preempt(self, request: Request) -> None:
         """Take a request's blocks. What they hold may still be there when it comes back; the rest is computed again."""
@@ -165,7 +164,7 @@ class RequestsInFlight:
         request.status = RequestStatus.PREEMPTED
         request.num_computed_tokens = 0
         self.num_preemptions += 1
-        self.waiting.add(request)
+        insert_in_order(self.waiting, request)
 
     def _release(self, request: Request) -> None:
         self.kv_cache_manager.free(request)

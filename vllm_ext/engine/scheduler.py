@@ -10,7 +10,7 @@ from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.scheduler import SchedulerInterface
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.engine.request import EngineCoreOutput, PooledResult, Request, RequestStatus, TokenLogprobs
-from vllm_ext.engine.request_queue import insert_in_order
+from vllm_ext.engine.request_order import insert_in_order
 from vllm_ext.engine.requests_in_flight import RequestsInFlight
 from vllm_ext.errors import EngineError
 
@@ -134,7 +134,7 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
         pool = self.kv_cache_manager.block_pool
         # At least the last token needs a block that nobody shares.
         while self.waiting and budget > 0 and len(self.running) < self.max_num_seqs and pool.num_free_blocks:
-            request = self.waiting.peek()
+            request = self.waiting[0]
             computed_blocks = self.kv_cache_manager.get_computed_blocks(request)
             num_computed = len(computed_blocks) * self.kv_cache_manager.block_size
             fitting = self.kv_cache_manager.max_num_new_tokens(num_computed)
@@ -148,7 +148,7 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             )
             if block_ids is None:
                 break
-            new.append(self._admit(self.waiting.pop(), block_ids, num_computed))
+            new.append(self._admit(self.waiting.pop(0), block_ids, num_computed))
             num_scheduled_tokens[request.request_id] = num_new_tokens
             request.num_computed_tokens = num_computed + num_new_tokens
             budget -= num_new_tokens
