@@ -76,9 +76,10 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
     ) -> torch.Tensor:
         if attn_metadata is None:
             return output
-        if self.attn_type == AttentionType.ENCODER_ONLY:
-            for prefill in attn_metadata.prefills:
-                self._prefill(prefill.tokens, query, key, value, output, is_causal=False)
+        is_causal = self.attn_type != AttentionType.ENCODER_ONLY
+        for tokens in attn_metadata.whole:
+            self._attend_to_own(tokens, query, key, value, output, is_causal)
+        if not is_causal:
             return output
         self._store(key, value, kv_cache, attn_metadata)
         # A row for each block and KV head.
@@ -86,10 +87,7 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         for group in attn_metadata.decodes:
             self._decode(group, query, cache_rows, output)
         for prefill in attn_metadata.prefills:
-            if prefill.tiles:
-                self._prefill_with_context(prefill, query, cache_rows, output)
-            else:
-                self._prefill(prefill.tokens, query, key, value, output)
+            self._prefill(prefill, query, cache_rows, output)
         return output
 
     def _store(self, key: torch.Tensor, value: torch.Tensor, kv_cache: torch.Tensor, metadata: SDPAMetadata) -> None:
@@ -116,15 +114,14 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
             attended = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, scale=self.scale)
         output[group.tokens] = attended.view(-1, self.num_heads, self.head_size)
 
-    def _prefill(
+    def _attend_to_own(
         self,
         tokens: slice,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
         output: torch.Tensor,
-        *,
-        is_causal: bool = True,
+        is_causal: bool,
     ) -> None:
         """All tokens so far of one request; the cache need not be read."""
         queries, keys, values = (x[tokens].transpose(0, 1).unsqueeze(0) for x in (query, key, value))
@@ -133,10 +130,8 @@ class SDPAImpl(AttentionImpl[SDPAMetadata]):
         )
         output[tokens] = attended[0].transpose(0, 1)
 
-    def _prefill_with_context(
-        self, prefill: Prefill, query: torch.Tensor, cache_rows: torch.Tensor, output: torch.Tensor
-    ) -> None:
-        """Several query tokens of one request behind tokens that the cache has."""
+    def _prefill(self, prefill: Prefill, query: torch.Tensor, cache_rows: torch.Tensor, output: torch.Tensor) -> None:
+        """Several query tokens of one request, over its gathered blocks."""
         torch.index_select(cache_rows, 0, prefill.rows, out=prefill.workspace)
         for tokens, seen, mask in prefill.tiles:
             queries, keys, values = (

@@ -47,14 +47,12 @@ class DecodeGroup:
 
 @dataclass(slots=True)
 class Prefill:
-    """A request with several query tokens, at ``tokens`` of the batch.
+    """A request with several query tokens, for which the cache is read.
 
-    Without ``tiles`` nothing was computed before, every token sees all before it, and the cache rows are not needed.
-    Otherwise they split the tokens: which, what they see of the keys, and the additive mask ``[tokens, seen]``. Rows,
-    keys and values are as in :class:`DecodeGroup`.
+    ``tiles`` split the tokens: which of the batch, what they see of the keys, and the additive mask ``[tokens, seen]``.
+    Rows, keys and values are as in :class:`DecodeGroup`.
     """
 
-    tokens: slice
     rows: torch.Tensor
     workspace: torch.Tensor
     keys: torch.Tensor
@@ -64,9 +62,14 @@ class Prefill:
 
 @dataclass(slots=True)
 class SDPAMetadata(AttentionMetadata):
-    """One step: where keys and values are stored, token by token and head by head, and who attends to what."""
+    """One step: where keys and values are stored, token by token and head by head, and who attends to what.
+
+    ``whole`` are the tokens of requests that have all theirs in this step, so that the cache is not read for them; each
+    sees all before it, or of an encoder all.
+    """
 
     slot_rows: torch.Tensor
+    whole: list[slice]
     decodes: list[DecodeGroup]
     prefills: list[Prefill]
 
@@ -98,23 +101,23 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         starts = common.query_start_loc_cpu.tolist()
         seq_lens = common.seq_lens_cpu.tolist()
         if not common.causal:
-            whole = [self._whole_request(slice(start, end)) for start, end in pairwise(starts)]
-            return SDPAMetadata(common.slot_mapping, [], whole)
-        counts = [end - start for start, end in pairwise(starts)]
-        decoding = [req for req, count in enumerate(counts) if count == 1]
+            return SDPAMetadata(common.slot_mapping, [slice(*ends) for ends in pairwise(starts)], [], [])
+        whole: list[slice] = []
+        decoding: list[int] = []
+        prefills: list[Prefill] = []
+        for req, (start, end) in enumerate(pairwise(starts)):
+            if end - start == 1:
+                decoding.append(req)
+            elif end - start == seq_lens[req] <= (self._window or seq_lens[req]) and not self._needs_tiles:
+                whole.append(slice(start, end))
+            else:
+                prefills.append(self._prefill(common, req, start, end - start, seq_lens[req]))
         sizes = seq_lens
         if self._window is not None:
             # In the worst case the window begins with the last token of a block.
             sizes = [min(seq_len, self._window + self.spec.block_size - 1) for seq_len in seq_lens]
-        return SDPAMetadata(
-            slot_rows=self._slot_rows(common.slot_mapping),
-            decodes=[self._decode_group(common, starts, seq_lens, reqs) for reqs in self._groups(decoding, sizes)],
-            prefills=[
-                self._prefill(common, req, starts[req], count, seq_lens[req])
-                for req, count in enumerate(counts)
-                if count > 1
-            ],
-        )
+        decodes = [self._decode_group(common, starts, seq_lens, reqs) for reqs in self._groups(decoding, sizes)]
+        return SDPAMetadata(self._slot_rows(common.slot_mapping), whole, decodes, prefills)
 
     def cache_rows(self, blocks: torch.Tensor) -> torch.Tensor:
         """Rows of a layer's cache, seen as ``[blocks * kv_heads, block_size * 2 * head_size]``.
@@ -217,10 +220,7 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         return mask.masked_fill_(hidden, -torch.inf).view(-1, 1, 1, longest)
 
     def _prefill(self, common: CommonAttentionMetadata, req: int, start: int, num_tokens: int, seq_len: int) -> Prefill:
-        tokens = slice(start, start + num_tokens)
         window = self._window or seq_len
-        if num_tokens == seq_len <= window and not self._needs_tiles:
-            return self._whole_request(tokens)
         first_block = max(0, seq_len - num_tokens + 1 - window) // self.spec.block_size
         gathered_len = seq_len - first_block * self.spec.block_size
         tiles = []
@@ -233,11 +233,7 @@ class SDPAMetadataBuilder(AttentionMetadataBuilder[SDPAMetadata]):
         table = common.block_table_tensor[req : req + 1, first_block : self._num_blocks(seq_len)]
         rows = self.cache_rows(table)
         workspace = self._room_for(rows)
-        return Prefill(tokens, rows, workspace, *self._views(workspace, 1, gathered_len), tiles)
-
-    def _whole_request(self, tokens: slice) -> Prefill:
-        """A request whose tokens are all in this step."""
-        return Prefill(tokens, self._heads, self._workspace, self._workspace, self._workspace, [])
+        return Prefill(rows, workspace, *self._views(workspace, 1, gathered_len), tiles)
 
     def _indices(self, numbers: list[int]) -> slice | torch.Tensor:
         """An index for ``numbers``; a slice, which copies nothing, where they are consecutive."""
