@@ -46,11 +46,11 @@ class EngineCore:
         dispatcher.scheduler_cls()
         with self._worker_code("to start"):
             self.executor = dispatcher.executor_factory()
-        with shut_down_on_error(self.executor.shutdown), self._worker_code("to prepare its KV cache"):
-            self.kv_cache_config = self._initialize_kv_cache()
-        with shut_down_on_error(self.executor.shutdown), self._worker_code("to say what it can do"):
-            self.capabilities = self._ask_capabilities()
         with shut_down_on_error(self.executor.shutdown):
+            with self._worker_code("to prepare its KV cache"):
+                self.kv_cache_config = self._initialize_kv_cache()
+            with self._worker_code("to say what it can do"):
+                self.capabilities = self._ask_capabilities()
             self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
 
     def _ask_capabilities(self) -> Capabilities:

@@ -157,6 +157,8 @@ class MultiprocExecutor(Executor):
         waiter.wait(replies, _START_S, until=lambda: bool(replies.answers))
         waiter.wait(replies, join_timeout_s)
         self._check(replies, waiter)
+        if replies.unanswered:
+            self._fail(replies.timeout_error())
         return tuple(replies.values())
 
     def _init_devices(self, join_timeout_s: float) -> None:
@@ -212,8 +214,6 @@ class MultiprocExecutor(Executor):
     def _check(self, replies: Replies, waiter: Waiter) -> None:
         """Raise what a worker raised, once it is known whether the others can go on."""
         if not replies.faults:
-            if replies.unanswered and replies.call_id == 0:
-                self._fail(replies.timeout_error())
             return
         waiter.wait(replies, _SETTLE_S, despite_faults=True)
         error = replies.error()
