@@ -23,7 +23,7 @@ from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
 from vllm_ext.engine.arguments import params_for_each
 from vllm_ext.engine.data_requests import POOL, DataRequests
 from vllm_ext.engine.pairs import is_cross_encoder, pair_prompts
-from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
+from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, shown, split_prompts
 from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -144,6 +144,8 @@ class PoolingCalls:
             EngineError: a step failed.
         """
         pairs = _pairs(data_1, data_2)
+        if pooling_params is not None and not isinstance(pooling_params, PoolingParams):
+            raise InvalidRequest(f"pooling_params is {pooling_params!r}; score() takes PoolingParams, for all texts")
         model_config = self.llm_engine.vllm_config.model_config
         if is_cross_encoder(model_config, self.llm_engine.input_processor.capabilities):
             params = _with_defaults(
@@ -194,10 +196,7 @@ def _with_defaults(params: PoolingParams, added: dict[str, Any]) -> PoolingParam
 
 
 def _pairs(data_1: str | Sequence[str], data_2: str | Sequence[str]) -> list[tuple[str, str]]:
-    first, second = ([data] if isinstance(data, str) else list(data) for data in (data_1, data_2))
-    for name, texts in (("data_1", first), ("data_2", second)):
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise InvalidRequest(f"{name} takes a text, or a list of at least one text")
+    first, second = _texts("data_1", data_1), _texts("data_2", data_2)
     if len(first) == 1:
         first *= len(second)
     elif len(second) == 1:
@@ -207,6 +206,14 @@ def _pairs(data_1: str | Sequence[str], data_2: str | Sequence[str]) -> list[tup
             f"data_1 has {len(first)} texts, and data_2 has {len(second)}; give as many, or one on one of the sides"
         )
     return list(zip(first, second, strict=True))
+
+
+def _texts(name: str, data: str | Sequence[str]) -> list[str]:
+    if isinstance(data, str):
+        return [data]
+    if not isinstance(data, list | tuple) or not data or not all(isinstance(text, str) for text in data):
+        raise InvalidRequest(f"{name} is {shown(data)}; {name} takes a text, or a list of at least one text")
+    return list(data)
 
 
 def _cosine(
