@@ -14,7 +14,6 @@ from vllm_ext.engine.core_messages import FromCore, Shutdown, ToCore, UtilityRes
 from vllm_ext.engine.core_process_messages import (
     Kind,
     Ready,
-    call_id_of,
     decode_start,
     decode_to_core,
     encode_message,
@@ -70,7 +69,7 @@ def _read(channel: Channel, inbox: SimpleQueue[ToCore], send: Callable[[FromCore
             try:
                 inbox.put(decode_to_core(frame))
             except NotPortable as error:
-                send(UtilityResult(call_id_of(frame), failure=str(error)))
+                send(UtilityResult(frame.call_id, failure=str(error)))
     except (EOFError, OSError):
         inbox.put(Shutdown())
     except Exception:

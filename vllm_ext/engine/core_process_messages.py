@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import struct
 
 import msgspec
 
@@ -40,7 +39,6 @@ class Ready(msgspec.Struct, frozen=True):
     num_gpu_blocks: int | None
 
 
-_CALL_ID = struct.Struct("<Q")
 _encode = msgspec.msgpack.Encoder().encode
 _to_core = msgspec.msgpack.Decoder(ToCore).decode
 _from_core = msgspec.msgpack.Decoder(FromCore).decode
@@ -69,22 +67,16 @@ def decode_ready(frame: Frame) -> Ready:
 def encode_message(message: ToCore | FromCore) -> Frame:
     """A message in either direction; NotPortable for a call with arguments that cannot pass."""
     if isinstance(message, UtilityCall):
-        return Frame(Kind.UTILITY, _CALL_ID.pack(message.call_id) + portable.encode(message))
+        return Frame.numbered(Kind.UTILITY, message.call_id, portable.encode(message))
     if isinstance(message, UtilityResult):
-        return Frame(Kind.UTILITY, _CALL_ID.pack(message.call_id) + _encode_result(message))
+        return Frame.numbered(Kind.UTILITY, message.call_id, _encode_result(message))
     return Frame(Kind.MESSAGE, _encode(message))
-
-
-def call_id_of(frame: Frame) -> int:
-    """Of a call or its answer, whether or not the rest can be read."""
-    (call_id,) = _CALL_ID.unpack_from(frame.content)
-    return int(call_id)
 
 
 def decode_to_core(frame: Frame) -> ToCore:
     """A message to the core; NotPortable for a call that refers to code which cannot be imported here."""
     if frame.kind == Kind.UTILITY:
-        call: UtilityCall = portable.decode(memoryview(frame.content)[_CALL_ID.size :])
+        call: UtilityCall = portable.decode(frame.body)
         return call
     return _to_core(frame.content)
 
@@ -93,9 +85,9 @@ def decode_from_core(frame: Frame) -> FromCore:
     """A message from the core; a result that cannot be made here becomes a failure that says so."""
     if frame.kind == Kind.UTILITY:
         try:
-            result: UtilityResult = portable.decode(memoryview(frame.content)[_CALL_ID.size :])
+            result: UtilityResult = portable.decode(frame.body)
         except NotPortable as error:
-            return UtilityResult(call_id_of(frame), failure=str(error))
+            return UtilityResult(frame.call_id, failure=str(error))
         return result
     return _from_core(frame.content)
 

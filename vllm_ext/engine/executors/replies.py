@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from vllm_ext.engine.executors.worker_messages import Kind, call_id_of, decode_answer
+from vllm_ext.engine.executors.worker_messages import Kind, decode_answer
 from vllm_ext.engine.processes.channel import Frame
 from vllm_ext.engine.processes.child import ChildProcess
 from vllm_ext.engine.processes.failure import Failure
@@ -49,7 +49,7 @@ class Replies:
 
     def take(self, rank: int, frame: Frame) -> None:
         """One message of a worker; an answer to an earlier call, which nobody waits for any more, is dropped."""
-        if call_id_of(frame) == self.call_id:
+        if frame.call_id == self.call_id:
             (self.failures if frame.kind == Kind.FAILURE else self.answers)[rank] = frame
 
     def values(self) -> list[Any]:

@@ -18,7 +18,6 @@ from vllm_ext.engine.executors.worker_messages import (
     UPDATE_BLOCK_SIZE,
     Call,
     Start,
-    call_id_of,
     decode_call,
     encode_failure,
     encode_receipt,
@@ -89,7 +88,7 @@ class WorkerProcess:
             return None
 
     def _answer(self, message: Frame) -> None:
-        call_id, where = call_id_of(message), "to read a call"
+        call_id, where = message.call_id, "to read a call"
         try:
             call = decode_call(message)
             where = f"in {name_of_method(call.method)}()"

@@ -1,15 +1,14 @@
 """What passes between a ``multiproc`` executor and its workers.
 
-A call is answered by one message with the same number. Both begin with it, so that it is known where the rest cannot be
-read. A step has a form of its own, which costs a tenth of the general one; a scheduler's or a worker's subclass of what
-it is made of takes the general form, and so do token ids that are no plain integers.
+A call is answered by one message with the same number. A step has a form of its own, which costs a tenth of the general
+one; a scheduler's or a worker's subclass of what it is made of takes the general form, and so do token ids that are no
+plain integers.
 """
 
 from __future__ import annotations
 
 import contextlib
 import enum
-import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -66,7 +65,6 @@ class _Output(msgspec.Struct, array_like=True, frozen=True):
     """Read by the scheduler, which says what is wrong with them where something is."""
 
 
-_CALL_ID = struct.Struct("<Q")
 _encode = msgspec.msgpack.Encoder().encode
 _step_of = msgspec.msgpack.Decoder(SchedulerOutput).decode
 _output_of = msgspec.msgpack.Decoder(_Output).decode
@@ -80,13 +78,13 @@ def encode_call(
     reply_rank: int | None = None,
 ) -> Frame:
     """A call; where ``reply_rank`` is given, the result of no other rank is of interest."""
-    return Frame(Kind.CALL, _CALL_ID.pack(call_id) + portable.encode([method, args, kwargs or {}, reply_rank]))
+    return Frame.numbered(Kind.CALL, call_id, portable.encode([method, args, kwargs or {}, reply_rank]))
 
 
 def encode_step(call_id: int, scheduler_output: SchedulerOutput) -> Frame:
     """A step, in one phase or in two; only rank 0 answers with what it gave."""
     if type(scheduler_output) is SchedulerOutput:
-        return Frame(Kind.STEP, _CALL_ID.pack(call_id) + _encode(scheduler_output))
+        return Frame.numbered(Kind.STEP, call_id, _encode(scheduler_output))
     return encode_call(call_id, STEP_METHOD, (scheduler_output,), reply_rank=0)
 
 
@@ -99,27 +97,20 @@ class Call(msgspec.Struct, frozen=True):
     reply_rank: int | None = None
 
 
-def call_id_of(frame: Frame) -> int:
-    """Of a call, a step or an answer, whether or not the rest can be read."""
-    (call_id,) = _CALL_ID.unpack_from(frame.content)
-    return int(call_id)
-
-
 def decode_call(frame: Frame) -> Call:
     """The call, or the step, in a message to a worker.
 
     Raises:
         NotPortable: it refers to code that cannot be imported here.
     """
-    content = memoryview(frame.content)[_CALL_ID.size :]
     if frame.kind == Kind.STEP:
-        return Call(STEP_METHOD, (_step_of(content),), {}, 0)
-    return Call(*portable.decode(content))
+        return Call(STEP_METHOD, (_step_of(frame.body),), {}, 0)
+    return Call(*portable.decode(frame.body))
 
 
 def encode_receipt(receipt: Receipt) -> Frame:
     """What the worker proved to run."""
-    return Frame(Kind.RECEIPT, _CALL_ID.pack(0) + _encode(receipt))
+    return Frame.numbered(Kind.RECEIPT, 0, _encode(receipt))
 
 
 def encode_result(call_id: int, value: Any) -> Frame:
@@ -128,13 +119,13 @@ def encode_result(call_id: int, value: Any) -> Frame:
         output = _Output(value.req_ids, value.req_id_to_index, value.sampled_token_ids)
         # Of tensors and numpy's integers it is an error that costs nothing where there are none.
         with contextlib.suppress(TypeError, ValueError, OverflowError):
-            return Frame(Kind.OUTPUT, _CALL_ID.pack(call_id) + _encode(output))
-    return Frame(Kind.RESULT, _CALL_ID.pack(call_id) + portable.encode(value))
+            return Frame.numbered(Kind.OUTPUT, call_id, _encode(output))
+    return Frame.numbered(Kind.RESULT, call_id, portable.encode(value))
 
 
 def encode_failure(call_id: int, failure: Failure) -> Frame:
     """What a method raised, or with call 0 what prevented the start."""
-    return Frame(Kind.FAILURE, _CALL_ID.pack(call_id) + portable.encode(failure))
+    return Frame.numbered(Kind.FAILURE, call_id, portable.encode(failure))
 
 
 def decode_answer(frame: Frame) -> Any:
@@ -143,10 +134,9 @@ def decode_answer(frame: Frame) -> Any:
     Raises:
         NotPortable: it refers to code that cannot be imported here.
     """
-    content = memoryview(frame.content)[_CALL_ID.size :]
     if frame.kind == Kind.RECEIPT:
-        return msgspec.msgpack.decode(content, type=Receipt)
+        return msgspec.msgpack.decode(frame.body, type=Receipt)
     if frame.kind == Kind.OUTPUT:
-        output = _output_of(content)
+        output = _output_of(frame.body)
         return ModelRunnerOutput(output.req_ids, output.req_id_to_index, output.sampled_token_ids)
-    return portable.decode(content)
+    return portable.decode(frame.body)

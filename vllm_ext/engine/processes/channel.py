@@ -9,6 +9,7 @@ import threading
 from typing import NamedTuple
 
 _HEADER = struct.Struct("<QB")
+_CALL_ID = struct.Struct("<Q")
 _CHUNK = 1 << 20
 _AHEAD = 1 << 14
 """What is read at once where less is wanted: a message of a step, with its header, in one go."""
@@ -30,6 +31,22 @@ class Frame(NamedTuple):
 
     kind: int
     content: bytes | memoryview
+
+    @classmethod
+    def numbered(cls, kind: int, call_id: int, body: bytes) -> Frame:
+        """A call or its answer. It begins with the call's number, which is known where the rest cannot be read."""
+        return cls(kind, _CALL_ID.pack(call_id) + body)
+
+    @property
+    def call_id(self) -> int:
+        """Of a message that is numbered."""
+        (call_id,) = _CALL_ID.unpack_from(self.content)
+        return int(call_id)
+
+    @property
+    def body(self) -> memoryview:
+        """What a message that is numbered has behind the number."""
+        return memoryview(self.content)[_CALL_ID.size :]
 
 
 class Channel:
