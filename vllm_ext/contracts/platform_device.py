@@ -28,8 +28,8 @@ class PlatformDevice:
     """For logs, and torch's name of a device; usually the same as ``device_type``."""
     device_type: str
     """torch's device type: ``cpu``, ``cuda``, ``privateuseone`` or the name it was renamed to."""
-    _plugin: tuple[str, str] = ("", "")
-    """Name of the plugin that it was chosen as, and that with its distribution; see :func:`platform_name`."""
+    _chosen_as: tuple[str, str] = ("", "")
+    """Set by the engine: the plugin's name, and that with its distribution; see :func:`platform_name`."""
     device_control_env_var: str = ""
     """Variable that restricts which devices a process sees; empty where there is none."""
 
@@ -241,7 +241,7 @@ def platform_name(platform: PlatformDevice) -> str:
     """``platform 'npu'``, by the name of the plugin that it was chosen as: the one that settings take, and by which it
     is uninstalled. One that no plugin brought has its ``device_name`` alone.
     """
-    return f"platform {(platform._plugin[0] or platform.device_name)!r}"
+    return f"platform {(platform._chosen_as[0] or platform.device_name)!r}"
 
 
 def not_implemented(cls: type, method: str) -> NotImplementedError:

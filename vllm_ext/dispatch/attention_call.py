@@ -53,7 +53,7 @@ def _arguments(platform: Platform, signature: inspect.Signature) -> Iterator[str
             raise ContractError(
                 f"{_hook_path(platform)} requires {parameter.name!r}, which is not known; its signature is "
                 "(cls, selected_backend, attn_selector_config, num_heads=None)",
-                plugin=platform._plugin[0] or platform.device_name,
+                plugin=platform._chosen_as[0] or platform.device_name,
             )
 
 

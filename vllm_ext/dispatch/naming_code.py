@@ -56,7 +56,7 @@ def platform_code(platform: Platform) -> Iterator[None]:
     except (VllmExtError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a hook that exits or asserts fails like any other
-        name, with_distribution = platform._plugin
+        name, with_distribution = platform._chosen_as
         who = f"platform {with_distribution}" if with_distribution else platform_name(platform)
         raise PluginLoadError(
             f"{who} ({dotted_path(type(platform))}) failed: {innermost_cause(error)}",

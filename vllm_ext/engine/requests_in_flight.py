@@ -56,6 +56,7 @@ class RequestsInFlight:
         """Every request that is not finished, by its id."""
         self.waiting: list[Request] = []
         self.running: list[Request] = []
+        """Like those that wait, in the order of their ``queue_key``."""
         # Requests that the workers can forget; they stay here until a step that says so is complete.
         self._finished_req_ids: set[str] = set()
         self._arrivals = count()

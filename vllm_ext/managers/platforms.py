@@ -57,7 +57,7 @@ class PlatformCandidate(NamedPlugins):
 
     def use(self, decision: Decision, plugin: Any) -> Platform:
         platform: Platform = super().use(decision, plugin)()
-        platform._plugin = decision.name, str(decision)
+        platform._chosen_as = decision.name, str(decision)
         self.warnings = _check_platform(platform, decision, self.plan.settings)
         return platform
 
