@@ -353,7 +353,7 @@ class TestFaultsOfRequests:
 
     @pytest.mark.parametrize("method", [*REFUSING, POST], ids=lambda method: method.partition("(")[0])
     @pytest.mark.parametrize(
-        "error", ["KeyError('colour')", "SystemExit(3)", "BaseException(3)", "NotImplementedError()"]
+        "error", ["KeyError('colour')", "SystemExit(3)", "BaseException(3)", "NotImplementedError('colour')"]
     )
     def test_what_else_is_raised_names_plugin_and_method_and_the_engine_goes_on(self, plugins, make_llm, method, error):
         install(plugins, body=f"    def {method}: raise {error}\n")
