@@ -20,6 +20,8 @@ from vllm_ext.errors import CheckpointError, listing
 from vllm_ext.layers.linear import check_stored_dtype, copy_checked
 
 _LARGEST = 127
+_NUMBERS_AT_ONCE = 1 << 18
+"""How many numbers of a weight are widened at a time: what that takes stays in the processor's cache."""
 _UNFILLED_SCALE = 0.02 / _LARGEST
 """For weights that no checkpoint fills: they are as small as other random ones then."""
 
@@ -112,11 +114,17 @@ class Int8LinearMethod(LinearMethod):
 
 def quantize_rows(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """int8 of the same shape ``[rows, columns]``, and a float32 scale for each row; its largest number becomes 127."""
-    wide = weight.float()
-    scale = wide.abs().amax(dim=1) / _LARGEST
-    # A row of zeros has no largest number.
-    steps = wide / torch.where(scale == 0, 1.0, scale)[:, None]
-    return steps.round_().clamp_(-_LARGEST, _LARGEST).to(torch.int8), scale
+    quantized = torch.empty_like(weight, dtype=torch.int8)
+    scale = weight.new_empty(len(weight), dtype=torch.float32)
+    num_rows = max(1, _NUMBERS_AT_ONCE // max(1, weight.shape[1]))
+    slabs = (tensor.split(num_rows) for tensor in (weight, quantized, scale))
+    for wide, quantized_rows, scales in zip(*slabs, strict=True):
+        wide = wide.float()
+        torch.div(wide.abs().amax(dim=1), _LARGEST, out=scales)
+        # A row of zeros has no largest number.
+        steps = wide / torch.where(scales == 0, 1.0, scales)[:, None]
+        quantized_rows.copy_(steps.round_().clamp_(-_LARGEST, _LARGEST))
+    return quantized, scale
 
 
 def _load_and_quantize(copy: Callable[..., None], scale: torch.Tensor) -> Callable[..., None]:
