@@ -183,7 +183,8 @@ def test_a_message_that_nobody_can_read_ends_the_engine_and_everybody_hears_of_i
 def test_a_worker_that_cannot_say_what_it_can_do_ends_the_start_with_the_reason(mark, random_llama, settings):
     overrides = {"worker.cls": "support.faulty_workers.KnowsNothing"}
 
-    with pytest.raises(EngineError, match=r"worker .*KnowsNothing of platform 'cpu' failed|worker \d .*get_supported_sampling_params"):
+    message = r"worker .*KnowsNothing of platform 'cpu' failed|worker \d .*get_supported_sampling_params"
+    with pytest.raises(EngineError, match=message):
         AsyncLLM(random_llama, platform="cpu", kv_cache_memory=1 << 20, overrides=overrides, **settings)
 
 
