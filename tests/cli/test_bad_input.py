@@ -191,6 +191,26 @@ def test_a_platform_whose_hook_breaks_off_is_an_error_with_its_traceback(run, pl
     assert "in check_and_update_config" in err
 
 
+def test_a_platform_whose_hook_refuses_the_configuration_is_wrong_input_with_its_text(run, plugins):
+    hook = (
+        "    @classmethod\n    def check_and_update_config(cls, vllm_config):\n"
+        "        raise ValueError('block_size has to be 32 here')\n"
+    )
+    install_platform(plugins, "npu", working("npu"), PLATFORM_CLASS + hook)
+
+    code, err = run("--platform", "npu")
+
+    assert code == 2
+    who = "platform 'npu' of npu-dist 0.1 (npu_plugin.platform.Npu)"
+    assert f"{who} refuses the configuration: block_size has to be 32 here\n" in err
+    assert "Traceback" not in err
+
+    code, err = run("--platform", "npu", "--debug")
+
+    assert code == 2
+    assert "in check_and_update_config" in err
+
+
 LEAKY_HOOK = """
     @classmethod
     def check_and_update_config(cls, vllm_config):

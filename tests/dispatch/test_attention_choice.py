@@ -186,6 +186,15 @@ class TestByName:
         with pytest.raises(ConfigError, match=r"'REFERENCE', and platform 'cpu' takes \S+SDPABackend \('SDPA'\) inst"):
             dispatcher(Stubborn, attention__backend="REFERENCE").attention_factory(LAYER, 8)
 
+    def test_a_platform_that_refuses_the_named_one_by_a_value_error_refuses_the_configuration(self):
+        class Picky(CpuPlatform):
+            @classmethod
+            def get_attn_backend_cls(cls, selected_backend, attn_selector_config, num_heads=None):
+                raise ValueError(f"{selected_backend.name} does not run here")
+
+        with pytest.raises(ConfigError, match="platform 'cpu' .* refuses the configuration: SDPA does not run here$"):
+            dispatcher(Picky, attention__backend="SDPA").attention_factory(LAYER, 8)
+
     def test_a_platform_may_have_a_class_of_its_own_for_a_name_of_vllm(self):
         class Npu(CpuPlatform):
             @classmethod

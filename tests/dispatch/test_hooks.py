@@ -298,3 +298,55 @@ def test_a_hook_that_exits_or_asserts_is_an_error_that_names_the_platform(error,
 
     with pytest.raises(PluginLoadError, match=f"platform 'npu' .*Quitter.* failed: {cause}"):
         run_platform_hooks(Quitter(), build_vllm_config(Settings(), Quitter()), "platform:npu")
+
+
+@pytest.mark.parametrize("error", [ValueError("not for this device"), UnicodeError("not for this device")])
+@pytest.mark.parametrize("hook", ["apply_config_platform_defaults", "check_and_update_config", "verify_model_arch"])
+def test_a_hook_refuses_the_configuration_by_a_value_error(hook, error):
+    def refuse(*_):
+        raise error
+
+    picky = type("Picky", (Quiet,), {hook: refuse})()
+
+    with pytest.raises(ConfigError, match=r"^platform 'npu' \(.*\) refuses the configuration: not for this device$"):
+        run_platform_hooks(picky, build_vllm_config(Settings(), Quiet()), "platform:npu")
+
+
+def test_a_refusal_without_a_text_has_the_name_of_its_error():
+    class Silent(Quiet):
+        @classmethod
+        def check_and_update_config(cls, vllm_config):
+            raise ValueError
+
+    with pytest.raises(ConfigError, match="refuses the configuration: ValueError$"):
+        run_platform_hooks(Silent(), build_vllm_config(Settings(), Silent()), "platform:npu")
+
+
+def test_a_platform_refuses_the_models_own_length():
+    class Short(Quiet):
+        @classmethod
+        def check_max_model_len(cls, max_model_len):
+            raise ValueError("at most 128 tokens")
+
+    with pytest.raises(ConfigError, match="platform 'npu' .* refuses the configuration: at most 128 tokens$"):
+        build_vllm_config(Settings(), Short())
+
+
+def test_the_block_size_of_a_model_is_refused():
+    class Unsized(Quiet):
+        @classmethod
+        def update_block_size_for_backend(cls, vllm_config):
+            raise ValueError("no size fits")
+
+    with pytest.raises(ConfigError, match="platform 'npu' .* refuses the configuration: no size fits$"):
+        update_block_size(Unsized(), build_vllm_config(Settings(), Unsized()), "platform:npu")
+
+
+def test_a_value_error_before_there_is_a_configuration_is_a_failure():
+    class Early(Quiet):
+        @classmethod
+        def pre_register_and_update(cls, parser=None):
+            int("x")
+
+    with pytest.raises(PluginLoadError, match="platform 'npu' .* failed: ValueError: invalid literal"):
+        prepare_platform(Early())

@@ -78,14 +78,14 @@ class Platform(PlatformDevice):
     @classmethod
     def check_max_model_len(cls, max_model_len: int) -> int:
         """As much of ``max_model_len``, the model's own limit in tokens, as this device serves; asked when the user set
-        none.
+        none. A ValueError refuses the model.
         """
         return max_model_len
 
     @classmethod
     def verify_model_arch(cls, model_arch: str) -> None:
         """ValueError where this device cannot run ``model_arch``, a name from the model's ``config.json``. The engine
-        turns whatever is raised into an error that names the platform.
+        turns it into a ConfigError with its text, and whatever else is raised into an error that names the platform.
         """
 
     @classmethod
@@ -222,7 +222,8 @@ class Platform(PlatformDevice):
             num_heads: its query heads on this rank.
 
         Raises:
-            ConfigError: none of its backends can serve the layer, for a reason that the text gives.
+            ConfigError: none of its backends can serve the layer, for a reason that the text gives (vLLM: ValueError,
+                which it also is).
         """
         return ""
 

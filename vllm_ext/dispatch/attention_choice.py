@@ -140,7 +140,7 @@ class AttentionChooser:
             backend = self._resolve(wish.backend, source)
         else:
             source = self._name
-            with platform_code(self._platform):
+            with platform_code(self._platform, may_refuse=True):
                 qualname = self._ask(member, selector, num_heads)
             backend = self._resolve(qualname, source)
             if member is not None and not _is_meant(backend, member):

@@ -143,11 +143,11 @@ def resolve_max_model_len(
         usual: a lower limit that the model's files ask for, and that the user may exceed.
 
     Raises:
-        ConfigError: the user's limit is above the model's.
+        ConfigError: the user's limit is above the model's, or the platform refuses the model's own.
     """
     own = own_max_model_len(hf_config) or engine.max_model_len or _DEFAULT_CONTEXT
     if engine.max_model_len is None:
-        with platform_code(platform):
+        with platform_code(platform, may_refuse=True):
             return platform.check_max_model_len(min(own, usual or own))
     if engine.max_model_len > own:
         raise ConfigError(

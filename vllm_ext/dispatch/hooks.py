@@ -82,11 +82,12 @@ def run_platform_hooks(platform: Platform, vllm_config: VllmConfig, origin: str)
 
     Raises:
         ContractError: a hook has set a field to what it does not take.
-        ConfigError: a hook has set a field of vLLM without which the engine would do wrong.
+        ConfigError: a hook refuses the configuration, or has set a field of vLLM without which the engine would do
+            wrong.
     """
     model_config, scheduler_config = vllm_config.model_config, vllm_config.scheduler_config
     changes: list[Change] = []
-    with platform_code(platform):
+    with platform_code(platform, may_refuse=True):
         changes += _run_hook(platform, "apply_config_platform_defaults", vllm_config, origin)
         if platform.support_static_graph_mode() and not model_config.enforce_eager:
             vllm_config.compilation_config.cudagraph_mode = "FULL_AND_PIECEWISE"
@@ -105,10 +106,10 @@ def update_block_size(platform: Platform, vllm_config: VllmConfig, origin: str) 
     """Let the platform choose the size of KV cache blocks for the model that is loaded now.
 
     Raises:
-        ConfigError: an attention layer does not support what it chose, or left.
+        ConfigError: it refuses the configuration; or an attention layer does not support what it chose, or left.
         ContractError: it chose no number of tokens.
     """
-    with platform_code(platform):
+    with platform_code(platform, may_refuse=True):
         changes = _run_hook(platform, "update_block_size_for_backend", vllm_config, origin)
         check_hook_values(vllm_config, changes, platform)
     block_size = vllm_config.cache_config.block_size

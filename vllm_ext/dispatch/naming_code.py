@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.platform_device import platform_name
 from vllm_ext.dispatch.blame import whose_code
-from vllm_ext.errors import EngineError, PluginLoadError, VllmExtError, dotted_path, innermost_cause
+from vllm_ext.errors import (
+    ConfigError,
+    EngineError,
+    PluginLoadError,
+    VllmExtError,
+    dotted_path,
+    innermost_cause,
+    message_of,
+)
 
 if TYPE_CHECKING:
     from vllm_ext.plan import BoundPlan
@@ -46,10 +54,14 @@ class NamingCode:
 
 
 @contextmanager
-def platform_code(platform: Platform) -> Iterator[None]:
+def platform_code(platform: Platform, *, may_refuse: bool = False) -> Iterator[None]:
     """Around calls of the platform's own methods: whatever they raise becomes an error that names the platform.
 
-    Errors of vllm_ext pass, since that is how a platform refuses a configuration.
+    Errors of vllm_ext pass; they explain themselves.
+
+    Args:
+        may_refuse: the methods look at the configuration, and refuse it by a ValueError, which is then a ConfigError
+            with its text; elsewhere it is a failure like any other.
     """
     try:
         yield
@@ -58,7 +70,9 @@ def platform_code(platform: Platform) -> Iterator[None]:
     except BaseException as error:  # a hook that exits or asserts fails like any other
         name, with_distribution = platform._chosen_as
         who = f"platform {with_distribution}" if with_distribution else platform_name(platform)
-        raise PluginLoadError(
-            f"{who} ({dotted_path(type(platform))}) failed: {innermost_cause(error)}",
-            plugin=name or platform.device_name,
-        ) from error
+        who = f"{who} ({dotted_path(type(platform))})"
+        if may_refuse and isinstance(error, ValueError):
+            raise ConfigError(
+                f"{who} refuses the configuration: {message_of(error) or innermost_cause(error)}"
+            ) from error
+        raise PluginLoadError(f"{who} failed: {innermost_cause(error)}", plugin=name or platform.device_name) from error

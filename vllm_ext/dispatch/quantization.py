@@ -80,7 +80,7 @@ def make_quant_config(
             f"method is registered; registered: {listing(known)}. Use the model's unquantized checkpoint, or a plugin "
             "that registers it"
         )
-    with platform_code(platform):
+    with platform_code(platform, may_refuse=True):
         platform.verify_quantization(name)
     cls = get_quantization_config(name, named_by=named_by)
     if missing := cls.__abstractmethods__:
