@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 
 import hypothesis.strategies as st
 import pytest
@@ -88,3 +89,22 @@ def test_a_pair_is_cut_as_transformers_cuts_it(name, text, text_pair, limit):
     # It is as before for those that come after it.
     assert ours.encode_pair(text, text_pair)[0] == theirs(pairs)["input_ids"][0]
     assert ours.encode(text) == theirs(text)["input_ids"]
+
+
+def test_threads_with_different_limits_get_what_they_asked_for():
+    class Overtaken(FastTokenizer):
+        """Another thread cuts to 6 as soon as this one has made a tokenizer that cuts to 8."""
+
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if isinstance(value, tuple) and value[0] == 8:
+                other = threading.Thread(target=lambda: found.append(self.encode_pair("the fox " * 8, "jumps " * 8, 6)))
+                other.start()
+                other.join()
+
+    found = []
+    ours = Overtaken(Tokenizer.from_str(written("on both sides")))
+
+    token_ids, _ = ours.encode_pair("the fox " * 8, "jumps " * 8, 8)
+
+    assert (len(token_ids), len(found[0][0])) == (8, 6)

@@ -73,11 +73,13 @@ class FastTokenizer:
                 f"truncate_prompt_tokens is {max_length}, and the tokenizer puts {num_around} tokens around every pair "
                 "of texts; give more"
             )
-        if self._cut[0] != max_length:
+        limit, tokenizer = self._cut
+        if limit != max_length:
             tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
             tokenizer.enable_truncation(max_length, strategy="longest_first")
+            # Another thread may put one of another limit there at once.
             self._cut = (max_length, tokenizer)
-        return self._cut[1]
+        return tokenizer
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
         return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
