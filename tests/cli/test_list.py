@@ -238,6 +238,26 @@ def test_requirements_are_the_distributions_of_what_is_used(plugins, capsys):
     assert lines == ["acme==0.1", f"vllm-ext=={vllm_ext.__version__}"]
 
 
+@pytest.mark.parametrize(
+    "given, named",
+    [
+        (["--load"], "--load"),
+        (["-f", "json"], "-f/--format"),
+        (["--format", "table"], "-f/--format"),
+        (["-c", "name"], "-c/--column"),
+        (["--sort-column", "name"], "--sort-column"),
+        (["-c", "name", "-f", "csv"], "-f/--format and -c/--column"),
+    ],
+)
+def test_requirements_have_no_columns(capsys, given, named):
+    assert main(["list", "--requirements", *given]) == 2
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"and {named.replace(' and ', ', ')} cannot be given together" in captured.err
+    assert f"; leave out {named}, or --requirements\n" in captured.err
+
+
 def test_blanks_in_vllm_plugins_do_not_matter(plugins, capsys, monkeypatch):
     plugins.distribution("acme", {GENERAL: ["a = acme:run", "b = acme:run2", "c = acme:run3"]}, {})
     monkeypatch.setenv("VLLM_PLUGINS", " a , b ")

@@ -33,12 +33,15 @@ class ListPlugins(ListCommand):
             action="store_true",
             help="print the distributions of what is selected, as lines for a requirements file",
         )
+        # So that it is known whether one was given.
+        parser.set_defaults(formatter=None)
         return parser
 
     def run(self, parsed_args: argparse.Namespace) -> int:
         """Print; then say on stderr what the settings ask for in vain, which is the exit code."""
-        if parsed_args.requirements and parsed_args.load:
-            raise ConfigError("command line: --requirements and --load cannot be given together; leave one out")
+        if parsed_args.requirements:
+            _check_alone(parsed_args)
+        parsed_args.formatter = parsed_args.formatter or self.formatter_default
         self._plan = plan_installed(self.load_config(parsed_args))
         self._code = 0
         check_group(self._plan, parsed_args.group)
@@ -66,6 +69,21 @@ class ListPlugins(ListCommand):
             for decision in self._plan.decisions
             if parsed_args.group in (None, decision.group) and parsed_args.status in (None, decision.status)
         ]
+
+
+def _check_alone(parsed_args: argparse.Namespace) -> None:
+    """ConfigError for an option that says nothing about the lines of ``--requirements``."""
+    others = {
+        "--load": parsed_args.load,
+        "-f/--format": parsed_args.formatter,
+        "-c/--column": parsed_args.columns,
+        "--sort-column": parsed_args.sort_columns,
+    }
+    if given := [option for option, value in others.items() if value]:
+        raise ConfigError(
+            f"command line: --requirements and {', '.join(given)} cannot be given together, since what it prints are "
+            f"lines and no columns; leave out {' and '.join(given)}, or --requirements"
+        )
 
 
 def requirements(decisions: Iterable[Decision]) -> list[str]:
