@@ -15,7 +15,7 @@ from support.vocabularies import byte_level_tokenizer, write_tokenizer
 from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.llm import LLM
 
-OF_DISPATCHER = ("platform", "stat_logger_factories", "clock", "settings")
+OF_DISPATCHER = ("platform", "stat_logger_factories", "clock", "settings", "scheduler")
 
 
 @pytest.fixture(autouse=True)

@@ -243,6 +243,7 @@ class FakeDispatcher:
     platform: Platform = field(default_factory=FakePlatform)
     platform_name: str = "platform 'fake'"
     settings: Settings = field(default_factory=Settings)
+    scheduler: type[Scheduler] = Scheduler
     bound_plan: BoundPlan = field(default_factory=lambda: Plan((), Settings()).bind(None))
     worker: WorkerBase | None = None
     logits_processors: tuple[NamedLogitsProcessor, ...] = ()
@@ -276,10 +277,10 @@ class FakeDispatcher:
         self.platform.update_block_size_for_backend(self.vllm_config)
 
     def scheduler_cls(self) -> type[Scheduler]:
-        return Scheduler
+        return self.scheduler
 
     def scheduler_factory(self, kv_cache_config: KVCacheConfig) -> Scheduler:
-        return Scheduler(self.vllm_config, kv_cache_config)
+        return self.scheduler(self.vllm_config, kv_cache_config)
 
     def executor_factory(self) -> UniProcExecutor:
         return UniProcExecutor(self)  # type: ignore[arg-type]

@@ -85,7 +85,8 @@ class SchedulerInterface(ABC):
         """Queue a request. vLLM: ``add_request``.
 
         Raises:
-            InvalidRequest: it can never be served; nothing is changed.
+            InvalidRequest: it can never be served; nothing is changed. Whatever else is raised ends this request alone:
+                :meth:`finish_requests` is called for it, and others go on.
         """
 
     @abstractmethod

@@ -115,8 +115,8 @@ class AsyncLLM(FrontEnd):
 
         Raises:
             InvalidRequest: the request cannot be served, or its id is in flight; others go on.
-            EngineError: a step failed, or the engine is shut down or belongs to another event loop; or a request with
-                data was aborted.
+            EngineError: a step failed, or the scheduler did with this request, or the engine is shut down or belongs to
+                another event loop; or a request with data was aborted.
             PluginError: the IO processor failed; others go on.
         """
         if is_data_prompt(prompt):
@@ -369,7 +369,8 @@ class AsyncLLM(FrontEnd):
         elif isinstance(message, RequestRefused):
             self._requests.fail([message.request_id], InvalidRequest(message.reason))
         elif isinstance(message, RequestsFailed):
-            self._requests.fail(message.request_ids, EngineError(message.reason, request_ids=message.request_ids))
+            error = EngineError(message.reason, request_ids=message.request_ids)
+            self._abort(self._requests.fail(message.request_ids, error))
         elif isinstance(message, UtilityResult):
             self._calls.answer(message)
         elif isinstance(message, EngineCoreDead):

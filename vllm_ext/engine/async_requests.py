@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import count
 from uuid import uuid4
 
@@ -101,18 +101,25 @@ class AsyncRequests:
             self._collectors[internal_id].put(output)
         return self.close(internal_ids)
 
-    def fail(self, core_ids: Iterable[str], error: Exception) -> None:
-        """End requests, by the core's ids, whose readers get ``error``. Those that have ended here are passed over."""
+    def fail(self, core_ids: Collection[str], error: Exception) -> list[str]:
+        """End requests, by the core's ids, whose readers get ``error``. Those that have ended here are passed over.
+
+        Returns: other completions of theirs, by the core's ids, which it may still have.
+        """
+        others: list[str] = []
         for internal_id in dict.fromkeys(self._owners.get(core_id, core_id) for core_id in core_ids):
             if (collector := self._collectors.get(internal_id)) is not None:
                 collector.put_error(error)
                 core_ids_of = self._core_ids.get(internal_id, ())
+                if len(core_ids_of) > 1:
+                    others += sorted({*core_ids_of} - {*core_ids})
                 if isinstance(error, InvalidRequest):
                     self._stats.forget(core_ids_of)
                 else:
                     self._stats.abort(core_ids_of)
                 self._output_processor.abort_requests([internal_id])
                 self._forget(internal_id)
+        return others
 
     def fail_all(self, error: Exception) -> None:
         """End all requests, whose readers get ``error``."""

@@ -17,7 +17,15 @@ from vllm_ext.engine.executors.worker_calls import name_of_method
 from vllm_ext.engine.kv_cache_config import common_layout, common_spec, make_kv_cache_config, request_capacity
 from vllm_ext.engine.metrics.step_stats import StepRecorder, StepStats
 from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
-from vllm_ext.errors import EngineError, VllmExtError, innermost_cause, listing, message_of
+from vllm_ext.errors import (
+    EngineError,
+    InvalidRequest,
+    VllmExtError,
+    dotted_path,
+    innermost_cause,
+    listing,
+    message_of,
+)
 
 if TYPE_CHECKING:
     from vllm_ext.dispatch.dispatcher import Dispatcher
@@ -52,6 +60,8 @@ class EngineCore:
             with self._worker_code("to say what it can do"):
                 self.capabilities = self._ask_capabilities()
             self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
+        queueing = f"scheduler {dotted_path(type(self.scheduler))} failed in add_request()"
+        self._queueing = NamingCode(queueing, (InvalidRequest,), self._bound_plan)
 
     def _ask_capabilities(self) -> Capabilities:
         """What the workers can be asked for; EngineError where this engine is for none of it."""
@@ -63,8 +73,19 @@ class EngineCore:
         return Capabilities(self.executor.get_supported_sampling_params(), tasks, tuple(sorted(whole)))
 
     def add_request(self, request: Request) -> None:
-        """Queue a request; InvalidRequest where it can never be served."""
-        self.scheduler.add_request(request)
+        """Queue a request.
+
+        Raises:
+            InvalidRequest: it can never be served.
+            EngineError: the scheduler failed, whose class is in the text; other requests go on.
+        """
+        try:
+            with self._queueing:
+                self.scheduler.add_request(request)
+        except EngineError:
+            # It may have come as far as the queue.
+            self.scheduler.finish_requests([request.request_id], RequestStatus.FINISHED_ABORTED)
+            raise
         if self._recorder is not None:
             self._recorder.note_queued(request.request_id)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import Empty, SimpleQueue
 from typing import Any
 
@@ -93,6 +93,8 @@ class EngineCoreLoop:
                 self._core.add_request(message.as_request())
             except InvalidRequest as error:
                 self._send(RequestRefused(message.request_id, str(error)))
+            except EngineError as error:
+                self._fail([message.request_id], error)
         elif isinstance(message, AbortRequests):
             self._core.abort_requests(message.request_ids, _STATUS[message.finish_reason])
         elif isinstance(message, RecordStats):
@@ -119,10 +121,13 @@ class EngineCoreLoop:
         try:
             outputs = self._core.step()
         except EngineError as error:
-            # Only the text crosses over; where it comes from is in the log.
-            logger.error("%s", f"{error}\n{plugin_traceback(error)}".rstrip())
-            self._send(RequestsFailed(list(error.request_ids), str(error)))
+            self._fail(error.request_ids, error)
             return
         step_stats = self._core.take_step_stats()
         if outputs or step_stats is not None:
             self._send(EngineCoreOutputs(outputs, step_stats))
+
+    def _fail(self, request_ids: Sequence[str], error: EngineError) -> None:
+        # Only the text crosses over; where it comes from is in the log.
+        logger.error("%s", f"{error}\n{plugin_traceback(error)}".rstrip())
+        self._send(RequestsFailed(list(request_ids), str(error)))

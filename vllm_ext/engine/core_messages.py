@@ -87,7 +87,8 @@ class RequestRefused(msgspec.Struct, tag=True):
 
 
 class RequestsFailed(msgspec.Struct, tag=True):
-    """From the core: a step broke off and ended these requests; others may be tried."""
+    """From the core: a step broke off and ended these requests, or the scheduler failed to queue one; others may be
+    tried."""
 
     request_ids: list[str]
     reason: str

@@ -71,7 +71,7 @@ class LLMEngine:
 
         Raises:
             InvalidRequest: the prompt, or a parameter, cannot be served; nothing is changed.
-            EngineError: the engine is shut down.
+            EngineError: the engine is shut down, or the scheduler failed.
         """
         self._check_running()
         arrival = self._stats.now()
@@ -80,9 +80,14 @@ class LLMEngine:
         for taken in (request_id, *(child.request_id for child in children)):
             if self.output_processor.is_in_flight(taken):
                 raise InvalidRequest(f"a request with the id {taken!r} is in flight; ids have to be unique")
-        for child in children:
-            # What is wrong with one of several completions is wrong with the first.
-            self.engine_core.add_request(child.as_request())
+        try:
+            for child in children:
+                # What is wrong with one of several completions is wrong with the first.
+                self.engine_core.add_request(child.as_request())
+        except EngineError:
+            # That a scheduler fails may come with any of them.
+            self.engine_core.abort_requests(child.request_id for child in children)
+            raise
         self.output_processor.add_completions(text, children, parent, final_only=final_only)
         self._stats.begin(request_id, children, arrival)
 
