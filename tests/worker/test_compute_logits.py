@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from support.device import driven_worker
 
 from vllm_ext import LLM, SamplingParams
@@ -22,6 +23,9 @@ def assert_refused_at_start(model_dir: Path, model_cls: type[LlamaForCausalLM], 
         pytest.fail("it started")
 
 
+VOCAB = 600
+
+
 class WithoutLogits(LlamaForCausalLM):
     def compute_logits(self, hidden_states):
         super().compute_logits(hidden_states)
@@ -32,12 +36,35 @@ class WithTooManyLogits(LlamaForCausalLM):
         return super().compute_logits(hidden_states).repeat(2, 1)
 
 
+class WithPartOfTheVocabulary(LlamaForCausalLM):
+    def compute_logits(self, hidden_states):
+        return super().compute_logits(hidden_states).chunk(2, dim=1)[0]
+
+
+class WithAPaddedVocabulary(LlamaForCausalLM):
+    def compute_logits(self, hidden_states):
+        return torch.nn.functional.pad(super().compute_logits(hidden_states), (0, 64))
+
+
+class WithAnotherDimension(LlamaForCausalLM):
+    def compute_logits(self, hidden_states):
+        return super().compute_logits(hidden_states)[:, None]
+
+
 @pytest.mark.parametrize(
-    ("model_cls", "returned"), [(WithoutLogits, "None"), (WithTooManyLogits, r"a tensor \[2, \d+\]")]
+    ("model_cls", "returned"),
+    [
+        (WithoutLogits, "None"),
+        (WithTooManyLogits, rf"a tensor \[2, {VOCAB}\]"),
+        (WithPartOfTheVocabulary, rf"a tensor \[1, {VOCAB // 2}\]"),
+        (WithAPaddedVocabulary, rf"a tensor \[1, {VOCAB + 64}\]"),
+        (WithAnotherDimension, rf"a tensor \[1, 1, {VOCAB}\]"),
+    ],
 )
 def test_a_model_that_gives_other_logits_is_named_before_the_first_step(random_llama, model_cls, returned):
     complaint = (
-        rf"returned {returned} for 1 rows of hidden states; it has to give the logits of all 1 rows on every rank"
+        rf"returned {returned} for 1 rows of hidden states; it has to give the logits of all 1 rows on every rank, "
+        rf"one for each of the {VOCAB} tokens that config\.json has as vocab_size: all parts of a head that is split"
     )
 
     assert_refused_at_start(random_llama, model_cls, "compute_logits", complaint)

@@ -52,7 +52,8 @@ class SupportsTextGeneration(Protocol):
         Args:
             hidden_states: rows of what :meth:`forward` returned: ``[rows, hidden]`` in the model's dtype.
 
-        Returns: ``[rows, vocabulary]``, floating-point, complete on every rank; the sampler may change it.
+        Returns: ``[rows, vocabulary]``, floating-point, complete on every rank, without what a padded head has beyond
+            the ``vocab_size`` of ``config.json``; the sampler may change it.
         """
 
     def load_weights(self, weights: Iterable[tuple[str, torch.Tensor]]) -> set[str] | None:

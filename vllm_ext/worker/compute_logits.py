@@ -10,24 +10,42 @@ import torch
 from vllm_ext.errors import ContractError, EngineError, dotted_path, one_line
 
 
-def compute_logits(model: Any, hidden_states: torch.Tensor) -> torch.Tensor:
+def compute_logits(model: Any, vocab_size: int | None, hidden_states: torch.Tensor) -> torch.Tensor:
     """Logits ``[rows, vocabulary]`` of hidden states ``[rows, hidden size]``.
 
+    Args:
+        vocab_size: tokens of the model, of which each has to have a logit; ``None`` where its ``config.json`` does not
+            say.
+
     Raises:
-        ContractError: the model gave none, or of another number of rows. A rank that has no logits would go on without
-            the token that the others have, and nobody would know.
+        ContractError: the model gave none, or of another number of rows or tokens. A rank that has no logits would go
+            on without the token that the others have, a part of the vocabulary be taken for the whole, and nobody would
+            know.
         EngineError: the model pools.
     """
     if not hasattr(model, "compute_logits"):
         raise EngineError("the model pools, and has no compute_logits()")
     logits = model.compute_logits(hidden_states)
-    if isinstance(logits, torch.Tensor) and logits.shape[:1] == hidden_states.shape[:1]:
+    if (
+        isinstance(logits, torch.Tensor)
+        and logits.shape[:1] == hidden_states.shape[:1]
+        and (vocab_size is None or logits.shape[1:] == (vocab_size,))
+    ):
         return logits
     returned = f"a tensor {list(logits.shape)}" if isinstance(logits, torch.Tensor) else repr(logits)
     num_rows = len(hidden_states)
     raise ContractError(
         f"compute_logits() of model {dotted_path(type(model))} returned {returned} for {num_rows} rows of hidden "
-        f"states; it has to give the logits of all {num_rows} rows on every rank"
+        f"states; it has to give the logits of all {num_rows} rows on every rank{_of_all_tokens(vocab_size)}"
+    )
+
+
+def _of_all_tokens(vocab_size: int | None) -> str:
+    if vocab_size is None:
+        return ""
+    return (
+        f", one for each of the {vocab_size} tokens that config.json has as vocab_size: all parts of a head that is "
+        "split, and without what a padded one has beyond them"
     )
 
 

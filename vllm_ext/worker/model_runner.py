@@ -75,6 +75,8 @@ class ModelRunner:
         self.pooling = None if pooler is None else PoolingRunner(pooler, device)
         self._metadata: StepMetadata
         self._num_blocks = 0
+        vocab_size = vllm_config.model_config.hf_config.get("vocab_size")
+        self._compute_logits = partial(compute_logits, model, vocab_size)
         self._selects_rows = selects_rows(model)
         self._runnable: Callable[..., torch.Tensor] = model
         self._buffers: StepBuffers
@@ -152,7 +154,7 @@ class ModelRunner:
             prompt_logprobs = self._prompt_logprobs.collect(step.req_ids, step.query_start_loc, hidden_states)
             if indices is not None and "logits_indices" not in inputs:
                 hidden_states = hidden_states.index_select(0, indices)
-            logits = compute_logits(self.model, hidden_states) if len(step.sampling_reqs) else None
+            logits = self._compute_logits(hidden_states) if len(step.sampling_reqs) else None
             self._pending = step, logits, prompt_logprobs
         return None
 
@@ -197,7 +199,7 @@ class ModelRunner:
 
     def _profile_sampling(self, hidden_states: torch.Tensor) -> None:
         with self.platform.inference_mode():
-            self.sampler(compute_logits(self.model, hidden_states), _drawing_metadata(len(hidden_states)))
+            self.sampler(self._compute_logits(hidden_states), _drawing_metadata(len(hidden_states)))
 
     def warm_up(self) -> None:
         """Serve a short prompt and one token after it, in a batch of its own that plugins do not hear of: no state is
@@ -239,7 +241,7 @@ class ModelRunner:
                 f"{error}. Set it, or engine.max_model_len, lower"
             ) from error
         # A model that pools has none, and its requests ask for none.
-        self._prompt_logprobs = PromptLogprobs(partial(compute_logits, self.model))
+        self._prompt_logprobs = PromptLogprobs(self._compute_logits)
 
     def _make_buffers(self) -> StepBuffers:
         buffers = StepBuffers(self.vllm_config.scheduler_config.max_num_seqs + 1, self.device)
