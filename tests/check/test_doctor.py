@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.distributions import IN_TREE, PLATFORM, config, record
+from support.distributions import GENERAL, IN_TREE, PLATFORM, config, record
 
 from vllm_ext.check.doctor import by_severity, examine_loads, examine_plan, without_repetitions
 from vllm_ext.discovery import Finding
@@ -89,6 +89,31 @@ class TestPlans:
 
     def test_a_note_of_the_plan_is_a_warning(self):
         assert severities(self.examine(plugins__general__disabled=["ghost"])) == [("warning", "plan", "settings")]
+
+    @pytest.mark.parametrize(
+        "group, settings, why",
+        [
+            (GENERAL, {"plugins__general__disabled": ["a"]}, "disabled by plugins.general.disabled"),
+            ("vllm.endpoint_plugins", {}, "plugins.endpoint.enabled does not name it"),
+        ],
+    )
+    def test_options_for_a_plugin_that_is_not_used_are_a_note(self, group, settings, why):
+        (finding,) = self.examine(record("a", group=group), options={"acme:a": {"x": 1}}, **settings)
+
+        assert (finding.severity, finding.code, finding.subject) == ("note", "unused-options", "acme:a")
+        assert finding.text == (
+            f"options are given for 'acme:a', and the settings use no plugin of that name: 'a' of acme 1.0: {why}"
+        )
+
+    def test_options_that_one_of_several_plugins_gets_are_no_finding(self):
+        unused = record("a", group="vllm.endpoint_plugins")
+
+        assert self.examine(record("a"), unused, options={"a": {"x": 1}}) == []
+
+    def test_options_for_what_is_not_installed_are_one_error(self):
+        findings = self.examine(record("a", group="acme.plugins"), options={"a": {"x": 1}, "b": {}})
+
+        assert [finding.severity for finding in findings] == ["error", "error"]
 
     def test_a_requirement_on_vllm_is_a_note_under_the_embedded_host(self):
         (finding,) = self.examine(record("a", requires=("vllm>=1",)))

@@ -74,6 +74,23 @@ def examine_plan(plan: Plan) -> Iterator[Finding]:
         yield Finding("warning", "plan", "settings", note, "Correct the setting, or leave it if that is meant.")
     for decision in plan.decisions:
         yield from _examine_decision(decision)
+    yield from _examine_options(plan)
+
+
+def _examine_options(plan: Plan) -> Iterator[Finding]:
+    """Options for what is installed and not used, be it on purpose. For what is not installed they are an error."""
+    for name in plan.settings.options:
+        found = [decision for decision in plan.find(None, name) if decision.kind]
+        if not found or any(decision.is_used for decision in found):
+            continue
+        why = "; ".join(f"{decision}: {decision.reason}" for decision in found)
+        yield Finding(
+            "note",
+            "unused-options",
+            name,
+            f"options are given for {name!r}, and the settings use no plugin of that name: {why}",
+            "Enable or choose the plugin if its options are meant to hold; else nothing.",
+        )
 
 
 def _examine_decision(decision: Decision) -> Iterator[Finding]:
