@@ -109,7 +109,7 @@ def test_a_second_start_and_a_stop_without_one_are_errors(tmp_path):
     profiler.stop()
 
 
-@pytest.mark.parametrize("prefix", ["../out", "a/b", "..", "/abs"])
+@pytest.mark.parametrize("prefix", ["../out", "a/b", "..", "/abs", 5])
 def test_a_prefix_cannot_lead_out_of_the_folder(tmp_path, prefix):
     with pytest.raises(EngineError, match="takes the beginning of a file's name"):
         TorchProfiler(str(tmp_path), 0).start(prefix)

@@ -1,14 +1,18 @@
-"""The arguments of ``LLM`` and ``AsyncLLM`` that go with prompts: from one value to one for each prompt."""
+"""The arguments of ``LLM`` and ``AsyncLLM``: those that go with prompts, from one value to one for each prompt, and
+those of calls between two steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from vllm_ext.contracts.parameter_checks import check_number
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.errors import InvalidRequest
 
+F = TypeVar("F")
 P = TypeVar("P", SamplingParams, PoolingParams)
 
 
@@ -42,3 +46,42 @@ def priorities_for_each(priority: int | Sequence[int], num_prompts: int) -> list
             f"{len(priority)} priorities for {num_prompts} prompts; give one for all, or a list with one for each"
         )
     return list(priority)
+
+
+def check_request_id(request_id: object) -> None:
+    """InvalidRequest where this is no id for a request."""
+    if not isinstance(request_id, str):
+        raise InvalidRequest(f"request_id is {request_id!r}; it takes a text")
+
+
+def ids_of(request_id: str | Iterable[str]) -> list[str]:
+    """The request ids that one or several are; InvalidRequest where they are no texts."""
+    if isinstance(request_id, str):
+        return [request_id]
+    ids: list[Any] = list(request_id) if isinstance(request_id, Iterable) else [request_id]
+    for each in ids:
+        if not isinstance(each, str):
+            raise InvalidRequest(f"request_id is {request_id!r}; it takes the id of a request, a text, or several ids")
+    return ids
+
+
+def check_call(method: object, timeout: object, args: object, kwargs: object) -> None:
+    """InvalidRequest where these are no arguments of ``collective_rpc()``."""
+    if not isinstance(method, str) and not callable(method):
+        raise InvalidRequest(
+            f"method is {method!r}; it takes the name of a method of the worker, or a function that is called with it"
+        )
+    if timeout is not None:
+        check_number("timeout", timeout, low=0)
+    if not isinstance(args, list | tuple):
+        raise InvalidRequest(f"args is {args!r}; it takes a tuple with the arguments of the method")
+    is_named = isinstance(kwargs, Mapping) and all(isinstance(name, str) for name in kwargs)
+    if kwargs is not None and not is_named:
+        raise InvalidRequest(f"kwargs is {kwargs!r}; it takes a dictionary with the arguments of the method by name")
+
+
+def check_function(func: F) -> F:
+    """The argument of ``apply_model()``; InvalidRequest where it is none."""
+    if not callable(func):
+        raise InvalidRequest(f"func is {func!r}; it takes a function that is called with the model of each worker")
+    return func

@@ -20,6 +20,7 @@ from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
+from vllm_ext.engine.arguments import check_call, check_function, ids_of
 from vllm_ext.engine.async_data_requests import AsyncDataRequests, Run, until_ended
 from vllm_ext.engine.async_requests import AsyncRequests
 from vllm_ext.engine.cleanup import shut_down_on_error
@@ -183,10 +184,9 @@ class AsyncLLM(FrontEnd):
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """End requests: their readers get a last output with ``finish_reason`` ``abort``, or an EngineError if it is
-        one with data. Ids that are not in flight are passed over.
+        one with data. Ids that are not in flight are passed over; InvalidRequest for what are no ids.
         """
-        ids = [request_id] if isinstance(request_id, str) else list(request_id)
-        self._abort(self._requests.abort(ids))
+        self._abort(self._requests.abort(ids_of(request_id)))
 
     async def reset_prefix_cache(self, *, reset_running_requests: bool = False) -> bool:
         """Forget what the KV cache holds for prompts to come.
@@ -196,8 +196,7 @@ class AsyncLLM(FrontEnd):
 
         Returns: False, and nothing is changed, while requests use cache blocks.
         """
-        done: bool = await self._call("reset_prefix_cache", reset_running_requests=reset_running_requests)
-        return done
+        return bool(await self._call("reset_prefix_cache", reset_running_requests=reset_running_requests))
 
     async def check_health(self) -> None:
         """EngineError where the engine or a worker cannot go on; it is answered between two steps."""
@@ -213,9 +212,10 @@ class AsyncLLM(FrontEnd):
         """Call a method of all workers between two steps, in the engine's thread; see :meth:`LLM.collective_rpc`.
 
         Raises:
-            EngineError: it failed, or the workers have no such method, or there was no answer within ``timeout``
-                seconds; the call itself goes on then.
+            InvalidRequest: an argument is of a wrong kind.
+            EngineError: it failed, there is no such method, or no answer within ``timeout`` seconds, where it goes on.
         """
+        check_call(method, timeout, args, kwargs)
         call = self._call("collective_rpc", method=method, timeout=timeout, args=args, kwargs=kwargs)
         try:
             results: list[Any] = await asyncio.wait_for(call, timeout)
@@ -227,7 +227,7 @@ class AsyncLLM(FrontEnd):
         """What ``func`` returns for the model of each worker, by rank, between two steps; errors as of
         :meth:`collective_rpc`. An extension of vLLM's contract, where only :class:`LLM` has it.
         """
-        return await self.collective_rpc("apply_model", args=(func,))
+        return await self.collective_rpc("apply_model", args=(check_function(func),))
 
     async def start_profile(self, profile_prefix: str | None = None) -> None:
         """Begin to record what the workers do; see :meth:`LLM.start_profile`. All errors are EngineErrors."""

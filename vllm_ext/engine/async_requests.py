@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from itertools import count
 from uuid import uuid4
 
+from vllm_ext.engine.arguments import check_request_id
 from vllm_ext.engine.core_messages import EngineCoreRequest
 from vllm_ext.engine.metrics.manager import StatLoggerManager
 from vllm_ext.engine.metrics.step_stats import StepStats
@@ -45,8 +46,7 @@ class AsyncRequests:
         """
         number = next(self._next_id)
         request_id = f"request-{uuid4().hex}" if request_id is None else request_id
-        if not isinstance(request_id, str):
-            raise InvalidRequest(f"request_id is {request_id!r}; it takes a text")
+        check_request_id(request_id)
         if request_id in self._internal_ids:
             raise InvalidRequest(f"a request with the id {request_id!r} is in flight; ids have to be unique")
         internal_id = f"{request_id}-{number}"

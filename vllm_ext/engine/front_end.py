@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -13,6 +13,7 @@ from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.logits_processors import class_path_of
+from vllm_ext.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,14 @@ class FrontEnd(ABC):
         io_processor_plugin: str | None = None,
         **engine_settings: Any,
     ) -> None:
+        if overrides is not None and not isinstance(overrides, Mapping):
+            raise self._wrong_kind("overrides", overrides, "a dictionary of settings by key")
+        if isinstance(config_files, str) or not isinstance(config_files, Iterable):
+            raise self._wrong_kind("config_files", config_files, "a list of YAML files")
+        if stat_loggers is not None and not isinstance(stat_loggers, Iterable):
+            raise self._wrong_kind(
+                "stat_loggers", stat_loggers, "a list of classes, or of functions that make a logger"
+            )
         settings = [self._keyword("overrides", key, value) for key, value in (overrides or {}).items()]
         if model is not None:
             engine_settings["model"] = str(model)
@@ -55,6 +64,9 @@ class FrontEnd(ABC):
 
     def _keyword(self, name: str, key: str, value: Any) -> Override:
         return Override(key, value, f"{self.caller}({name}=...)", "keyword")
+
+    def _wrong_kind(self, name: str, value: object, expected: str) -> ConfigError:
+        return ConfigError(f"{self.caller}({name}=...) is {value!r}; it takes {expected}")
 
     @classmethod
     def from_config(

@@ -13,7 +13,7 @@ from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.dispatcher import Dispatcher
-from vllm_ext.engine.arguments import params_for_each, priorities_for_each
+from vllm_ext.engine.arguments import check_function, params_for_each, priorities_for_each
 from vllm_ext.engine.calls import Call, Calls
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.data_requests import GENERATE, DataRequests
@@ -170,6 +170,7 @@ class LLM(PoolingCalls, FrontEnd):
         Returns: what each worker returned, by rank.
 
         Raises:
+            InvalidRequest: an argument is of a wrong kind.
             ContractError: the workers have no such method.
             EngineError: it failed; the text has the worker's class and the method.
         """
@@ -178,7 +179,7 @@ class LLM(PoolingCalls, FrontEnd):
 
     def apply_model(self, func: Callable[[nn.Module], T]) -> list[T]:
         """What ``func`` returns for the model of each worker, by rank; errors as of :meth:`collective_rpc`."""
-        return self.collective_rpc("apply_model", args=(func,))
+        return self.collective_rpc("apply_model", args=(check_function(func),))
 
     def start_profile(self, profile_prefix: str | None = None) -> None:
         """Begin to record what the workers do.

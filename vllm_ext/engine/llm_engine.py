@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
+from vllm_ext.engine.arguments import check_call, check_request_id, ids_of
 from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.core import EngineCore
 from vllm_ext.engine.forked import own_process_check
@@ -74,6 +75,7 @@ class LLMEngine:
             EngineError: the engine is shut down, or the scheduler failed.
         """
         self._check_running()
+        check_request_id(request_id)
         arrival = self._stats.now()
         text, request = self.input_processor.process_inputs(request_id, prompt, params, priority)
         parent, children = split_completions(text, request)
@@ -95,7 +97,7 @@ class LLMEngine:
         """End requests. The next step gives their last outputs, with ``finish_reason`` ``abort``; ids that are not in
         flight are passed over.
         """
-        ids = [request_ids] if isinstance(request_ids, str) else list(request_ids)
+        ids = ids_of(request_ids)
         children = [child for i in ids for child in self.output_processor.child_ids(i)]
         self.engine_core.abort_requests(children)
         if children:
@@ -153,6 +155,7 @@ class LLMEngine:
     ) -> list[Any]:
         """Call a method of all workers; see :meth:`LLM.collective_rpc`."""
         self._check_running()
+        check_call(method, timeout, args, kwargs)
         return self.engine_core.collective_rpc(method, timeout, args, kwargs)
 
     def start_profile(self, profile_prefix: str | None = None) -> None:

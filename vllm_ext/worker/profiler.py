@@ -40,7 +40,7 @@ class TorchProfiler:
             raise ConfigError("profiler.torch_profiler_dir is not set; set it to a folder for the traces")
         if self.is_running:
             raise EngineError("a profile is being recorded already; stop_profile() ends it")
-        if prefix is not None and (Path(prefix).name != prefix or prefix == ".."):
+        if prefix is not None and (not isinstance(prefix, str) or Path(prefix).name != prefix or prefix == ".."):
             raise EngineError(
                 f"profile_prefix is {prefix!r}; it takes the beginning of a file's name, without a folder"
             )

@@ -1,0 +1,90 @@
+"""Arguments of a wrong kind are named, with what they take; nothing inside is reached with them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from support.async_engine import greedy
+
+from vllm_ext import LLM, AsyncLLM
+from vllm_ext.errors import ConfigError, InvalidRequest
+
+OF_CALLS = [
+    ({"method": 5}, "method is 5; it takes the name of a method of the worker, or a function that is called with it"),
+    ({"timeout": "a"}, "timeout is 'a'; it takes a number, at least 0"),
+    ({"timeout": -1}, "timeout is -1; it takes a number, at least 0"),
+    ({"args": 5}, "args is 5; it takes a tuple with the arguments of the method"),
+    ({"args": "ab"}, "args is 'ab'; it takes a tuple with the arguments of the method"),
+    ({"kwargs": [1]}, "kwargs is [1]; it takes a dictionary with the arguments of the method by name"),
+    ({"kwargs": {1: 2}}, "kwargs is {1: 2}; it takes a dictionary with the arguments of the method by name"),
+]
+OF_IDS = [
+    (5, "request_id is 5; it takes the id of a request, a text, or several ids"),
+    (None, "request_id is None; it takes the id of a request, a text, or several ids"),
+    (["a", 5], "request_id is ['a', 5]; it takes the id of a request, a text, or several ids"),
+    ([["a"]], "request_id is [['a']]; it takes the id of a request, a text, or several ids"),
+]
+
+
+def exactly(text: str) -> str:
+    return f"^{re.escape(text)}$"
+
+
+@pytest.mark.parametrize("given, complaint", OF_CALLS)
+def test_collective_rpc_of_an_llm(make_llm, given, complaint):
+    with pytest.raises(InvalidRequest, match=exactly(complaint)):
+        make_llm().collective_rpc(**({"method": "check_health"} | given))
+
+
+@pytest.mark.parametrize("given, complaint", OF_CALLS)
+def test_collective_rpc_of_an_async_engine(make_async_llm, given, complaint):
+    engine = make_async_llm()
+
+    with pytest.raises(InvalidRequest, match=exactly(complaint)):
+        asyncio.run(engine.collective_rpc(**({"method": "check_health"} | given)))
+
+
+def test_apply_model(make_llm, make_async_llm):
+    complaint = exactly("func is 'norm'; it takes a function that is called with the model of each worker")
+
+    with pytest.raises(InvalidRequest, match=complaint):
+        make_llm().apply_model("norm")
+    with pytest.raises(InvalidRequest, match=complaint):
+        asyncio.run(make_async_llm().apply_model("norm"))
+
+
+@pytest.mark.parametrize("given, complaint", OF_IDS)
+def test_aborts(make_llm, make_async_llm, given, complaint):
+    with pytest.raises(InvalidRequest, match=exactly(complaint)):
+        make_llm().llm_engine.abort_request(given)
+    with pytest.raises(InvalidRequest, match=exactly(complaint)):
+        asyncio.run(make_async_llm().abort(given))
+
+
+@pytest.mark.parametrize("given", [5, ["a"]])
+def test_the_id_of_a_request(make_llm, given):
+    engine = make_llm().llm_engine
+
+    with pytest.raises(InvalidRequest, match=exactly(f"request_id is {given!r}; it takes a text")):
+        engine.add_request(given, [1, 2], greedy())
+    assert not engine.has_unfinished_requests()
+
+
+@pytest.mark.parametrize("cls", [LLM, AsyncLLM])
+@pytest.mark.parametrize(
+    "given, complaint",
+    [
+        ({"overrides": 5}, "{}(overrides=...) is 5; it takes a dictionary of settings by key"),
+        ({"config_files": 5}, "{}(config_files=...) is 5; it takes a list of YAML files"),
+        ({"config_files": "a.yaml"}, "{}(config_files=...) is 'a.yaml'; it takes a list of YAML files"),
+        (
+            {"stat_loggers": 5},
+            "{}(stat_loggers=...) is 5; it takes a list of classes, or of functions that make a logger",
+        ),
+    ],
+)
+def test_keywords_of_the_constructor(model_dir, cls, given, complaint):
+    with pytest.raises(ConfigError, match=exactly(complaint.format(cls.__name__))):
+        cls(model_dir, **given)
