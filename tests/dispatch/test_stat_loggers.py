@@ -28,6 +28,14 @@ class Logger(StatLoggerBase):
     def log_engine_initialized(self): pass
 """
 
+ADAPTED = """
+import functools
+def adapted(record):
+    @functools.wraps(record)
+    def call(self, **stats): record(self, None, **stats)
+    return call
+"""
+
 
 @pytest.fixture(autouse=True)
 def _reports():
@@ -77,6 +85,38 @@ class TestPlugins:
         (message,) = caplog.messages
         assert "stat logger plugin 'odd' of dist-odd 0.1 is left out, since it failed" in message
         assert "is not a subclass of vllm_ext.contracts.stat_logger.StatLoggerBase" in message
+
+    @pytest.mark.parametrize(
+        "old, new, complaint",
+        [
+            (
+                ", mm_cache_stats=None, engine_idx=0",
+                ", engine_idx=0",
+                "record() of old_module.Logger cannot be called: got an unexpected keyword argument 'mm_cache_stats'. "
+                "It is called with the keywords scheduler_stats, iteration_stats, mm_cache_stats, engine_idx",
+            ),
+            (
+                "vllm_config, engine_index=0",
+                "vllm_config",
+                "old_module.Logger cannot be built: too many positional arguments. It is called with the 2 arguments "
+                "vllm_config, engine_index, by position",
+            ),
+        ],
+    )
+    def test_one_for_an_older_vllm_is_refused_when_it_is_loaded(self, install, caplog, old, new, complaint):
+        install("old", source=SOURCE.replace(old, new))
+        install("good")
+
+        assert loggers() == ["stat logger plugin 'good' of dist-good 0.1"]
+        (message,) = caplog.messages
+        assert "stat logger plugin 'old' of dist-old 0.1 is left out, since it failed: ContractError: " in message
+        assert complaint in message
+
+    def test_what_a_decorator_made_of_record_counts(self, install):
+        decorated = SOURCE.replace("    def record(self, ", "    @adapted\n    def record(self, first, ")
+        install("good", source=ADAPTED + decorated)
+
+        assert loggers() == ["stat logger plugin 'good' of dist-good 0.1"]
 
     def test_one_that_is_named_and_no_stat_logger_stops_the_start(self, install):
         install("odd", source="class Logger: pass\n")
@@ -170,6 +210,13 @@ class TestArguments:
         other.__qualname__ = "other"
         with pytest.raises(ContractError, match=r"'other' of the argument stat_loggers made \{\}, which is no"):
             loggers(other)
+
+    def test_one_whose_record_takes_other_arguments_is_refused(self):
+        class Old(Kept):
+            def record(self, scheduler_stats, iteration_stats, engine_idx=0): ...
+
+        with pytest.raises(ContractError, match=r"record\(\) of .*Old cannot be called: .*'mm_cache_stats'"):
+            loggers(Old)
 
     @pytest.mark.parametrize(
         "error", [RuntimeError("no disk"), SystemExit("no disk"), BaseException("no disk"), Unavailable("no disk")]

@@ -308,7 +308,17 @@ class TestFaultsOfLoading:
                 "    def __init__(self, vllm_config, renderer): raise OSError('no table')\n",
                 r"failed in __init__\(\): OSE",
             ),
-            ("    def __init__(self): pass\n", r"failed in __init__\(\): TypeError"),
+            *(
+                (
+                    f"    def __init__({parameters}): pass\n",
+                    rf"Processor cannot be built: {complaint}\. It is called with the 2 arguments vllm_config, rend",
+                )
+                for parameters, complaint in (
+                    ("self", "too many positional arguments"),
+                    ("self, vllm_config", "too many positional arguments"),
+                    ("self, vllm_config, renderer, more", "missing a required argument: 'more'"),
+                )
+            ),
             (
                 "    pre_process = IOProcessor.pre_process\n",
                 r": .*Processor does not implement pre_process; vllm_ext.*",
@@ -323,8 +333,17 @@ class TestFaultsOfLoading:
             ),
         ],
         ids=[
-            *("raises", "declines", "no class", "no module", "not made", "other arguments", "lacks a method", "exits"),
-            "panics",
+            *(
+                "raises",
+                "declines",
+                "no class",
+                "no module",
+                "not made",
+                "no arguments",
+                "one argument",
+                "more arguments",
+            ),
+            *("lacks a method", "exits", "panics"),
         ],
     )
     def test_the_start_ends_with_the_plugins_name(self, plugins, make_llm, body, fault):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.tokenizer import TokenizerLike
     from vllm_ext.contracts.vllm_config import VllmConfig
 
+CONSTRUCTOR_ARGUMENTS = ("vllm_config", "renderer")
+
 In = TypeVar("In")
 Out = TypeVar("Out")
 

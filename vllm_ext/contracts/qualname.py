@@ -87,3 +87,18 @@ def check_positional(cls: Any, arguments: Sequence[str], keywords: Collection[st
             f"{slot} class of {source}: {dotted_path(cls)} cannot be built: {error}. It is called with the "
             f"{len(arguments)} arguments {', '.join(arguments)}, by position{also}"
         ) from None
+
+
+def check_method(cls: type, name: str, keywords: Sequence[str], *, slot: str, source: str) -> None:
+    """ContractError unless objects of ``cls`` have their method ``name`` called with exactly these keywords."""
+    method = inspect.getattr_static(cls, name)
+    if not inspect.isfunction(method):  # what it takes shows when it is called
+        return
+    try:
+        # Of a decorated one, what the decorator made of it is what is called.
+        inspect.signature(method, follow_wrapped=False).bind(None, **dict.fromkeys(keywords))
+    except TypeError as error:
+        raise ContractError(
+            f"{slot} class of {source}: {name}() of {dotted_path(cls)} cannot be called: {error}. It is called with "
+            f"the keywords {', '.join(keywords)}"
+        ) from None

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.stats import IterationStats, SchedulerStats
     from vllm_ext.contracts.vllm_config import VllmConfig
 
+CONSTRUCTOR_ARGUMENTS = ("vllm_config", "engine_index")
+RECORD_KEYWORDS = ("scheduler_stats", "iteration_stats", "mm_cache_stats", "engine_idx")
+
 
 class StatLoggerBase(ABC):
     """Base of stat loggers; the entry point in ``vllm.stat_logger_plugins`` is a subclass. vLLM: ``StatLoggerBase``.

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any
 
-from vllm_ext.contracts.groups import KINDS, PLATFORM, PluginKind
-from vllm_ext.contracts.qualname import resolve_class
+from vllm_ext.contracts import io_processor, stat_logger
+from vllm_ext.contracts.groups import IO_PROCESSOR, KINDS, PLATFORM, STAT_LOGGER, PluginKind
+from vllm_ext.contracts.qualname import check_method, check_positional, resolve_class
 from vllm_ext.errors import ContractError, Unavailable, dotted_path
 from vllm_ext.plan import Decision
 
@@ -113,7 +114,18 @@ def _check_is_whole(decision: Decision, cls: Any) -> Any:
             f"{dotted_path(contract_of(decision))} says what each has to do",
             plugin=decision.name,
         )
+    _check_calls(decision, cls)
     return cls
+
+
+def _check_calls(decision: Decision, cls: type) -> None:
+    """A class for an older vLLM may take fewer arguments: of these kinds that is said here, and not when it is used."""
+    where = {"slot": kind_of(decision).title, "source": source_of(decision)}
+    if decision.kind == IO_PROCESSOR.key:
+        check_positional(cls, io_processor.CONSTRUCTOR_ARGUMENTS, (), **where)
+    elif decision.kind == STAT_LOGGER.key:
+        check_positional(cls, stat_logger.CONSTRUCTOR_ARGUMENTS, (), **where)
+        check_method(cls, "record", stat_logger.RECORD_KEYWORDS, **where)
 
 
 def _check_is_no_class(decision: Decision, plugin: Any) -> None:
