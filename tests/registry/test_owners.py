@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 from support.plugins import PluginInstaller
 
-from vllm_ext.registry.owners import Owner, loading
+from vllm_ext.registry.owners import Owner, forget_owners, loading
 
 
 def record(plugins: PluginInstaller, name: str, *files: str) -> Path:
@@ -46,6 +47,35 @@ def test_what_lies_below_a_loaded_plugins_module_is_of_its_distribution(plugins)
 
     assert Owner("acme.npu.ops").identity == "acme-editable"
     assert Owner("acme.gpu.ops").identity == "acme"
+
+
+def test_what_lies_beside_it_in_its_package_is_too_where_no_metadata_tells(plugins):
+    """As of an editable installation that has no top_level.txt."""
+    files = {f"space_of_acme/npu/{name}.py": "" for name in ("__init__", "plugin", "ops")}
+    plugins.distribution("acme_editable", {}, files | {"space_of_acme/gpu.py": ""})
+    for name in ("npu.plugin", "npu.ops", "gpu"):
+        importlib.import_module(f"space_of_acme.{name}")
+    assert Owner("space_of_acme.npu.ops").identity == "space-of-acme"
+    forget_owners()
+
+    with loading("npu", "acme-editable", "space_of_acme.npu.plugin"):
+        pass
+
+    parts = ("", ".ops", ".made.at.run.time")
+    assert [Owner(f"space_of_acme.npu{part}").identity for part in parts] == ["acme-editable"] * 3
+    assert Owner("space_of_acme.gpu").identity == "space-of-acme", "others may share a package without a file"
+
+
+def test_what_lies_beside_plugins_of_two_distributions_is_neithers(plugins):
+    plugins.distribution("acme", {}, {f"both_of_acme/{name}.py": "" for name in ("__init__", "gpu", "npu", "ops")})
+    for name in ("gpu", "npu", "ops"):
+        importlib.import_module(f"both_of_acme.{name}")
+
+    for name in ("gpu", "npu"):
+        with loading(name, f"acme-{name}", f"both_of_acme.{name}"):
+            pass
+
+    assert Owner("both_of_acme.ops").identity == "both-of-acme"
 
 
 def test_metadata_that_cannot_be_read_are_nobodys_and_harm_no_one(plugins):

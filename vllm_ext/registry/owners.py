@@ -39,15 +39,18 @@ _known: dict[str, Owner] = {}
 """Modules that registered something while a plugin was being loaded: they may do it again at any time."""
 _distributions: dict[str, str | None] = {}
 """By module, for those of plugins and those that were looked up."""
+_entry_modules: dict[str, str] = {}
+"""Distributions by the modules to which entry points of plugins that were loaded lead."""
 
 
 @contextmanager
 def loading(plugin: str, distribution: str, module: str = "") -> Iterator[None]:
     """Attribute registrations made inside the block to ``plugin`` of ``distribution``; those made later by ``module``,
-    where its entry point leads, and by what is below it, to ``distribution``.
+    where its entry point leads, by what is below it, and where no metadata tells by what is beside it in its package,
+    to ``distribution``.
     """
     if module:
-        _distributions[module] = distribution
+        _distributions[module] = _entry_modules[module] = distribution
     token = _loading.set((plugin, distribution))
     try:
         yield
@@ -69,6 +72,7 @@ def forget_owners() -> None:
     """Forget which modules belong to plugins; meant for tests."""
     _known.clear()
     _distributions.clear()
+    _entry_modules.clear()
 
 
 def _calling_module() -> str:
@@ -93,7 +97,7 @@ def distribution_of(module: str) -> str | None:
         package = package.rpartition(".")[0]
     if not package:
         package = module
-        _distributions[module] = _look_up(module)
+        _distributions[module] = _look_up(module) or _by_package(module)
     return _distributions[package]
 
 
@@ -115,3 +119,22 @@ def _look_up(module: str) -> str | None:
         except (ValueError, OSError, KeyError, TypeError):
             continue
     return first
+
+
+def _by_package(module: str) -> str | None:
+    """The one distribution of which a plugin was loaded from the same package: an editable installation may list
+    neither files nor packages.
+    """
+    package = _whole_package(module)
+    owners = {owner for entry, owner in _entry_modules.items() if _whole_package(entry) == package}
+    return owners.pop() if len(owners) == 1 else None
+
+
+def _whole_package(module: str) -> str:
+    """The outermost package around ``module`` that one distribution has to itself: packages without a file of their own
+    (namespace packages) may be shared.
+    """
+    parent = module.rpartition(".")[0]
+    while parent and getattr(sys.modules.get(parent), "__file__", None):
+        module, parent = parent, parent.rpartition(".")[0]
+    return module
