@@ -134,7 +134,8 @@ def test_a_dtype_that_this_machines_device_lacks_ends_the_start(install, random_
         "        raise ValueError(f'{dtype} takes a newer device')\n"
     )
 
-    with pytest.raises(EngineError, match="ValueError: torch.float32 takes a newer device"):
+    refusal = r"^platform 'npu' of npu 0\.1 \(npu\.Npu\) refuses the configuration: torch.float32 takes a newer device$"
+    with pytest.raises(ConfigError, match=refusal):
         LLM(random_llama, platform="npu", dtype="float32")
 
 

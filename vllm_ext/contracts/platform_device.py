@@ -209,7 +209,8 @@ class PlatformDevice:
     @classmethod
     def check_if_supports_dtype(cls, dtype: torch.dtype) -> None:
         """ValueError where this machine's device cannot compute in ``dtype``, though ``supported_dtypes`` has it; asked
-        by the worker once its device is there. Everything passes by default (in vLLM, to be implemented).
+        by the worker once its device is there, and a ConfigError of the engine. Everything passes by default (in vLLM,
+        to be implemented).
         """
 
     @classmethod

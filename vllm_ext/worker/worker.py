@@ -15,6 +15,7 @@ from vllm_ext.contracts.sampling_params import WORKER_PARAMS
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.contracts.worker import CompilationTimes, WorkerBase
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
+from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.distributed.parallel_state import TP_GROUP, GroupCoordinator, init_distributed_environment, use_tp_group
 from vllm_ext.errors import EngineError, innermost_cause
 from vllm_ext.worker.loader import load_model
@@ -45,7 +46,8 @@ class Worker(WorkerBase):
         self.device_id = platform.logical_device_id_to_visible_device_id(self.local_rank)
         self.device = _find_device(platform, self.device_id)
         platform.set_device(self.device)
-        platform.check_if_supports_dtype(self.model_config.dtype)
+        with platform_code(platform, may_refuse=True):
+            platform.check_if_supports_dtype(self.model_config.dtype)
         name = platform.get_device_name(self.device_id)
         number = platform.device_id_to_physical_device_id(self.local_rank)
         logger.info("worker %d uses device %d of the machine, %s", self.rank, number, name)
