@@ -97,6 +97,9 @@ def rotary_embedding(
         positions: int64 ``[tokens]``.
         x: ``[tokens, heads * head_size]``, dense in the last dimension.
         cos_sin_cache: ``[positions, 2 * head_size]``: cosines of both halves, then the signed sines.
+
+    Raises:
+        IndexError: a position is outside of the table.
     """
     element = _element_of(x, cos_sin_cache, indices=positions)
     tokens, width = x.shape
@@ -110,6 +113,7 @@ def rotary_embedding(
         width // head_size,
         head_size,
         x.stride(0),
+        cos_sin_cache.shape[0],
         element,
         torch.get_num_threads(),
     )
@@ -151,6 +155,9 @@ def reshape_and_cache(
         key, value: ``[tokens, kv_heads, head_size]``, dense in the last two dimensions.
         kv_cache: ``[blocks, kv_heads, block_size, 2 * head_size]``, contiguous; written in place.
         slot_mapping: int64 ``[tokens]``, ``block * block_size + offset``.
+
+    Raises:
+        IndexError: a slot is outside of the cache; what has one inside of it may have been written.
     """
     element = _element_of(key, value, kv_cache, indices=slot_mapping)
     _C.reshape_and_cache(
@@ -162,6 +169,7 @@ def reshape_and_cache(
         key.shape[0],
         key.stride(0),
         value.stride(0),
+        kv_cache.shape[0],
         torch.get_num_threads(),
     )
 

@@ -119,6 +119,13 @@ def rotate(x: torch.Tensor, positions: torch.Tensor, theta: float) -> torch.Tens
     return torch.cat((turned.real, turned.imag), dim=-1)
 
 
+def test_a_position_beyond_the_last_is_an_error(engine):
+    rotary = RotaryEmbedding(8, 10, torch.ones(4))
+
+    with pytest.raises(IndexError):
+        rotary(torch.tensor([9, 10]), torch.randn(2, 16))
+
+
 def test_rotary_embedding_turns_pairs(engine):
     rope = get_rope(HFConfig({"rope_theta": 500.0}), head_size=8, max_position=100)
     positions = torch.tensor([0, 7, 99, 7])

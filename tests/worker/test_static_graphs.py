@@ -286,6 +286,19 @@ def test_a_token_outside_of_the_table_is_an_error_in_a_replayed_step_too():
         graph.replay()
 
 
+@needs_kernels
+def test_a_slot_outside_of_the_cache_is_an_error_in_a_replayed_step_too():
+    cache, slots, heads = torch.zeros(3, 2, 4, 16), torch.tensor([0, 7]), torch.ones(2, 2, 8)
+    with record_kernels() as graph:
+        _custom_ops.reshape_and_cache(heads, heads, cache[:2], slots)
+    graph.keep(cache)
+    slots[1] = 8
+
+    with pytest.raises(IndexError, match="reshape_and_cache: an index is outside of the table"):
+        graph.replay()
+    assert not cache[2].any()
+
+
 BUFFERS = st.lists(st.integers(1, 5000), min_size=1, max_size=12)
 
 

@@ -5,6 +5,14 @@
 #include <math.h>
 #include <string.h>
 
+static int is_below(int64_t index, int64_t limit) { return 0 <= index && index < limit; }
+
+static void fail(int *failed)
+{
+#pragma omp atomic write
+    *failed = 1;
+}
+
 ALWAYS_INLINE void normalise(void *restrict out, const void *restrict x, void *restrict residual,
                              const void *restrict weight, int64_t size, float eps, element e)
 {
@@ -82,12 +90,15 @@ static void rotate_row(void *out, const void *x, const void *cache, int64_t head
 }
 
 void rotary_embedding(void *out, const void *x, const int64_t *positions, const void *cache, int64_t rows, int64_t heads,
-                      int64_t size, int64_t x_stride, element e)
+                      int64_t size, int64_t x_stride, int64_t limit, element e, int *failed)
 {
 #pragma omp for
     for (int64_t r = 0; r < rows; r++)
-        rotate_row(at(out, r * heads * size, e), at(x, r * x_stride, e), at(cache, positions[r] * 2 * size, e), heads,
-                   size, e);
+        if (is_below(positions[r], limit))
+            rotate_row(at(out, r * heads * size, e), at(x, r * x_stride, e), at(cache, positions[r] * 2 * size, e), heads,
+                       size, e);
+        else
+            fail(failed);
 }
 
 void embedding(void *out, const int64_t *ids, const void *table, int64_t count, int64_t rows, int64_t size, element e,
@@ -95,21 +106,23 @@ void embedding(void *out, const int64_t *ids, const void *table, int64_t count, 
 {
 #pragma omp for
     for (int64_t i = 0; i < count; i++)
-        if (ids[i] >= 0 && ids[i] < rows)
+        if (is_below(ids[i], rows))
             memcpy(at(out, i * size, e), at(table, ids[i] * size, e), bytes_of(size, e));
-        else {
-#pragma omp atomic write
-            *failed = 1;
-        }
+        else
+            fail(failed);
 }
 
 void reshape_and_cache(kv_cache cache, const void *key, const void *value, const int64_t *slots, int64_t tokens,
-              int64_t key_stride, int64_t value_stride)
+                       int64_t key_stride, int64_t value_stride, int64_t blocks, int *failed)
 {
     element e = cache.element;
     size_t bytes = bytes_of(cache.size, e);
 #pragma omp for
     for (int64_t t = 0; t < tokens; t++) {
+        if (!is_below(slots[t], blocks * cache.block_size)) {
+            fail(failed);
+            continue;
+        }
         int64_t block = slots[t] / cache.block_size, offset = slots[t] % cache.block_size;
         for (int64_t h = 0; h < cache.kv_heads; h++) {
             int64_t row = (block * cache.kv_heads + h) * cache.block_size + offset;

@@ -18,9 +18,10 @@ void rms_norm(void *out, const void *x, void *residual, const void *weight, int6
 /* out[rows, size] = silu(x[:, :size]) * x[:, size:]. */
 void silu_and_mul(void *out, const void *x, int64_t rows, int64_t size, element e);
 
-/* Rotates heads of `size` numbers: cache has by position the cosines of both halves, then the signed sines. */
+/* Rotates heads of `size` numbers: cache has by position, below `limit`, the cosines of both halves, then the signed sines.
+   A row whose position is none of these stays as it was in out, and *failed is set to 1. */
 void rotary_embedding(void *out, const void *x, const int64_t *positions, const void *cache, int64_t rows, int64_t heads,
-                      int64_t size, int64_t x_stride, element e);
+                      int64_t size, int64_t x_stride, int64_t limit, element e, int *failed);
 
 /* out[i] = table[ids[i]], of a table [rows, size]. Where an id is outside of it, its row of out stays as it was, and
    *failed is set to 1. */
@@ -37,9 +38,10 @@ typedef struct {
     element element;
 } kv_cache;
 
-/* Puts keys and values [tokens, kv_heads, size] where `slots` say: block * block_size + offset. */
+/* Puts keys and values [tokens, kv_heads, size] where `slots` say: block * block_size + offset, of so many `blocks`. A
+   token whose slot is in none of these is put nowhere, and *failed is set to 1. */
 void reshape_and_cache(kv_cache cache, const void *key, const void *value, const int64_t *slots, int64_t tokens,
-              int64_t key_stride, int64_t value_stride);
+                       int64_t key_stride, int64_t value_stride, int64_t blocks, int *failed);
 
 /* Attention of `count` requests over the cache: number i is row rows[i] of tables and lens. `group` query heads share a
    KV head. A window above 0 hides what is that many tokens back, or more; a cap above 0 bounds the scores softly. */

@@ -55,16 +55,17 @@ KERNEL(silu_and_mul, "ppnnn", v[2].n * v[3].n)
 
 static void run_rotary_embedding(const value *v, int *failed)
 {
-    rotary_embedding(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, (element)v[8].n);
+    rotary_embedding(v[0].p, v[1].p, v[2].p, v[3].p, v[4].n, v[5].n, v[6].n, v[7].n, v[8].n, (element)v[9].n,
+                     failed);
 }
-KERNEL(rotary_embedding, "ppppnnnnn", v[4].n * v[5].n * v[6].n)
+KERNEL(rotary_embedding, "ppppnnnnnn", v[4].n * v[5].n * v[6].n)
 
 static void run_reshape_and_cache(const value *v, int *failed)
 {
     kv_cache cache = {v[0].p, v[1].n, v[2].n, v[3].n, (element)v[4].n};
-    reshape_and_cache(cache, v[5].p, v[6].p, v[7].p, v[8].n, v[9].n, v[10].n);
+    reshape_and_cache(cache, v[5].p, v[6].p, v[7].p, v[8].n, v[9].n, v[10].n, v[11].n, failed);
 }
-KERNEL(reshape_and_cache, "pnnnnpppnnn", v[8].n * v[1].n * v[3].n)
+KERNEL(reshape_and_cache, "pnnnnpppnnnn", v[8].n * v[1].n * v[3].n)
 
 /* What both kinds of attention take; argument 9 is their own. */
 static attention_batch batch_of(const value *v)
@@ -167,10 +168,10 @@ static PyObject *py_draw_tokens(PyObject *self, PyObject *args)
 static PyMethodDef methods[] = {
     METHOD(rms_norm, "rms_norm(out, x, residual, weight, rows, size, group, x_stride, eps, element, threads)"),
     METHOD(silu_and_mul, "silu_and_mul(out, x, rows, size, element, threads)"),
-    METHOD(rotary_embedding, "rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, element, "
+    METHOD(rotary_embedding, "rotary_embedding(out, x, positions, cache, rows, heads, size, x_stride, limit, element, "
                              "threads)"),
     METHOD(reshape_and_cache, "reshape_and_cache(cache, kv_heads, block_size, size, element, key, value, slots, tokens, key_stride, "
-                     "value_stride, threads)"),
+                     "value_stride, blocks, threads)"),
     METHOD(paged_attention_decode, "paged_attention_decode(out, query, cache, kv_heads, block_size, size, element, tables, lens, tokens, rows, "
                          "count, group, table_stride, query_stride, out_stride, window, scale, cap, threads)"),
     METHOD(paged_attention_prefill, "paged_attention_prefill(out, query, cache, kv_heads, block_size, size, element, tables, lens, starts, rows, "
