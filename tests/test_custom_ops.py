@@ -276,7 +276,7 @@ class TestLinear:
         packed = _custom_ops.pack_weight(randn(33, 8, dtype=dtype))
 
         x = randn(9, 8, dtype=dtype)
-        element = _custom_ops._ELEMENTS[dtype]
+        element = _custom_ops.ELEMENTS[dtype]
         converted = torch.empty(9, 8)
         addresses = [tensor.data_ptr() for tensor in (out, x, packed)]
         room = converted.data_ptr() if _custom_ops._converts(dtype) else 0

@@ -32,6 +32,7 @@ ROWS = (
     "distributed",
     "huge_pages",
     "csrc",
+    "_kernel_arguments",
     "_custom_ops",
     "layers",
     "attention",

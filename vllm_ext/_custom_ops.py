@@ -18,14 +18,19 @@ from typing import Any
 import torch
 
 from vllm_ext import huge_pages
+from vllm_ext._kernel_arguments import (
+    ELEMENTS,
+    attention_arguments,
+    check_indices,
+    element_of,
+    refusal,
+    storing_arguments,
+)
 
 try:
     _C: Any = importlib.import_module("vllm_ext._C")
 except ImportError:
     _C = None
-
-_ELEMENTS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-"""As in kernels.h."""
 
 _OPENMP = re.compile(r"/(lib[gi]?omp\d?[.-]\S*)$", re.MULTILINE)
 
@@ -42,7 +47,7 @@ def why_missing() -> str | None:
 
 def are_usable(dtype: torch.dtype) -> bool:
     """Whether the kernels can compute in ``dtype``."""
-    return dtype in _ELEMENTS and why_missing() is None
+    return dtype in ELEMENTS and why_missing() is None
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: torch.Tensor | None) -> torch.Tensor:
@@ -53,25 +58,28 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: to
         weight: ``[size]``.
         residual: like ``x``, and contiguous; ``x`` is added to it in place, and the sum normalised.
     """
-    element = _element_of(x, weight, x if residual is None else residual)
-    size = x.shape[-1]
-    group = x.shape[1] if x.dim() == 3 else 1
-    if not 2 <= x.dim() <= 3 or x.stride()[1:] != (size, 1)[3 - x.dim() :]:
-        raise TypeError(
-            f"rms_norm takes [rows, size] or [rows, heads, size] with dense rows, given {list(x.shape)} with strides "
-            f"{x.stride()}"
-        )
-    out = x.new_empty(x.shape)
+    element = element_of(x, weight, x if residual is None else residual)
+    shape, strides = x.shape, x.stride()
+    size, count = shape[-1], x.numel()
+    if not 2 <= len(shape) <= 3 or strides[1:] != (size, 1)[3 - len(shape) :]:
+        raise refusal("rms_norm takes [rows, size] or [rows, heads, size] with dense rows", x)
+    if weight.numel() != size or not weight.is_contiguous():
+        raise refusal(f"rms_norm takes a weight [{size}], contiguous", weight)
+    if residual is not None and (
+        residual.numel() != count or residual.shape[-1] != size or not residual.is_contiguous()
+    ):
+        raise refusal(f"rms_norm takes a residual like x, {list(shape)}, contiguous", residual)
+    out = x.new_empty(shape)
     address = 0 if residual is None else residual.data_ptr()
     _C.rms_norm(
         out.data_ptr(),
         x.data_ptr(),
         address,
         weight.data_ptr(),
-        x.numel() // size,
+        count // size,
         size,
-        group,
-        x.stride(0),
+        shape[1] if len(shape) == 3 else 1,
+        strides[0],
         epsilon,
         element,
         torch.get_num_threads(),
@@ -81,9 +89,12 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, residual: to
 
 def silu_and_mul(x: torch.Tensor) -> torch.Tensor:
     """``silu(gate) * up`` of ``[..., 2 * size]``, contiguous, gate first."""
-    element = _element_of(x)
-    size = x.shape[-1] // 2
-    out = x.new_empty((*x.shape[:-1], size))
+    element = element_of(x)
+    *rows, width = x.shape
+    if width % 2 or not x.is_contiguous():
+        raise refusal("silu_and_mul takes [..., 2 * size], contiguous", x)
+    size = width // 2
+    out = x.new_empty((*rows, size))
     _C.silu_and_mul(out.data_ptr(), x.data_ptr(), out.numel() // size, size, element, torch.get_num_threads())
     return out
 
@@ -96,13 +107,18 @@ def rotary_embedding(
     Args:
         positions: int64 ``[tokens]``.
         x: ``[tokens, heads * head_size]``, dense in the last dimension.
-        cos_sin_cache: ``[positions, 2 * head_size]``: cosines of both halves, then the signed sines.
+        cos_sin_cache: ``[positions, 2 * head_size]``, contiguous: cosines of both halves, then the signed sines.
 
     Raises:
         IndexError: a position is outside of the table.
     """
-    element = _element_of(x, cos_sin_cache, indices=positions)
-    tokens, width = x.shape
+    element = element_of(x, cos_sin_cache, indices=positions)
+    (tokens, width), (distance, apart) = x.shape, x.stride()
+    num_positions, table_width = cos_sin_cache.shape
+    if apart != 1 or width % head_size or positions.numel() != tokens:
+        raise refusal(f"rotary_embedding takes dense rows [{positions.numel()}, heads * {head_size}]", x)
+    if table_width != 2 * head_size or not cos_sin_cache.is_contiguous():
+        raise refusal(f"rotary_embedding takes a table [positions, {2 * head_size}], contiguous", cos_sin_cache)
     out = x.new_empty((tokens, width))
     _C.rotary_embedding(
         out.data_ptr(),
@@ -112,8 +128,8 @@ def rotary_embedding(
         tokens,
         width // head_size,
         head_size,
-        x.stride(0),
-        cos_sin_cache.shape[0],
+        distance,
+        num_positions,
         element,
         torch.get_num_threads(),
     )
@@ -130,14 +146,17 @@ def embedding(input_ids: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
     Raises:
         IndexError: an id is outside of the table.
     """
-    element = _element_of(table, indices=input_ids)
+    element = element_of(table, indices=input_ids)
+    if not table.is_contiguous():
+        raise refusal("embedding takes a table [rows, size], contiguous", table)
     rows, size = table.shape
-    out = table.new_empty((input_ids.shape[0], size))
+    count = input_ids.numel()
+    out = table.new_empty((count, size))
     _C.embedding(
         out.data_ptr(),
         input_ids.data_ptr(),
         table.data_ptr(),
-        input_ids.shape[0],
+        count,
         rows,
         size,
         element,
@@ -159,19 +178,7 @@ def reshape_and_cache(
     Raises:
         IndexError: a slot is outside of the cache; what has one inside of it may have been written.
     """
-    element = _element_of(key, value, kv_cache, indices=slot_mapping)
-    _C.reshape_and_cache(
-        *_cache_arguments(kv_cache),
-        element,
-        key.data_ptr(),
-        value.data_ptr(),
-        slot_mapping.data_ptr(),
-        key.shape[0],
-        key.stride(0),
-        value.stride(0),
-        kv_cache.shape[0],
-        torch.get_num_threads(),
-    )
+    _C.reshape_and_cache(*storing_arguments(key, value, kv_cache, slot_mapping), torch.get_num_threads())
 
 
 def paged_attention_decode(
@@ -197,7 +204,8 @@ def paged_attention_decode(
         sliding_window: number of tokens that are seen, the query's own among them; 0 for all.
         logits_soft_cap: ``c`` in ``c * tanh(score / c)``; 0 for none.
     """
-    step = _attention_arguments(output, query, kv_cache, block_table, seq_lens, tokens, rows)
+    check_indices(tokens)
+    step = attention_arguments(output, query, kv_cache, block_table, seq_lens, tokens, rows)
     _C.paged_attention_decode(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, torch.get_num_threads())
 
 
@@ -221,7 +229,8 @@ def paged_attention_prefill(
         query_start_loc: int32 ``[reqs + 1]``, contiguous: request ``i`` owns query tokens ``[loc[i], loc[i + 1])``.
         rows: int64, contiguous: the requests to compute; with the longest first, threads finish together.
     """
-    step = _attention_arguments(output, query, kv_cache, block_table, seq_lens, query_start_loc, rows)
+    check_indices(query_start_loc, torch.int32)
+    step = attention_arguments(output, query, kv_cache, block_table, seq_lens, query_start_loc, rows)
     threads = torch.get_num_threads()
     _C.paged_attention_prefill(output.data_ptr(), *step, sliding_window, scale, logits_soft_cap, threads)
 
@@ -229,13 +238,13 @@ def paged_attention_prefill(
 @cache
 def linear_panel(dtype: torch.dtype) -> int:
     """Rows of a weight in one panel of :func:`pack_weight`; 0 where :func:`linear` cannot run on this machine."""
-    return int(_C.linear_panel(_ELEMENTS[dtype])) if are_usable(dtype) else 0
+    return int(_C.linear_panel(ELEMENTS[dtype])) if are_usable(dtype) else 0
 
 
 @cache
 def _converts(dtype: torch.dtype) -> bool:
     """Whether :func:`linear` needs room for its input in float32."""
-    return bool(_C.linear_converts(_ELEMENTS[dtype]))
+    return bool(_C.linear_converts(ELEMENTS[dtype]))
 
 
 def can_multiply(weight: torch.Tensor) -> bool:
@@ -268,15 +277,20 @@ def linear(x: torch.Tensor, packed: torch.Tensor, bias: torch.Tensor | None, out
         packed: the weight, from :func:`pack_weight`.
         bias: ``[out_features]``, contiguous, or ``None``.
     """
-    element = _element_of(x, packed, packed if bias is None else bias)
-    rows, in_features = x.shape
-    expected = packed.shape[1] * packed.shape[3]
-    if x.stride(1) != 1 or in_features != expected or x.stride(0) * x.itemsize % 4:
-        raise TypeError(f"linear takes dense [rows, {expected}], given {list(x.shape)} with strides {x.stride()}")
+    element = element_of(x, packed, packed if bias is None else bias)
+    (rows, in_features), (distance, apart) = x.shape, x.stride()
+    panels, width, panel, together = packed.shape
+    expected = width * together
+    if apart != 1 or in_features != expected or distance * x.itemsize % 4:
+        raise refusal(f"linear takes dense [rows, {expected}]", x)
+    if out_features > panels * panel or not packed.is_contiguous():
+        raise refusal(f"linear takes a packed weight of {out_features} rows or more, contiguous", packed)
+    if bias is not None and (bias.numel() != out_features or not bias.is_contiguous()):
+        raise refusal(f"linear takes a bias [{out_features}], contiguous", bias)
     out = x.new_empty((rows, out_features))
     converted = x.new_empty((rows, in_features), dtype=torch.float32) if _converts(x.dtype) else None
     inputs = [0 if tensor is None else tensor.data_ptr() for tensor in (x, packed, bias, converted)]
-    sizes = (rows, out_features, in_features, x.stride(0))
+    sizes = (rows, out_features, in_features, distance)
     _C.linear(out.data_ptr(), *inputs, *sizes, element, torch.get_num_threads())
     return out
 
@@ -287,7 +301,7 @@ def argmax(x: torch.Tensor) -> torch.Tensor:
     Args:
         x: ``[rows, size]``, not empty, dense in the last dimension.
     """
-    element = _element_of(x)
+    element = element_of(x)
     rows, size = x.shape
     if not size or x.stride(1) != 1:
         raise TypeError(f"argmax takes dense rows of some numbers, given {list(x.shape)} with strides {x.stride()}")
@@ -314,14 +328,17 @@ def draw_tokens(
         top_k: int64 ``[draws]``.
         uniform: float64 ``[draws]``.
     """
-    _element_of(logits, temperature, top_p, indices=rows)
-    _check_indices(top_k)
+    element_of(logits, temperature, top_p, indices=rows)
+    check_indices(top_k)
     dtypes = (logits.dtype, uniform.dtype)
-    if dtypes != (torch.float32, torch.float64) or logits.dim() != 2 or logits.stride(1) != 1:
+    if dtypes != (torch.float32, torch.float64) or logits.dim() != 2 or logits.stride(1) != 1 or not logits.shape[1]:
         raise TypeError(
             "draw_tokens takes logits [rows, vocabulary] as float32, dense in the last dimension, and random numbers "
             f"as float64, given {logits.dtype} {list(logits.shape)} with strides {logits.stride()}, and {uniform.dtype}"
         )
+    for tensor in (temperature, top_k, top_p, uniform):
+        if tensor.shape != rows.shape or not tensor.is_contiguous():
+            raise refusal(f"draw_tokens takes one number for each of {rows.numel()} draws, contiguous", tensor)
     out = torch.empty_like(rows)
     # In double: see scaled() in sampling.c.
     scales = temperature.double().reciprocal_()
@@ -339,55 +356,6 @@ def draw_tokens(
         torch.get_num_threads(),
     )
     return out
-
-
-def _attention_arguments(
-    output: torch.Tensor,
-    query: torch.Tensor,
-    kv_cache: torch.Tensor,
-    block_table: torch.Tensor,
-    seq_lens: torch.Tensor,
-    places: torch.Tensor,
-    rows: torch.Tensor,
-) -> tuple[int, ...]:
-    """What both kinds of attention take behind their output; ``places`` says where the query tokens of ``rows`` are."""
-    return (
-        query.data_ptr(),
-        *_cache_arguments(kv_cache),
-        _element_of(output, query, kv_cache, indices=rows),
-        block_table.data_ptr(),
-        seq_lens.data_ptr(),
-        places.data_ptr(),
-        rows.data_ptr(),
-        rows.shape[0],
-        query.shape[1] // kv_cache.shape[1],
-        block_table.stride(0),
-        query.stride(0),
-        output.stride(0),
-    )
-
-
-def _cache_arguments(kv_cache: torch.Tensor) -> tuple[int, int, int, int]:
-    _, kv_heads, block_size, content = kv_cache.shape
-    return kv_cache.data_ptr(), kv_heads, block_size, content // 2
-
-
-def _element_of(first: torch.Tensor, *others: torch.Tensor, indices: torch.Tensor | None = None) -> int:
-    """What the tensors consist of, as the kernels are told; TypeError for what they would misread in host memory."""
-    for tensor in (first, *others):
-        if tensor.dtype not in _ELEMENTS or tensor.dtype is not first.dtype or not tensor.is_cpu:
-            raise TypeError(
-                "the kernels take float32, bfloat16 or float16, one of them in a call, in host memory, "
-                f"given {tensor.dtype} on {tensor.device}, and {first.dtype}"
-            )
-    if indices is not None:
-        _check_indices(indices)
-    return _ELEMENTS[first.dtype]
-
-
-def _check_indices(indices: torch.Tensor) -> None:
-    if indices.dtype is not torch.int64 or not indices.is_cpu:
-        raise TypeError(f"the kernels take indices as int64 in host memory, given {indices.dtype} on {indices.device}")
 
 
 def _loaded_openmp() -> set[str]:

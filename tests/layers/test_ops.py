@@ -48,6 +48,18 @@ def test_rms_norm_adds_the_residual_before_it(norm):
     torch.testing.assert_close(normed.double(), rms(total, norm.weight), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(5, 96), (5, 2, 96), (2, 2, 3, 96)], ids=str)
+def test_rms_norm_of_another_size_than_its_weight_is_an_error(norm, shape):
+    with pytest.raises(TypeError, match=r"rms_norm takes a weight \[96\], contiguous, given \[48\]"):
+        norm(torch.randn(shape))
+
+
+def test_rms_norm_refuses_a_residual_of_other_rows(norm):
+    """As of a model that chose some rows of one, and forgot the other."""
+    with pytest.raises(TypeError, match=r"a residual like x, \[5, 48\], contiguous, given \[3, 48\]"):
+        norm(torch.randn(5, 48), torch.randn(3, 48))
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_rms_norm_in_half_precision_sums_in_float32(engine, dtype):
     engine.vllm_config.model_config.dtype = dtype

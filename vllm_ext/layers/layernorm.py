@@ -46,7 +46,7 @@ class RMSNorm(CpuKernelOp):
             return self.forward_native(x, residual)
         shape = x.shape
         if x.dim() not in (2, 3) or x.stride()[1:] != (self.hidden_size, 1)[3 - x.dim() :]:
-            x = x.reshape(-1, self.hidden_size)
+            x = x.reshape(-1, x.shape[-1])
         normalised = _custom_ops.rms_norm(x, self.weight, self.variance_epsilon, residual).view(shape)
         return normalised if residual is None else (normalised, residual)
 
