@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from vllm_ext import _custom_ops
 from vllm_ext.contracts.vllm_config import HFConfig
 from vllm_ext.errors import ConfigError
 from vllm_ext.layers.activation import GeluAndMul, SiluAndMul, get_act_and_mul_fn
@@ -13,6 +14,8 @@ from vllm_ext.layers.layernorm import RMSNorm
 from vllm_ext.layers.rotary_embedding import RotaryEmbedding, get_rope
 
 DTYPES = {torch.float32: 1e-5, torch.bfloat16: 4e-2, torch.float16: 5e-3}
+
+needs_kernels = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason=str(_custom_ops.why_missing()))
 
 
 @pytest.fixture
@@ -48,12 +51,14 @@ def test_rms_norm_adds_the_residual_before_it(norm):
     torch.testing.assert_close(normed.double(), rms(total, norm.weight), atol=1e-5, rtol=1e-5)
 
 
+@needs_kernels
 @pytest.mark.parametrize("shape", [(5, 96), (5, 2, 96), (2, 2, 3, 96)], ids=str)
 def test_rms_norm_of_another_size_than_its_weight_is_an_error(norm, shape):
     with pytest.raises(TypeError, match=r"rms_norm takes a weight \[96\], contiguous, given \[48\]"):
         norm(torch.randn(shape))
 
 
+@needs_kernels
 def test_rms_norm_refuses_a_residual_of_other_rows(norm):
     """As of a model that chose some rows of one, and forgot the other."""
     with pytest.raises(TypeError, match=r"a residual like x, \[5, 48\], contiguous, given \[3, 48\]"):
