@@ -304,7 +304,7 @@ def argmax(x: torch.Tensor) -> torch.Tensor:
     element = element_of(x)
     rows, size = x.shape
     if not size or x.stride(1) != 1:
-        raise TypeError(f"argmax takes dense rows of some numbers, given {list(x.shape)} with strides {x.stride()}")
+        raise refusal("argmax takes dense rows of some numbers", x)
     out = torch.empty(rows, dtype=torch.int64, device=x.device)
     _C.argmax(out.data_ptr(), x.data_ptr(), rows, size, x.stride(0), element, torch.get_num_threads())
     return out
