@@ -98,6 +98,62 @@ def test_a_package_without_a_row_is_a_breach(package):
     assert "helpers.py:1: vllm_ext.helpers has no row" in result.stdout
 
 
+@pytest.fixture
+def engine_parts(package: Path) -> Path:
+    """The package with folders in its engine, in the order that they have."""
+    for name, text in {
+        "engine/scheduling/__init__.py": "",
+        "engine/scheduling/request.py": "from vllm_ext.engine.processes import joined\n",
+        "engine/processes/__init__.py": "",
+        "engine/processes/joined.py": "",
+        "engine/llm.py": "from vllm_ext.engine.scheduling.request import joined\n",
+    }.items():
+        (package / name).parent.mkdir(exist_ok=True)
+        (package / name).write_text(text)
+    return package
+
+
+def test_folders_of_a_package_that_keep_their_order_pass(engine_parts):
+    assert check(engine_parts).stdout == ""
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from vllm_ext.engine.scheduling.request import Request",
+        "from vllm_ext.engine import scheduling",
+        "from ..scheduling import request",
+    ],
+)
+def test_an_import_against_the_order_of_folders_is_a_breach(engine_parts, statement):
+    (engine_parts / "engine" / "processes" / "joined.py").write_text(statement + "\n")
+
+    result = check(engine_parts)
+
+    assert result.returncode == 1
+    assert "joined.py:1: engine/processes/ imports vllm_ext.engine.scheduling" in result.stdout
+    assert "but engine/scheduling/ stands after it" in result.stdout
+
+
+def test_a_folder_does_not_import_what_stands_beside_it(engine_parts):
+    (engine_parts / "engine" / "scheduling" / "request.py").write_text("from vllm_ext.engine.llm import LLM\n")
+
+    result = check(engine_parts)
+
+    assert result.returncode == 1
+    assert "request.py:1: engine/scheduling/ imports vllm_ext.engine.llm.LLM, which stands after" in result.stdout
+
+
+def test_a_folder_without_a_place_is_a_breach(engine_parts):
+    (engine_parts / "engine" / "helpers").mkdir()
+    (engine_parts / "engine" / "helpers" / "texts.py").write_text("")
+
+    result = check(engine_parts)
+
+    assert result.returncode == 1
+    assert "texts.py:1: engine/helpers/ has no place in PARTS" in result.stdout
+
+
 def test_a_module_above_400_lines_is_a_breach(package):
     (package / "errors.py").write_text("# line\n" * 400)
     assert check(package).returncode == 0

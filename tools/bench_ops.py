@@ -34,7 +34,7 @@ from vllm_ext.contracts.kv_cache import KVCacheConfig, KVCacheGroupSpec
 from vllm_ext.contracts.vllm_config import get_current_vllm_config
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.distributed.parallel_state import GroupCoordinator, init_distributed_environment, use_tp_group
-from vllm_ext.engine.kv_cache_config import common_layout
+from vllm_ext.engine.scheduling.kv_cache_config import common_layout
 from vllm_ext.layers.activation import GeluAndMul, SiluAndMul
 from vllm_ext.layers.layernorm import RMSNorm
 from vllm_ext.layers.linear import RowParallelLinear

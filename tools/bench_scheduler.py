@@ -23,8 +23,8 @@ from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.contracts.vllm_config import CacheConfig, HFConfig, ModelConfig, SchedulerConfig, VllmConfig
-from vllm_ext.engine.request import Request
-from vllm_ext.engine.scheduler import Scheduler
+from vllm_ext.engine.scheduling.request import Request
+from vllm_ext.engine.scheduling.scheduler import Scheduler
 
 BLOCK_SIZE, MAX_MODEL_LEN, PROMPT_TOKENS = 16, 2048, 60
 

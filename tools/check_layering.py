@@ -47,6 +47,11 @@ ROWS = (
 )
 """Packages and modules directly below vllm_ext; each may import itself and those before it."""
 
+PARTS = {"engine": ("processes", "scheduling", "executors", "core", "metrics", "inputs", "outputs")}
+"""Folders of the packages that have an order of their own; each may import itself and those before it, and the modules
+beside the folders all of them.
+"""
+
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 
@@ -91,11 +96,14 @@ def _import_breaches(path: Path, package: Path, tree: ast.Module) -> Iterator[Br
     if row not in ROWS:
         yield Breach(path, 1, f"{package.name}.{row} has no row; give it one in {Path(__file__).name}")
         return
+    if row in PARTS and len(parts) > 2 and parts[1] not in PARTS[row]:
+        yield Breach(path, 1, f"{row}/{parts[1]}/ has no place in PARTS; give it one in {Path(__file__).name}")
+        return
     # The package that relative imports of this module start from.
     here = (package.name, *parts[:-1])
     for node in _runtime_imports(tree):
         for target in _imported_modules(node, here):
-            if text := _objection(row, target, package):
+            if text := _objection(row, target, package) or _objection_within(parts, target, package):
                 yield Breach(path, node.lineno, text)
 
 
@@ -135,6 +143,20 @@ def _objection(row: str, target: tuple[str, ...], package: Path) -> str:
         return f"{row} imports from {package.name} itself, whose __init__ stands above everything"
     if name in ROWS and ROWS.index(name) > ROWS.index(row):
         return f"{row} imports {'.'.join(target)}, but {name} stands after {row}"
+    return ""
+
+
+def _objection_within(parts: tuple[str, ...], target: tuple[str, ...], package: Path) -> str:
+    """The same for a module, by its place in ``package``, and the order within the package that it is in."""
+    row = parts[0]
+    order = PARTS.get(row, ())
+    if len(parts) < 3 or target[:2] != (package.name, row) or parts[1] not in order:
+        return ""
+    part = target[2] if len(target) > 2 else ""
+    if part not in order:
+        return f"{row}/{parts[1]}/ imports {'.'.join(target)}, which stands after the folders of {row}"
+    if order.index(part) > order.index(parts[1]):
+        return f"{row}/{parts[1]}/ imports {'.'.join(target)}, but {row}/{part}/ stands after it"
     return ""
 
 

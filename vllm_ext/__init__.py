@@ -56,9 +56,9 @@ if TYPE_CHECKING:
     from vllm_ext.dispatch.bootstrap import load_general_plugins, load_plugins_by_group
     from vllm_ext.dispatch.default_platform import current_platform
     from vllm_ext.engine.async_llm import AsyncLLM
+    from vllm_ext.engine.inputs.prompts import PromptType, TextPrompt, TokensPrompt
     from vllm_ext.engine.llm import LLM
     from vllm_ext.engine.llm_engine import LLMEngine
-    from vllm_ext.engine.prompts import PromptType, TextPrompt, TokensPrompt
     from vllm_ext.errors import Unavailable
     from vllm_ext.registry.models import ModelRegistry
     from vllm_ext.registry.tokenizers import TokenizerRegistry
@@ -98,7 +98,7 @@ _MODULE_OF = {
     "PoolingOutput": "contracts.pooling_outputs",
     "PoolingParams": "contracts.pooling_params",
     "PoolingRequestOutput": "contracts.pooling_outputs",
-    "PromptType": "engine.prompts",
+    "PromptType": "engine.inputs.prompts",
     "QuantizationConfig": "contracts.quantization",
     "RequestOutput": "contracts.outputs",
     "SamplingParams": "contracts.sampling_params",
@@ -107,10 +107,10 @@ _MODULE_OF = {
     "ScoringOutput": "contracts.pooling_outputs",
     "ScoringRequestOutput": "contracts.pooling_outputs",
     "StatLoggerBase": "contracts.stat_logger",
-    "TextPrompt": "engine.prompts",
+    "TextPrompt": "engine.inputs.prompts",
     "TokenizerLike": "contracts.tokenizer",
     "TokenizerRegistry": "registry.tokenizers",
-    "TokensPrompt": "engine.prompts",
+    "TokensPrompt": "engine.inputs.prompts",
     "Unavailable": "errors",
     "WorkerBase": "contracts.worker",
     "current_platform": "dispatch.default_platform",

@@ -83,7 +83,7 @@ def test_a_device_that_takes_whole_prompts_only_is_refused(start, name):
 
 
 def test_with_a_scheduler_of_its_own_it_is_that_schedulers_business(start, caplog):
-    own = "from vllm_ext.engine.scheduler import Scheduler\nclass Whole(Scheduler): pass\n"
+    own = "from vllm_ext.engine.scheduling.scheduler import Scheduler\nclass Whole(Scheduler): pass\n"
     start(f"{WHOLE_PROMPTS}; vllm_config.scheduler_config.scheduler_cls = 'acme_npu.Whole'", own)
 
     assert f"{NOT_HERE}scheduler_config.enable_chunked_prefill" in caplog.text

@@ -8,7 +8,7 @@ import pytest
 from support.device import make_dispatcher
 from support.hook_platform import install_platform
 
-from vllm_ext.engine.core import EngineCore
+from vllm_ext.engine.core.engine_core import EngineCore
 from vllm_ext.errors import ContractError
 
 WHOLE = "which takes a whole number of at least 1"

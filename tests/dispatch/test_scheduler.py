@@ -7,8 +7,8 @@ from support.device import make_dispatcher
 
 from vllm_ext import SchedulerInterface
 from vllm_ext.contracts.scheduler import CALLED_METHODS, CONSTRUCTOR_KEYWORDS
-from vllm_ext.engine.core import EngineCore
-from vllm_ext.engine.scheduler import Scheduler
+from vllm_ext.engine.core.engine_core import EngineCore
+from vllm_ext.engine.scheduling.scheduler import Scheduler
 from vllm_ext.errors import ContractError, EngineError
 
 
@@ -84,7 +84,7 @@ def test_all_methods_that_are_missing_are_named_before_a_model_is_loaded(random_
         f"scheduler class of setting engine.scheduler_cls: {path(Half)} does not implement: update_from_output, "
         "add_request, finish_requests, abort_all, get_num_unfinished_requests, has_finished_requests, "
         "reset_prefix_cache. The engine calls these methods of every scheduler; "
-        "vllm_ext.engine.scheduler.Scheduler has them"
+        "vllm_ext.engine.scheduling.scheduler.Scheduler has them"
     )
 
 

@@ -20,7 +20,7 @@ class OwnWorker(NpuWorker):
 class OwnExtension:
     def of_the_user(self): return "user"
 
-from vllm_ext.engine.scheduler import Scheduler
+from vllm_ext.engine.scheduling.scheduler import Scheduler
 
 class NpuScheduler(Scheduler):
     pass

@@ -17,8 +17,8 @@ from support.reference import Greedy, assert_equal_tokens, greedy_reference
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.engine.kv_cache_manager import KVCacheManager
 from vllm_ext.engine.llm import LLM
+from vllm_ext.engine.scheduling.kv_cache_manager import KVCacheManager
 
 BLOCK_SIZE, MAX_TOKENS = 4, 50
 GREEDY = SamplingParams(temperature=0.0, max_tokens=MAX_TOKENS, ignore_eos=True)

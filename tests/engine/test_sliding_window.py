@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support.core_run import Run, engine
 from support.fake_engine import continuation
 
-from vllm_ext.engine.block_pool import BlockPool
+from vllm_ext.engine.scheduling.block_pool import BlockPool
 from vllm_ext.errors import EngineError, InvalidRequest
 
 BLOCK = 4

@@ -11,7 +11,7 @@ from support.fake_engine import FakeWorker
 
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.async_llm import AsyncLLM
-from vllm_ext.engine.pooling_output_processor import PoolingOutputProcessor
+from vllm_ext.engine.outputs.pooling_output_processor import PoolingOutputProcessor
 
 
 def greedy(max_tokens: int = 5, **params: object) -> SamplingParams:

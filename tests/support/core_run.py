@@ -6,8 +6,8 @@ import pytest
 from support.fake_engine import FakeDispatcher, FakeWorker, make_vllm_config
 
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.engine.core import EngineCore
-from vllm_ext.engine.request import EngineCoreOutput, Request
+from vllm_ext.engine.core.engine_core import EngineCore
+from vllm_ext.engine.scheduling.request import EngineCoreOutput, Request
 
 
 class Run:

@@ -22,8 +22,8 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
-from vllm_ext.engine.cleanup import shut_down_on_error
-from vllm_ext.engine.kv_cache_config import common_layout, make_kv_cache_config
+from vllm_ext.engine.processes.cleanup import shut_down_on_error
+from vllm_ext.engine.scheduling.kv_cache_config import common_layout, make_kv_cache_config
 
 BACKEND_OF_CPU: type[AttentionBackend] = CPUAttentionBackend if _custom_ops.why_missing() is None else SDPABackend
 """What the in-tree platform chooses in float32: the compiled kernels, where this environment has them."""

@@ -41,7 +41,7 @@ from vllm_ext.dispatch.io_processor import LoadedIOProcessor
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor
 from vllm_ext.dispatch.stat_loggers import StatLoggers
 from vllm_ext.engine.executors.uniproc import UniProcExecutor
-from vllm_ext.engine.scheduler import Scheduler
+from vllm_ext.engine.scheduling.scheduler import Scheduler
 from vllm_ext.plan import BoundPlan, Plan
 
 VOCAB_SIZE = 1000

@@ -17,8 +17,8 @@ from vllm_ext.errors import ConfigError, InvalidRequest, PluginError, dotted_pat
 if TYPE_CHECKING:
     from vllm_ext.contracts.sampling_params import SamplingParams
     from vllm_ext.contracts.stat_logger import StatLoggerFactory
+    from vllm_ext.engine.inputs.prompts import DataPrompt
     from vllm_ext.engine.llm import LLM
-    from vllm_ext.engine.prompts import DataPrompt
 
 
 class Data(NamedTuple):

@@ -1,7 +1,7 @@
 """The scheduler contract: which requests a step computes, and what its tokens mean for them.
 
 In vLLM: ``vllm.v1.core.sched.interface``. A scheduler of one's own is named by ``engine.scheduler_cls``; the easiest
-one is a subclass of :class:`vllm_ext.engine.scheduler.Scheduler`.
+one is a subclass of :class:`vllm_ext.engine.scheduling.scheduler.Scheduler`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.scheduler_output import SchedulerOutput
     from vllm_ext.contracts.stats import SchedulerStats
     from vllm_ext.contracts.vllm_config import VllmConfig
-    from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
+    from vllm_ext.engine.scheduling.request import EngineCoreOutput, Request, RequestStatus
 
 CONSTRUCTOR_KEYWORDS = (
     "vllm_config",

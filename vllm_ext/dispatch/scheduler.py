@@ -8,7 +8,7 @@ from vllm_ext.contracts.qualname import check_constructor, resolve_class
 from vllm_ext.contracts.scheduler import CONSTRUCTOR_KEYWORDS, missing_methods
 from vllm_ext.errors import ContractError, EngineError, VllmExtError, dotted_path, innermost_cause
 
-OWN_SCHEDULER = "vllm_ext.engine.scheduler.Scheduler"
+OWN_SCHEDULER = "vllm_ext.engine.scheduling.scheduler.Scheduler"
 """What ``auto`` stands for."""
 
 

@@ -1,1 +1,3 @@
-"""The embedded engine: requests, scheduler, KV cache blocks, executors, and the ``LLM`` in front of them."""
+"""The embedded engine. Its own modules are what a user calls, ``LLM`` and ``AsyncLLM``; a folder for each of the parts
+that these are made of.
+"""

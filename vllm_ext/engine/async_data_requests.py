@@ -13,7 +13,7 @@ from vllm_ext.contracts.io_processor import IOProcessor
 from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.tokenizer import TokenizerLike
 from vllm_ext.engine.data_requests import DataRequests, Prepared, Use, as_output
-from vllm_ext.engine.output_collector import RequestOutputCollector
+from vllm_ext.engine.outputs.output_collector import RequestOutputCollector
 from vllm_ext.errors import EngineError, PluginError
 
 if TYPE_CHECKING:

@@ -23,10 +23,8 @@ from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.engine.arguments import check_call, check_function, ids_of
 from vllm_ext.engine.async_data_requests import AsyncDataRequests, Run, until_ended
 from vllm_ext.engine.async_requests import AsyncRequests
-from vllm_ext.engine.cleanup import shut_down_on_error
-from vllm_ext.engine.core_calls import PendingCalls
-from vllm_ext.engine.core_mailbox import Mailbox
-from vllm_ext.engine.core_messages import (
+from vllm_ext.engine.core.mailbox import Mailbox
+from vllm_ext.engine.core.messages import (
     AbortRequests,
     EngineCoreDead,
     EngineCoreOutputs,
@@ -38,15 +36,17 @@ from vllm_ext.engine.core_messages import (
     UtilityMethod,
     UtilityResult,
 )
-from vllm_ext.engine.core_process import ProcessCoreClient
-from vllm_ext.engine.core_thread import ThreadCoreClient
+from vllm_ext.engine.core.pending_calls import PendingCalls
+from vllm_ext.engine.core.process_client import ProcessCoreClient
+from vllm_ext.engine.core.thread_client import ThreadCoreClient
 from vllm_ext.engine.data_requests import GENERATE, POOL, Use
-from vllm_ext.engine.forked import own_process_check
 from vllm_ext.engine.front_end import FrontEnd
-from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.inputs.input_processor import InputProcessor
+from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt
 from vllm_ext.engine.metrics.manager import StatLoggerManager
-from vllm_ext.engine.pooling_output_processor import make_output_processor
-from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt
+from vllm_ext.engine.outputs.pooling_output_processor import make_output_processor
+from vllm_ext.engine.processes.cleanup import shut_down_on_error
+from vllm_ext.engine.processes.forked import own_process_check
 from vllm_ext.errors import EngineError, InvalidRequest
 from vllm_ext.managers import make_receipt
 

@@ -7,14 +7,14 @@ from itertools import count
 from uuid import uuid4
 
 from vllm_ext.engine.arguments import check_request_id
-from vllm_ext.engine.core_messages import EngineCoreRequest
+from vllm_ext.engine.core.messages import EngineCoreRequest
+from vllm_ext.engine.core.step_stats import StepStats
 from vllm_ext.engine.metrics.manager import StatLoggerManager
-from vllm_ext.engine.metrics.step_stats import StepStats
-from vllm_ext.engine.output_collector import RequestOutputCollector
-from vllm_ext.engine.output_processor import OutputProcessor
-from vllm_ext.engine.parallel_sampling import split_completions
-from vllm_ext.engine.pooling_output_processor import PoolingOutputProcessor
-from vllm_ext.engine.request import EngineCoreOutput
+from vllm_ext.engine.outputs.output_collector import RequestOutputCollector
+from vllm_ext.engine.outputs.output_processor import OutputProcessor
+from vllm_ext.engine.outputs.parallel_sampling import split_completions
+from vllm_ext.engine.outputs.pooling_output_processor import PoolingOutputProcessor
+from vllm_ext.engine.scheduling.request import EngineCoreOutput
 from vllm_ext.errors import EngineError, InvalidRequest, innermost_cause
 
 

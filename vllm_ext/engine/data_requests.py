@@ -18,7 +18,7 @@ from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.tokenizer import TokenizerLike
-from vllm_ext.engine.prompts import is_data_prompt, shown, split_prompts
+from vllm_ext.engine.inputs.prompts import is_data_prompt, shown, split_prompts
 from vllm_ext.errors import InvalidRequest, PluginError, PluginLoadError, innermost_cause
 
 if TYPE_CHECKING:

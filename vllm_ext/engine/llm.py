@@ -15,12 +15,12 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.engine.arguments import check_function, params_for_each, priorities_for_each
 from vllm_ext.engine.calls import Call, Calls
-from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.data_requests import GENERATE, DataRequests
 from vllm_ext.engine.front_end import FrontEnd
+from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.engine.pooling_calls import PoolingCalls
-from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
+from vllm_ext.engine.processes.cleanup import shut_down_on_error
 from vllm_ext.managers import make_receipt
 from vllm_ext.plan import Receipt
 

@@ -10,15 +10,15 @@ from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.engine.arguments import check_call, check_request_id, ids_of
-from vllm_ext.engine.cleanup import shut_down_on_error
-from vllm_ext.engine.core import EngineCore
-from vllm_ext.engine.forked import own_process_check
-from vllm_ext.engine.input_processor import InputProcessor
+from vllm_ext.engine.core.engine_core import EngineCore
+from vllm_ext.engine.inputs.input_processor import InputProcessor
+from vllm_ext.engine.inputs.prompts import PromptType
 from vllm_ext.engine.metrics.manager import StatLoggerManager
-from vllm_ext.engine.parallel_sampling import split_completions
-from vllm_ext.engine.pooling_output_processor import make_output_processor
-from vllm_ext.engine.prompts import PromptType
-from vllm_ext.engine.request import RequestStatus
+from vllm_ext.engine.outputs.parallel_sampling import split_completions
+from vllm_ext.engine.outputs.pooling_output_processor import make_output_processor
+from vllm_ext.engine.processes.cleanup import shut_down_on_error
+from vllm_ext.engine.processes.forked import own_process_check
+from vllm_ext.engine.scheduling.request import RequestStatus
 from vllm_ext.errors import EngineError, InvalidRequest
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from vllm_ext.contracts.pooling_outputs import (
 from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
 from vllm_ext.engine.arguments import params_for_each
 from vllm_ext.engine.data_requests import POOL, DataRequests
-from vllm_ext.engine.pairs import is_cross_encoder, pair_prompts
-from vllm_ext.engine.prompts import DataPrompt, PromptType, is_data_prompt, shown, split_prompts
+from vllm_ext.engine.inputs.pairs import is_cross_encoder, pair_prompts
+from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, shown, split_prompts
 from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:

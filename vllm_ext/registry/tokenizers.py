@@ -9,7 +9,7 @@ class _TokenizerRegistry:
     """``register`` for plugins, ``load_tokenizer_cls`` for the engine. vLLM: ``TokenizerRegistry``."""
 
     def __init__(self) -> None:
-        fast = "vllm_ext.engine.tokenizer:FastTokenizer"
+        fast = "vllm_ext.engine.inputs.tokenizer:FastTokenizer"
         self._registry = ClassRegistry("tokenizer mode", {"auto": fast, "hf": fast})
         self.snapshot = self._registry.snapshot
         self.restore = self._registry.restore

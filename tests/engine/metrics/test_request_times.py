@@ -6,10 +6,10 @@ import pytest
 
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import FinishedRequestStats, IterationStats
-from vllm_ext.engine.core_messages import EngineCoreRequest
+from vllm_ext.engine.core.messages import EngineCoreRequest
+from vllm_ext.engine.core.step_stats import EngineCoreEvents
 from vllm_ext.engine.metrics.request_times import RequestTimes
-from vllm_ext.engine.metrics.step_stats import EngineCoreEvents
-from vllm_ext.engine.request import EngineCoreOutput
+from vllm_ext.engine.scheduling.request import EngineCoreOutput
 
 
 @pytest.fixture

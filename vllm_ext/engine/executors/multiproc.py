@@ -19,7 +19,6 @@ from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
 from vllm_ext.dispatch.hooks import THREADS_AT_START, THREADS_VARIABLE
 from vllm_ext.dispatch.take_over import make_hand_over
-from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.executors.rendezvous import Rendezvous
 from vllm_ext.engine.executors.replies import Replies, Waiter
 from vllm_ext.engine.executors.split_check import check_model_can_be_split
@@ -34,6 +33,7 @@ from vllm_ext.engine.executors.worker_messages import (
 )
 from vllm_ext.engine.processes.channel import Frame
 from vllm_ext.engine.processes.child import ChildProcess, end_all
+from vllm_ext.engine.processes.cleanup import shut_down_on_error
 from vllm_ext.errors import EngineError, VllmExtError, WorkerError
 from vllm_ext.plan import Receipt
 from vllm_ext.platforms.host_memory import num_usable_cpus

@@ -9,9 +9,9 @@ from typing import Any
 
 from vllm_ext.contracts.executor import Executor
 from vllm_ext.contracts.worker import WorkerBase
-from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.executors.worker_calls import call_worker, check_worker_cls
-from vllm_ext.engine.forked import compute_in_this_thread
+from vllm_ext.engine.processes.cleanup import shut_down_on_error
+from vllm_ext.engine.processes.forked import compute_in_this_thread
 from vllm_ext.errors import ConfigError, EngineError
 
 _of_the_parent: list[WorkerBase | None] = []

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 
 from vllm_ext.contracts.stats import IterationStats
 from vllm_ext.dispatch.stat_loggers import ENGINE_INDEX
-from vllm_ext.engine.cleanup import shut_down_on_error
 from vllm_ext.engine.metrics.logger_thread import StatLoggerThread, StatRecord
 from vllm_ext.engine.metrics.request_times import RequestTimes
+from vllm_ext.engine.processes.cleanup import shut_down_on_error
 
 if TYPE_CHECKING:
     from vllm_ext.dispatch.dispatcher import Dispatcher
-    from vllm_ext.engine.core_messages import EngineCoreRequest
-    from vllm_ext.engine.metrics.step_stats import StepStats
-    from vllm_ext.engine.request import EngineCoreOutput
+    from vllm_ext.engine.core.messages import EngineCoreRequest
+    from vllm_ext.engine.core.step_stats import StepStats
+    from vllm_ext.engine.scheduling.request import EngineCoreOutput
 
 _DRAIN_S = 3.0
 """What all loggers together get at the end for the records that wait."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from vllm_ext.contracts.outputs import FinishReason
 from vllm_ext.contracts.stats import FinishedRequestStats, IterationStats
-from vllm_ext.engine.core_messages import EngineCoreRequest
-from vllm_ext.engine.metrics.step_stats import EngineCoreEvents
-from vllm_ext.engine.request import EngineCoreOutput
+from vllm_ext.engine.core.messages import EngineCoreRequest
+from vllm_ext.engine.core.step_stats import EngineCoreEvents
+from vllm_ext.engine.scheduling.request import EngineCoreOutput
 
 
 @dataclass(slots=True, eq=False)

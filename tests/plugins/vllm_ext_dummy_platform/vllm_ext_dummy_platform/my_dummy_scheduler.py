@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.scheduler_output import SchedulerOutput
-from vllm_ext.engine.scheduler import Scheduler
+from vllm_ext.engine.scheduling.scheduler import Scheduler
 from vllm_ext_dummy_platform import calls
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.stats import SchedulerStats
-    from vllm_ext.engine.request import EngineCoreOutput, Request, RequestStatus
+    from vllm_ext.engine.scheduling.request import EngineCoreOutput, Request, RequestStatus
 
 
 class MyDummyScheduler(Scheduler):
