@@ -30,6 +30,22 @@ def marked_processes(mark: str) -> dict[int, str]:
     return found
 
 
+def _abandoned(before: set[Path]) -> set[Path]:
+    """Files of shared memory that were not there before, and that no process beside this one uses: those of tests and
+    programs that run meanwhile are theirs.
+    """
+    made = set(_SHARED_MEMORY.iterdir()) - before
+    for directory in _PROC.glob("[0-9]*") if made else ():
+        if int(directory.name) == os.getpid():
+            continue
+        # It has ended meanwhile, or is another user's.
+        with suppress(OSError):
+            mapped = (directory / "maps").read_text(errors="replace")
+            open_files = {os.readlink(link) for link in (directory / "fd").iterdir()}
+            made -= {path for path in made if str(path) in mapped or str(path) in open_files}
+    return made
+
+
 def wait_until(condition: object, seconds: float = 10.0) -> bool:
     """Whether ``condition()`` comes true within that time."""
     deadline = time.monotonic() + seconds
@@ -57,6 +73,5 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     assert left == {}
-    # A test beside this one may use shared memory for a moment.
-    wait_until(lambda: not set(_SHARED_MEMORY.iterdir()) - before)
-    assert set(_SHARED_MEMORY.iterdir()) - before == set()
+    wait_until(lambda: not _abandoned(before))
+    assert _abandoned(before) == set()
