@@ -1,4 +1,4 @@
-"""What one reader gets: merged states, in order, and nothing lost."""
+"""What one reader gets: states in order, and nothing lost."""
 
 from __future__ import annotations
 
@@ -7,17 +7,23 @@ import asyncio
 from support.async_engine import run
 
 from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
-from vllm_ext.engine.outputs.output_collector import RequestOutputCollector, merge_outputs
+from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.core.messages import EngineCoreRequest
+from vllm_ext.engine.outputs.output_collector import RequestOutputCollector
+from vllm_ext.engine.outputs.output_processor import OutputProcessor
+from vllm_ext.engine.outputs.parallel_sampling import split_completions
+from vllm_ext.engine.scheduling.request import EngineCoreOutput
 
 
-def make_output(*counts: int | None, finished: bool = False) -> RequestOutput:
-    """A state in which completion ``i`` has that many tokens; nothing about those with ``None``."""
-    completions = [CompletionOutput(i, "x" * n, [i] * n) for i, n in enumerate(counts) if n is not None]
-    return RequestOutput("internal", None, [1], outputs=completions, finished=finished)
+def make_output(count: int, finished: bool = False) -> RequestOutput:
+    """A state with that many tokens."""
+    return RequestOutput(
+        "internal", None, [1], outputs=[CompletionOutput(0, "x" * count, [0] * count)], finished=finished
+    )
 
 
 class TestCollector:
-    def test_states_are_merged_until_they_are_read(self):
+    def test_the_newest_state_stands_for_those_that_were_not_read(self):
         async def main() -> None:
             collector = RequestOutputCollector("mine")
             for count in (1, 2, 3):
@@ -30,10 +36,24 @@ class TestCollector:
 
         run(main)
 
-    def test_completions_of_which_the_later_state_says_nothing_are_kept(self):
-        merged = merge_outputs(make_output(1, 5), make_output(2, None, 7, finished=True))
+    def test_no_completion_is_missing_that_only_an_earlier_step_went_on_with(self):
+        params = SamplingParams(n=3, detokenize=False)
+        parent, requests = split_completions(None, EngineCoreRequest("internal", [1], params, frozenset()))
+        processor = OutputProcessor(tokenizer=None)
+        processor.add_completions(None, requests, parent)
+        first, second, third = (request.request_id for request in requests)
+        steps = [{first: [4], second: [5]}, {first: [6], third: [7]}, {second: [8]}]
 
-        assert merged == make_output(2, 5, 7, finished=True)
+        async def main() -> None:
+            collector = RequestOutputCollector("mine")
+            for step in steps:
+                outputs = [EngineCoreOutput(core_id, token_ids) for core_id, token_ids in step.items()]
+                for output in processor.process_outputs(outputs).request_outputs:
+                    collector.put(output)
+
+            assert [completion.token_ids for completion in (await collector.get()).outputs] == [[4, 6], [5, 8], [7]]
+
+        run(main)
 
     def test_a_reader_that_waits_is_woken(self):
         async def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from copy import copy
-from dataclasses import replace
 from typing import Any
 
 from vllm_ext.contracts.outputs import RequestOutput
@@ -12,8 +11,8 @@ from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 
 
 class RequestOutputCollector:
-    """Holds at most one output. What comes while the reader is busy is merged into it: since each output has all that
-    its completions have so far, a slow reader sees fewer states and misses nothing, and memory does not grow.
+    """Holds the newest output, in place of one that was not read: since each has all that every completion of the
+    request has so far, a slow reader sees fewer states and misses nothing, and memory does not grow.
 
     To be used in one event loop.
     """
@@ -28,8 +27,7 @@ class RequestOutputCollector:
     def put(self, output: RequestOutput | PoolingRequestOutput[Any]) -> None:
         """Add a newer state of the request, which is the reader's from now on; it gets the id that the user gave."""
         output.request_id = self.request_id
-        # What pools has one state only.
-        self._output = output if self._output is None else merge_outputs(self._output, output)  # type: ignore[arg-type]
+        self._output = output
         self._ready.set()
 
     def put_error(self, error: Exception) -> None:
@@ -51,12 +49,3 @@ class RequestOutputCollector:
             await self._ready.wait()
         output, self._output = self._output, None
         return output
-
-
-def merge_outputs(earlier: RequestOutput, later: RequestOutput) -> RequestOutput:
-    """One state for two: ``later``, and the completions of ``earlier`` about which it says nothing."""
-    known = {completion.index for completion in later.outputs}
-    kept = [completion for completion in earlier.outputs if completion.index not in known]
-    if not kept:
-        return later
-    return replace(later, outputs=sorted([*kept, *later.outputs], key=lambda completion: completion.index))
