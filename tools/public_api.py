@@ -22,7 +22,16 @@ from typing import Any, TypeVar
 import vllm_ext
 from vllm_ext import contracts
 
-INTERNAL = {"block_sizes", "first_result", "groups", "parameter_checks", "platform_check", "qualname", "worker_check"}
+INTERNAL = {
+    "block_sizes",
+    "call_check",
+    "first_result",
+    "groups",
+    "parameter_checks",
+    "platform_check",
+    "qualname",
+    "worker_check",
+}
 """Modules of ``vllm_ext.contracts`` that are for vllm_ext itself."""
 
 _CONTRACTS = [module.name for module in pkgutil.iter_modules(contracts.__path__) if module.name not in INTERNAL]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 
@@ -128,6 +129,16 @@ def test_other_names_of_parameters_and_more_of_them_are_fine():
     def renamed(cls, config, *extra, **options): ...
 
     assert check(check_and_update_config=classmethod(renamed)) == ([], [])
+
+
+def test_what_a_decorator_made_of_a_method_counts():
+    def for_two(cls, config, parser): ...
+
+    @functools.wraps(for_two)
+    def adapted(cls, config):
+        return for_two(cls, config, None)
+
+    assert check(check_and_update_config=classmethod(adapted)) == ([], [])
 
 
 def test_a_method_may_be_one_of_the_instance():

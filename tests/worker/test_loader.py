@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 import subprocess
@@ -341,3 +342,26 @@ def test_a_model_class_that_is_called_otherwise_is_refused_before_it_is_built(ra
         pytest.fail("it started")
 
     assert f"{__name__}.{model_cls.__name__} {complaint}" in str(caught.value)
+
+
+def without_caches(forward):
+    """Lets a method for an older vLLM be called as today."""
+
+    @functools.wraps(forward)
+    def adapted(self, input_ids, positions):
+        return forward(self, input_ids, positions, None, None)
+
+    return adapted
+
+
+def test_what_a_decorator_made_of_a_method_counts(random_llama):
+    class Adapted(GivenCaches):
+        forward = without_caches(GivenCaches.forward)
+
+    ModelRegistry.register_model("LlamaForCausalLM", Adapted)
+
+    with driven_worker(random_llama) as driver:
+        driver.add("r", [1, 2, 3])
+        driver.step({"r": 3})
+
+        assert driver.logits.shape[0] == 1

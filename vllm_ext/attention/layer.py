@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from vllm_ext.contracts.attention import AttentionImpl, AttentionType
+from vllm_ext.contracts.call_check import check_positional
 from vllm_ext.contracts.forward_context import ForwardContext, get_forward_context
 from vllm_ext.contracts.kv_cache import EncoderOnlyAttentionSpec, FullAttentionSpec, KVCacheSpec
 from vllm_ext.contracts.platform import AttentionSelectorConfig
-from vllm_ext.contracts.qualname import check_positional
 from vllm_ext.contracts.vllm_config import VllmConfig, get_current_vllm_config
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.errors import ContractError, dotted_path

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 from collections.abc import Collection, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from vllm_ext.contracts.call_check import misfit
 from vllm_ext.contracts.device import PlatformEnum
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.errors import one_line
@@ -170,21 +170,8 @@ def _form_errors(platform: Platform) -> Iterator[str]:
         method = getattr(platform, name)
         if not callable(method):
             yield f"defines {name} as {one_line(repr(method))}; it has to be a method"
-        elif complaint := _cannot_be_called(method, positional, keywords):
-            shown = ", ".join((*positional, *(f"{keyword}=..." for keyword in keywords)))
-            yield f"defines {name}{inspect.signature(method)}, which is called as {name}({shown}): {complaint}"
-
-
-def _cannot_be_called(method: Any, positional: tuple[str, ...], keywords: tuple[str, ...]) -> str:
-    try:
-        signature = inspect.signature(method)
-    except (TypeError, ValueError):  # compiled, without a signature to read
-        return ""
-    try:
-        signature.bind(*positional, **dict.fromkeys(keywords))
-    except TypeError as error:
-        return str(error)
-    return ""
+        elif complaint := misfit(method, name, positional, keywords):
+            yield complaint
 
 
 def _misspelt(platform: Platform) -> Iterator[tuple[str, str]]:

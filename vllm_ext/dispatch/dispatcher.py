@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from vllm_ext.config import Config
 from vllm_ext.contracts.attention import AttentionBackend
+from vllm_ext.contracts.call_check import check_constructor
 from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.groups import EXECUTOR, LOGITS_PROCESSOR
 from vllm_ext.contracts.platform import AttentionSelectorConfig
-from vllm_ext.contracts.qualname import check_constructor, resolve_class
+from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.contracts.vllm_config import set_current_vllm_config
 from vllm_ext.contracts.worker import WorkerBase
 from vllm_ext.dispatch.attention_choice import AttentionChoice, AttentionChooser, Wish

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from vllm_ext.contracts.qualname import check_constructor, resolve_class
+from vllm_ext.contracts.call_check import check_constructor
+from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.contracts.scheduler import CONSTRUCTOR_KEYWORDS, missing_methods
 from vllm_ext.errors import ContractError, EngineError, VllmExtError, dotted_path, innermost_cause
 

@@ -6,8 +6,8 @@ import functools
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from vllm_ext.contracts.call_check import check_method
 from vllm_ext.contracts.groups import STAT_LOGGER
-from vllm_ext.contracts.qualname import check_method
 from vllm_ext.contracts.stat_logger import (
     RECORD_KEYWORDS,
     AggregateStatLoggerBase,
@@ -92,5 +92,5 @@ def _made_by(factory: StatLoggerFactory, vllm_config: VllmConfig) -> NamedStatLo
         raise PluginError(f"{source} failed when it was built: {innermost_cause(error)}", plugin=name) from error
     if not isinstance(logger, StatLoggerBase):
         raise ContractError(f"{source} made {logger!r}, which is no vllm_ext.StatLoggerBase", plugin=name)
-    check_method(type(logger), "record", RECORD_KEYWORDS, slot="stat logger", source=source)
+    check_method(type(logger), "record", (), RECORD_KEYWORDS, slot="stat logger", source=source)
     return NamedStatLogger(source, logger)

@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from vllm_ext.contracts import io_processor, stat_logger
+from vllm_ext.contracts.call_check import check_method, check_positional
 from vllm_ext.contracts.groups import IO_PROCESSOR, KINDS, PLATFORM, STAT_LOGGER, PluginKind
-from vllm_ext.contracts.qualname import check_method, check_positional, resolve_class
+from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.errors import ContractError, Unavailable, dotted_path
 from vllm_ext.plan import Decision
 
@@ -125,7 +126,7 @@ def _check_calls(decision: Decision, cls: type) -> None:
         check_positional(cls, io_processor.CONSTRUCTOR_ARGUMENTS, (), **where)
     elif decision.kind == STAT_LOGGER.key:
         check_positional(cls, stat_logger.CONSTRUCTOR_ARGUMENTS, (), **where)
-        check_method(cls, "record", stat_logger.RECORD_KEYWORDS, **where)
+        check_method(cls, "record", (), stat_logger.RECORD_KEYWORDS, **where)
 
 
 def _check_is_no_class(decision: Decision, plugin: Any) -> None:

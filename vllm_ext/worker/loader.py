@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -11,9 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from vllm_ext.contracts.call_check import check_constructor, check_method
 from vllm_ext.contracts.model import TEXT_GENERATION_METHODS
 from vllm_ext.contracts.model_loader import get_model_loader
-from vllm_ext.contracts.qualname import check_constructor
 from vllm_ext.errors import ConfigError, ContractError, dotted_path
 from vllm_ext.models.pooling import as_pooling_model
 from vllm_ext.registry.models import ModelRegistry
@@ -78,24 +77,10 @@ def _check_contract(model_cls: type[nn.Module], arch: str) -> None:
             f"model class {dotted_path(model_cls)} for {arch!r} lacks {', '.join(missing)}; "
             f"a model for text generation has: {', '.join(TEXT_GENERATION_METHODS)}"
         )
-    check_constructor(model_cls, ("vllm_config",), slot="model", source=f"architecture {arch!r}")
+    where = {"slot": "model", "source": f"architecture {arch!r}"}
+    check_constructor(model_cls, ("vllm_config",), **where)
     for name, arguments in _CALLS.items():
-        _check_call(model_cls, name, arguments)
-
-
-def _check_call(model_cls: type[nn.Module], name: str, arguments: tuple[str, ...]) -> None:
-    """ContractError where a method cannot be called as the engine calls it: an older vLLM gave more arguments."""
-    try:
-        signature = inspect.signature(getattr(model_cls, name))
-    except (TypeError, ValueError):  # compiled, without a signature to read
-        return
-    try:
-        signature.bind("self", *arguments)
-    except TypeError as error:
-        raise ContractError(
-            f"model class {dotted_path(model_cls)} defines {name}{signature}, which is called as "
-            f"{name}({', '.join(arguments)}): {error}"
-        ) from None
+        check_method(model_cls, name, arguments, **where)
 
 
 @contextmanager
