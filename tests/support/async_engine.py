@@ -34,7 +34,7 @@ async def tokens_of(engine: AsyncLLM, prompt: object, params: SamplingParams, **
 
 async def check_books(engine: AsyncLLM) -> None:
     """Nothing is in flight, on either side, and all blocks are free."""
-    await engine._call("check_integrity")
+    await engine._core.call("check_integrity")
     stats = await engine.get_stats()
     assert (stats.num_running_reqs, stats.num_waiting_reqs, stats.kv_cache_usage) == (0, 0, 0.0)
     requests = engine._requests

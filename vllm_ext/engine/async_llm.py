@@ -8,7 +8,6 @@ import functools
 import weakref
 from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
 from copy import copy
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
@@ -21,9 +20,9 @@ from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.engine.arguments import check_call, check_function, ids_of
-from vllm_ext.engine.async_data_requests import AsyncDataRequests, Run, until_ended
+from vllm_ext.engine.async_data_requests import AsyncDataRequests, until_ended
 from vllm_ext.engine.async_requests import AsyncRequests
-from vllm_ext.engine.core.mailbox import Mailbox
+from vllm_ext.engine.core.async_client import AsyncCoreClient
 from vllm_ext.engine.core.messages import (
     AbortRequests,
     EngineCoreDead,
@@ -32,13 +31,8 @@ from vllm_ext.engine.core.messages import (
     RecordStats,
     RequestRefused,
     RequestsFailed,
-    UtilityCall,
-    UtilityMethod,
     UtilityResult,
 )
-from vllm_ext.engine.core.pending_calls import PendingCalls
-from vllm_ext.engine.core.process_client import ProcessCoreClient
-from vllm_ext.engine.core.thread_client import ThreadCoreClient
 from vllm_ext.engine.data_requests import GENERATE, POOL, Use
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.inputs.input_processor import InputProcessor
@@ -46,7 +40,6 @@ from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_promp
 from vllm_ext.engine.metrics.manager import StatLoggerManager
 from vllm_ext.engine.outputs.pooling_output_processor import make_output_processor
 from vllm_ext.engine.processes.cleanup import shut_down_on_error
-from vllm_ext.engine.processes.forked import own_process_check
 from vllm_ext.errors import EngineError, InvalidRequest
 from vllm_ext.managers import make_receipt
 
@@ -92,7 +85,7 @@ class AsyncLLM(FrontEnd):
         priority: int = 0,
     ) -> AsyncGenerator[RequestOutput, None]: ...
 
-    async def generate(
+    def generate(
         self,
         prompt: DataPrompt | PromptType,
         sampling_params: SamplingParams | None = None,
@@ -120,16 +113,9 @@ class AsyncLLM(FrontEnd):
                 another event loop; or a request with data was aborted.
             PluginError: the IO processor failed; others go on.
         """
-        if is_data_prompt(prompt):
-            run = functools.partial(self.generate, priority=priority)
-            yield await self._serve_data(GENERATE, prompt, sampling_params, request_id, run)
-            return
-        params = self.get_default_sampling_params() if sampling_params is None else sampling_params
-        async with aclosing(self._serve(prompt, params, request_id, priority)) as outputs:
-            async for output in outputs:
-                yield output
+        return self._serve(GENERATE, prompt, sampling_params, request_id, priority=priority)
 
-    async def encode(
+    def encode(
         self,
         prompt: DataPrompt | PromptType,
         pooling_params: PoolingParams | None = None,
@@ -151,20 +137,18 @@ class AsyncLLM(FrontEnd):
         Raises:
             InvalidRequest, EngineError, PluginError: as of :meth:`generate`.
         """
-        if is_data_prompt(prompt):
-            run = functools.partial(self.encode, priority=priority)
-            yield await self._serve_data(POOL, prompt, pooling_params, request_id, run)
-            return
-        params = PoolingParams() if pooling_params is None else pooling_params
-        async with aclosing(self._serve(prompt, params, request_id, priority)) as outputs:
-            async for output in outputs:
-                yield output
+        return self._serve(POOL, prompt, pooling_params, request_id, priority=priority)
 
     async def _serve(
-        self, prompt: PromptType, params: SamplingParams | PoolingParams, request_id: str | None, priority: int
+        self, use: Use, prompt: DataPrompt | PromptType, params: Any, request_id: str | None, *, priority: int
     ) -> AsyncGenerator[Any, None]:
-        """The outputs of one request, of either kind."""
-        self._bind_to_loop()
+        """The outputs of one request, of either kind; ``None`` for ``params`` are those that go with ``use``."""
+        if is_data_prompt(prompt):
+            yield await self._serve_data(use, prompt, params, request_id, priority)
+            return
+        if params is None:
+            params = self.get_default_sampling_params() if use is GENERATE else PoolingParams()
+        self._core.bind_to_loop()
         arrival = self._stats.now()
         internal_id, collector = self._requests.open(request_id)
         try:
@@ -173,7 +157,7 @@ class AsyncLLM(FrontEnd):
             )
             # None at all where an abort or the end of the engine came first.
             for begun in self._requests.begin(internal_id, text, request, arrival):
-                self._client.send(begun)
+                self._core.send(begun)
             finished = False
             while not finished:
                 output = await collector.get()
@@ -196,11 +180,11 @@ class AsyncLLM(FrontEnd):
 
         Returns: False, and nothing is changed, while requests use cache blocks.
         """
-        return bool(await self._call("reset_prefix_cache", reset_running_requests=reset_running_requests))
+        return bool(await self._core.call("reset_prefix_cache", reset_running_requests=reset_running_requests))
 
     async def check_health(self) -> None:
         """EngineError where the engine or a worker cannot go on; it is answered between two steps."""
-        await self._call("check_health")
+        await self._core.call("check_health")
 
     async def collective_rpc(
         self,
@@ -216,7 +200,7 @@ class AsyncLLM(FrontEnd):
             EngineError: it failed, there is no such method, or no answer within ``timeout`` seconds, where it goes on.
         """
         check_call(method, timeout, args, kwargs)
-        call = self._call("collective_rpc", method=method, timeout=timeout, args=args, kwargs=kwargs)
+        call = self._core.call("collective_rpc", method=method, timeout=timeout, args=args, kwargs=kwargs)
         try:
             results: list[Any] = await asyncio.wait_for(call, timeout)
         except TimeoutError:
@@ -231,11 +215,11 @@ class AsyncLLM(FrontEnd):
 
     async def start_profile(self, profile_prefix: str | None = None) -> None:
         """Begin to record what the workers do; see :meth:`LLM.start_profile`. All errors are EngineErrors."""
-        await self._call("profile", is_start=True, profile_prefix=profile_prefix)
+        await self._core.call("profile", is_start=True, profile_prefix=profile_prefix)
 
     async def stop_profile(self) -> None:
         """End what :meth:`start_profile` began; the traces are written."""
-        await self._call("profile", is_start=False)
+        await self._core.call("profile", is_start=False)
 
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model directory asks for (``generation_config.json``), to change and pass on as one likes. It does
@@ -246,27 +230,27 @@ class AsyncLLM(FrontEnd):
     @property
     def receipts(self) -> tuple[Receipt, ...]:
         """Of every process of the engine, this one first: what each proved to run. An extension of vLLM's contract."""
-        return (make_receipt(self._bound_plan, "front end"), *self._client.receipts)
+        return (make_receipt(self._bound_plan, "front end"), *self._core.receipts)
 
     async def get_stats(self) -> SchedulerStats:
         """Load, preemptions and use of the KV cache, between two steps. An extension of vLLM's contract."""
-        return msgspec.convert(await self._call("get_stats"), SchedulerStats)
+        return msgspec.convert(await self._core.call("get_stats"), SchedulerStats)
 
     @property
     def is_running(self) -> bool:
         """Whether requests are taken."""
-        return self._ended is None
+        return self._core.ended is None
 
     @property
     def dead_error(self) -> EngineError | None:
         """Why no request is taken any more, if none is."""
-        return self._ended
+        return self._core.ended
 
     def shutdown(self) -> None:
         """Stop the engine; whoever is reading gets an EngineError. Waits for the step that is running; may be called
         twice, from any thread.
         """
-        self._end_from_any_thread(EngineError("this engine is shut down; make a new one"))
+        self._core.call_in_loop(self._end, EngineError("this engine is shut down; make a new one"))
         self._finalizer()
         self._pool.shutdown()
         self._data_requests.shutdown()
@@ -280,8 +264,8 @@ class AsyncLLM(FrontEnd):
     ) -> None:
         self._end(EngineError("this engine is shut down; make a new one"))
         # The loop does not wait for the step that is running, so others may go on.
-        if self._client.is_alive:
-            for end in (self._client.shutdown, self._data_requests.shutdown):
+        if self._core.is_alive:
+            for end in (self._core.shutdown, self._data_requests.shutdown):
                 await asyncio.get_running_loop().run_in_executor(self._pool, end)
         await asyncio.to_thread(self._stats.close)
         self.shutdown()
@@ -291,40 +275,19 @@ class AsyncLLM(FrontEnd):
         self.input_processor = InputProcessor(dispatcher.vllm_config, dispatcher.platform, dispatcher.logits_processors)
         self.tokenizer = self.input_processor.tokenizer
         self._data_requests = AsyncDataRequests(dispatcher, self.tokenizer)
-        self._calls = PendingCalls()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._check_own_process = own_process_check()
-        self._ended: EngineError | None = None
-        # Neither of the threads holds on to this object, so that it can be collected while they live.
-        self._mailbox = Mailbox(self._handle)
-        client_cls = ProcessCoreClient if dispatcher.settings.engine.core_process else ThreadCoreClient
         self._bound_plan = dispatcher.bound_plan
         dispatcher.load_stat_loggers()
-        self._client: ThreadCoreClient | ProcessCoreClient = client_cls(dispatcher, self._mailbox.put)
-        with shut_down_on_error(self._client.shutdown):
+        self._core = AsyncCoreClient(dispatcher, self._handle)
+        with shut_down_on_error(self._core.shutdown):
             self._stats = StatLoggerManager(dispatcher)
         if self._stats.is_active:
-            self._client.send(RecordStats())
+            self._core.send(RecordStats())
         output_processor = make_output_processor(self.vllm_config.model_config, self.tokenizer)
         self._requests = AsyncRequests(output_processor, self._stats)
-        self.input_processor.set_supported(self._client.capabilities)
+        self.input_processor.set_supported(self._core.capabilities)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm_ext-tokenizer")
-        self._finalizer = weakref.finalize(self, _stop, self._client, self._pool)
-
-    def _bind_to_loop(self) -> None:
-        """Belong to the running loop from the first use on; EngineError in another one, or after the end."""
-        self._check_own_process()
-        loop = asyncio.get_running_loop()
-        if self._loop is None:
-            self._loop = loop
-            self._mailbox.open(loop)
-        if self._loop is not loop:
-            raise EngineError(
-                "this engine belongs to another event loop, the one that it was first used in; make an engine in the "
-                "loop that uses it"
-            )
-        if self._ended is not None:
-            raise copy(self._ended)
+        # Neither of the threads holds on to this object, so that it can be collected while they live.
+        self._finalizer = weakref.finalize(self, _stop, self._core, self._pool)
 
     async def _in_thread(self, function: Any, *args: Any) -> Any:
         """What ``function`` returns, computed beside the loop."""
@@ -333,23 +296,17 @@ class AsyncLLM(FrontEnd):
             return await future
         except asyncio.CancelledError:
             task = asyncio.current_task()
-            if self._ended is None or not future.cancelled() or (task is not None and task.cancelling()):
+            if self._core.ended is None or not future.cancelled() or (task is not None and task.cancelling()):
                 raise
             # Nobody cancelled the caller: it was waiting here when the engine was shut down.
-            raise copy(self._ended) from None
-
-    async def _call(self, method: UtilityMethod, /, **kwargs: Any) -> Any:
-        """Call a method of the core between two steps."""
-        self._bind_to_loop()
-        with self._calls.open() as (call_id, answer):
-            self._client.send(UtilityCall(call_id, method, kwargs))
-            return await answer
+            raise copy(self._core.ended) from None
 
     async def _serve_data(
-        self, use: Use, request: DataPrompt, params: Any, request_id: str | None, run: Run
+        self, use: Use, request: DataPrompt, params: Any, request_id: str | None, priority: int
     ) -> PoolingRequestOutput[Any]:
-        """The one output of a request with data, each prompt of which is a request that ``run`` makes."""
-        self._bind_to_loop()
+        """The one output of a request with data, each prompt of which is served as a request of its own."""
+        self._core.bind_to_loop()
+        run = functools.partial(self._serve, use, priority=priority)
         internal_id, collector = self._requests.open(request_id)
         try:
             output = await until_ended(collector, self._data_requests.serve(use, request, params, internal_id, run))
@@ -359,42 +316,29 @@ class AsyncLLM(FrontEnd):
 
     def _abort(self, core_ids: list[str]) -> None:
         if core_ids:
-            self._client.send(AbortRequests(core_ids))
+            self._core.send(AbortRequests(core_ids))
 
     def _handle(self, message: FromCore) -> None:
         """Take a message of the core; called in the loop."""
         if isinstance(message, EngineCoreOutputs):
             if stopped := self._requests.process_outputs(message.outputs, message.step_stats):
-                self._client.send(AbortRequests(stopped, "stop"))
+                self._core.send(AbortRequests(stopped, "stop"))
         elif isinstance(message, RequestRefused):
             self._requests.fail([message.request_id], InvalidRequest(message.reason))
         elif isinstance(message, RequestsFailed):
             error = EngineError(message.reason, request_ids=message.request_ids)
             self._abort(self._requests.fail(message.request_ids, error))
         elif isinstance(message, UtilityResult):
-            self._calls.answer(message)
+            self._core.take_answer(message)
         elif isinstance(message, EngineCoreDead):
             self._end(EngineError(f"the engine core stopped, so this engine is of no use any more: {message.reason}"))
 
     def _end(self, error: EngineError) -> None:
         """Take no more requests, and tell ``error`` to everybody who waits; the first reason stays."""
-        if self._ended is None:
-            self._ended = error
-        self._requests.fail_all(self._ended)
-        self._calls.fail_all(self._ended)
-
-    def _end_from_any_thread(self, error: EngineError) -> None:
-        try:
-            is_inside = asyncio.get_running_loop() is self._loop
-        except RuntimeError:
-            is_inside = False
-        if self._loop is None or is_inside or not self._loop.is_running():
-            self._end(error)
-        else:
-            self._loop.call_soon_threadsafe(self._end, error)
+        self._requests.fail_all(self._core.end(error))
 
 
-def _stop(client: ThreadCoreClient | ProcessCoreClient, pool: ThreadPoolExecutor) -> None:
-    client.shutdown()
+def _stop(core: AsyncCoreClient, pool: ThreadPoolExecutor) -> None:
+    core.shutdown()
     # Nobody waits for these threads here: garbage may be collected in one of them.
     pool.shutdown(wait=False, cancel_futures=True)

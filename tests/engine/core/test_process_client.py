@@ -165,7 +165,7 @@ def test_a_message_that_nobody_can_read_ends_the_engine_and_everybody_hears_of_i
     async def use() -> None:
         stream = engine.generate([5, 6, 7], greedy(200))
         await anext(stream)
-        engine._client._process.channel.send(Frame(Kind.MESSAGE, b"\xc1"))
+        engine._core._client._process.channel.send(Frame(Kind.MESSAGE, b"\xc1"))
         async for _ in stream:
             continue
 
