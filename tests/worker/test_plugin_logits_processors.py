@@ -115,16 +115,6 @@ def test_a_request_that_sits_out_a_step_comes_back_with_its_output():
     assert recorder.rows == {0: (DRAWING, [1, 5], [7, 9]), 1: (GREEDY, [0, 5], [])}
 
 
-def test_all_are_forgotten_with_the_batch():
-    recorder = Recorder()
-    rows = rows_with(recorder, GREEDY)
-    rows.sample(Sampler(0), torch.zeros(1, 4), [0])
-
-    rows.batch.clear()
-
-    assert recorder.rows == {}
-
-
 def test_logits_in_another_dtype_are_brought_back():
     class Half(Recorder):
         def apply(self, logits: torch.Tensor) -> torch.Tensor:

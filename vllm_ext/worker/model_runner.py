@@ -73,19 +73,22 @@ class ModelRunner:
         self.sampler = Sampler(vllm_config.model_config.seed)
         pooler: Any = model.pooler if vllm_config.model_config.runner_type == "pooling" else None
         self.pooling = None if pooler is None else PoolingRunner(pooler, device)
-        self._metadata: StepMetadata
-        self._num_blocks = 0
         vocab_size = vllm_config.model_config.hf_config.get("vocab_size")
         self._compute_logits = partial(compute_logits, model, vocab_size)
         self._selects_rows = selects_rows(model)
         self._runnable: Callable[..., torch.Tensor] = model
-        self._buffers: StepBuffers
         self._processors = build_logits_processors(
             vllm_config, device, platform.is_pin_memory_available(), logits_processors
         )
-        self.batch: InputBatch
-        self._new_batch([])
+        # A model that pools has none, and its requests ask for none.
+        self._prompt_logprobs = PromptLogprobs(self._compute_logits)
         self._pending: tuple[StepInputs, torch.Tensor | None, dict[str, LogprobsLists]] | None = None
+        # From initialize_kv_cache() on:
+        self.batch: InputBatch
+        self._block_sizes: list[int]
+        self._buffers: StepBuffers
+        self._metadata: StepMetadata
+        self._num_blocks: int
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         """What each layer of the model stores, by layer name."""
@@ -93,15 +96,19 @@ class ModelRunner:
         return {name: spec for name, spec in specs.items() if spec is not None}
 
     def initialize_kv_cache(self, config: KVCacheConfig) -> None:
-        """Allocate the cache, bind it, and set up a metadata builder per group and backend."""
+        """Allocate the cache, bind it, and set up what steps need: called once, before the first one.
+
+        Raises:
+            ConfigError: there is no memory for the tokens of as many requests as there may be.
+        """
+        self._block_sizes = [group.kv_cache_spec.block_size for group in config.kv_cache_groups]
+        self._make_room_for_requests()
         if config.kv_cache_groups:
             warn_of_unread_shapes(self._attention_backends(), config.kv_cache_layout)
         bind_kv_cache(allocate_kv_cache(config, self.device), self.layers)
         self._num_blocks = config.num_blocks
         self._metadata = StepMetadata(config, self.layers, self.vllm_config, self.device)
         self._runnable = self._wrap_model()
-        self.batch.sampling.clear()
-        self._new_batch([group.kv_cache_spec.block_size for group in config.kv_cache_groups])
 
     def clear_graphs(self) -> None:
         """Record decode steps anew: they hold the addresses of weights, which may be others now."""
@@ -229,8 +236,7 @@ class ModelRunner:
         self.execute_model(SchedulerOutput([request], CachedRequestData(), {"warm-up": num_tokens}, num_tokens))
         self.execute_model(SchedulerOutput([], CachedRequestData(), {}, 0, {"warm-up"}))
 
-    def _new_batch(self, block_sizes: list[int]) -> None:
-        self._block_sizes = block_sizes
+    def _make_room_for_requests(self) -> None:
         try:
             self._buffers = self._make_buffers()
             self.batch = self._make_batch(self._processors)
@@ -240,8 +246,6 @@ class ModelRunner:
                 f"engine.max_num_seqs is {max_num_seqs}, and there is no memory for the tokens of so many requests: "
                 f"{error}. Set it, or engine.max_model_len, lower"
             ) from error
-        # A model that pools has none, and its requests ask for none.
-        self._prompt_logprobs = PromptLogprobs(self._compute_logits)
 
     def _make_buffers(self) -> StepBuffers:
         buffers = StepBuffers(self.vllm_config.scheduler_config.max_num_seqs + 1, self.device)

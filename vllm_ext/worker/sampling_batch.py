@@ -105,10 +105,6 @@ class SamplingBatch:
         self._params.pop(slot, None)
         self._output_token_ids.pop(slot, None)
 
-    def clear(self) -> None:
-        """Let the processors forget all requests."""
-        self._update_processors([], np.zeros(0, dtype=np.int64))
-
     def append_tokens(self, slots: IntArray, token_ids: IntArray) -> None:
         """Note one new token for each of ``slots``; the batch's own arrays have it already."""
         if self._output_token_ids:
