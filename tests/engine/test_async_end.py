@@ -23,6 +23,7 @@ from support.async_engine import (
 )
 from support.fake_engine import FakeDispatcher, FakeWorker, continuation, make_vllm_config
 
+from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.errors import EngineError
 
@@ -51,6 +52,30 @@ class TestFailures:
             assert await tokens_of(engine, [9], greedy(4)) == continuation([9], 4)
             await engine.check_health()
             await check_books(engine)
+
+        run(main)
+
+    def test_the_error_of_a_step_has_the_ids_that_the_users_gave(self, make_async_llm):
+        gate = StepGate()
+        engine = make_async_llm(gate)
+
+        def fails() -> None:
+            raise ValueError("stop it")
+
+        async def ids_in_error(request_id: str, n: int) -> tuple[str, ...]:
+            with pytest.raises(EngineError) as caught:
+                async for _ in engine.generate([1], SamplingParams(n=n, max_tokens=100), request_id):
+                    pass
+            return caught.value.request_ids
+
+        async def main() -> None:
+            tasks = [asyncio.create_task(ids_in_error(*request)) for request in (("one", 1), ("two", 2))]
+            await all_sent(engine, 2)
+            await gate.make_steps(2)
+            engine.worker.before_step = fails
+            gate.open()
+
+            assert await asyncio.gather(*tasks) == [("one", "two")] * 2
 
         run(main)
 

@@ -326,8 +326,7 @@ class AsyncLLM(FrontEnd):
         elif isinstance(message, RequestRefused):
             self._requests.fail([message.request_id], InvalidRequest(message.reason))
         elif isinstance(message, RequestsFailed):
-            error = EngineError(message.reason, request_ids=message.request_ids)
-            self._abort(self._requests.fail(message.request_ids, error))
+            self._abort(self._requests.fail_step(message.request_ids, message.reason))
         elif isinstance(message, UtilityResult):
             self._core.take_answer(message)
         elif isinstance(message, EngineCoreDead):

@@ -84,10 +84,9 @@ class AsyncRequests:
                     self._forget(output.request_id)
                 collector.put(output)
         except Exception as error:  # noqa: BLE001 - it ends the requests of this step, and their readers get it
-            owners = dict.fromkeys(self._owners[o.request_id] for o in outputs if o.request_id in self._owners)
+            owners = self._in_flight(output.request_id for output in outputs)
             core_ids = [core_id for owner in owners for core_id in self._core_ids[owner]]
-            reason = f"the outputs of a step cannot be read: {innermost_cause(error)}"
-            self.fail(core_ids, EngineError(reason, request_ids=list(owners)))
+            self.fail_step(core_ids, f"the outputs of a step cannot be read: {innermost_cause(error)}")
             return core_ids
         return processed.stopped
 
@@ -101,24 +100,28 @@ class AsyncRequests:
             self._collectors[internal_id].put(output)
         return self.close(internal_ids)
 
+    def fail_step(self, core_ids: Collection[str], reason: str) -> list[str]:
+        """As :meth:`fail`, of requests that the engine ended: the error has the users' ids of them."""
+        request_ids = [self._collectors[internal_id].request_id for internal_id in self._in_flight(core_ids)]
+        return self.fail(core_ids, EngineError(reason, request_ids=request_ids))
+
     def fail(self, core_ids: Collection[str], error: Exception) -> list[str]:
         """End requests, by the core's ids, whose readers get ``error``. Those that have ended here are passed over.
 
         Returns: other completions of theirs, by the core's ids, which it may still have.
         """
         others: list[str] = []
-        for internal_id in dict.fromkeys(self._owners.get(core_id, core_id) for core_id in core_ids):
-            if (collector := self._collectors.get(internal_id)) is not None:
-                collector.put_error(error)
-                core_ids_of = self._core_ids.get(internal_id, ())
-                if len(core_ids_of) > 1:
-                    others += sorted({*core_ids_of} - {*core_ids})
-                if isinstance(error, InvalidRequest):
-                    self._stats.forget(core_ids_of)
-                else:
-                    self._stats.abort(core_ids_of)
-                self._output_processor.abort_requests([internal_id])
-                self._forget(internal_id)
+        for internal_id in self._in_flight(core_ids):
+            self._collectors[internal_id].put_error(error)
+            core_ids_of = self._core_ids.get(internal_id, ())
+            if len(core_ids_of) > 1:
+                others += sorted({*core_ids_of} - {*core_ids})
+            if isinstance(error, InvalidRequest):
+                self._stats.forget(core_ids_of)
+            else:
+                self._stats.abort(core_ids_of)
+            self._output_processor.abort_requests([internal_id])
+            self._forget(internal_id)
         return others
 
     def fail_all(self, error: Exception) -> None:
@@ -134,6 +137,11 @@ class AsyncRequests:
         for internal_id in ended:
             self._forget(internal_id)
         return core_ids
+
+    def _in_flight(self, core_ids: Iterable[str]) -> list[str]:
+        """Internal ids, each once, of the requests that have not ended; one that the core does not have is its own."""
+        internal_ids = dict.fromkeys(self._owners.get(core_id, core_id) for core_id in core_ids)
+        return [internal_id for internal_id in internal_ids if internal_id in self._collectors]
 
     def _forget(self, internal_id: str) -> None:
         collector = self._collectors.pop(internal_id)
