@@ -11,7 +11,7 @@ import sys
 import pytest
 from support.distributions import IN_TREE, PLATFORM, config, record
 
-from vllm_ext.contracts.groups import EXECUTORS_GROUP
+from vllm_ext.contracts.groups import EXECUTORS_GROUP, IN_TREE_PLATFORMS_GROUP, STAT_LOGGER
 from vllm_ext.discovery import Provider
 from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginLoadError, PluginNotFound
 from vllm_ext.plan import plan_to_dict, resolve
@@ -185,8 +185,49 @@ class TestDuplicates:
         assert plan.errors == ()
         assert plan.notes == (
             "general plugin 'a' exists more than once, and none is used: acme 1.0 (a_module:register), "
-            "zeta 1.0 (a_module:register). Write 'acme:a' or 'zeta:a' in plugins.general.enabled",
+            "zeta 1.0 (a_module:register). Disable all but one of 'acme:a' and 'zeta:a' in plugins.general.disabled",
         )
+
+    def test_what_the_note_says_leaves_one_of_them_and_all_others(self):
+        plan = plan_of(*self.TWINS, plugins__general__disabled=["zeta:a"])
+
+        assert statuses(plan) == {"acme:a": "selected", "zeta:a": "disabled", "between:b": "selected"}
+        assert plan.notes == ()
+
+    def test_of_platforms_the_note_says_which_to_name(self):
+        plan = plan_of(record("npu", "acme", PLATFORM), record("npu", "zeta", PLATFORM))
+
+        assert plan.notes[0].endswith(". Write 'acme:npu' or 'zeta:npu' in platform.driver")
+
+    @pytest.mark.parametrize(
+        ("kind", "groups"),
+        [
+            ("platform", (PLATFORM, IN_TREE_PLATFORMS_GROUP)),
+            ("stat_logger", STAT_LOGGER.groups),
+        ],
+    )
+    def test_one_distributions_in_both_groups_of_a_kind_are_told_apart_by_nothing(self, kind, groups):
+        twins = [record("x", group=group) for group in groups]
+        plan = plan_of(*twins)
+
+        assert [d.reason for d in plan.decisions if d.record in twins] == [
+            "2 plugins of this kind have that name; from acme"
+        ] * 2
+        assert [d.name for d in plan.used(kind) if not d.in_tree] == []
+        assert plan.notes[0].endswith(". It is for that distribution to declare the name once")
+
+    def test_thousands_of_names_are_not_compared_with_each_other(self):
+        class Name(str):
+            compared = 0
+            __hash__ = str.__hash__
+
+            def __eq__(self, other):
+                Name.compared += 1
+                return str.__eq__(self, other)
+
+        plan_of(*(record(Name(f"p{number}")) for number in range(300)))
+
+        assert Name.compared < 300 * 20
 
     @pytest.mark.parametrize("records", [TWINS, (TWINS[0], TWINS[2], TWINS[1])], ids=["apart", "adjacent"])
     def test_it_is_an_error_where_the_name_was_asked_for(self, records):

@@ -31,6 +31,7 @@ class KindResolution:
         self._chosen: list[Decision] = []
         self._rest: list[Decision] = []
         self._open: list[ExtensionRecord] = []
+        self._open_by_name: dict[str, list[ExtensionRecord]] = {}
         self._screen_records()
         self._note_disabled_names()
         self._note_emptied()
@@ -52,6 +53,7 @@ class KindResolution:
         for record in self._records:
             if (verdict := self.screen.judge(record, self.rule)) is None:
                 self._open.append(record)
+                self._open_by_name.setdefault(record.name, []).append(record)
                 continue
             self._verdicts[record] = verdict
             self._reject(record, verdict.status, verdict.reason, verdict.origin)
@@ -183,14 +185,18 @@ class KindResolution:
         if named:
             self.errors.append(ambiguous(name, kind, twins, envs.VLLM_PLUGINS))
         else:
-            self._odd.append(
-                f"{kind} plugin {name!r} exists more than once, and none is used: "
-                f"{tell_apart(twins, self.rule.asked_key)}"
-            )
+            by_disabling = self.rule.kind.pattern != "driver"  # A list with one of them would be all that is loaded.
+            key = self.rule.disabled_key if by_disabling else self.rule.asked_key
+            advice = tell_apart(twins, str(key), by_disabling=by_disabling)
+            self._odd.append(f"{kind} plugin {name!r} exists more than once, and none is used: {advice}")
 
     def _twins(self, record: ExtensionRecord) -> list[ExtensionRecord]:
-        """All that have the record's group and name, itself among them."""
-        return [other for other in self._open if (other.group, other.name) == (record.group, record.name)]
+        """All that have the record's group and name, itself among them.
+
+        A kind may have two groups: what one distribution calls the same in both, no reference tells apart either.
+        """
+        same_name = self._open_by_name[record.name]
+        return [r for r in same_name if r.group == record.group or r.distribution == record.distribution]
 
     def _choose(self, record: ExtensionRecord, reason: str, origin: Origin, *, named: bool) -> None:
         notes = self.screen.notes(record)
@@ -212,7 +218,8 @@ class KindResolution:
 
     def _reject_duplicate(self, record: ExtensionRecord, twins: Sequence[ExtensionRecord]) -> None:
         owners = ", ".join(sorted({twin.distribution for twin in twins}))
-        self._reject(record, "duplicate", f"{len(twins)} plugins of this group have that name; from {owners}", None)
+        where = "group" if len({twin.group for twin in twins}) == 1 else "kind"
+        self._reject(record, "duplicate", f"{len(twins)} plugins of this {where} have that name; from {owners}", None)
 
     def _add_missing(self, name: str, key: str, reason: str) -> None:
         group, kind, origin = self.rule.kind.groups[0], self.rule.kind.key, self.config.origin(key)

@@ -41,13 +41,15 @@ def ambiguous(reference: str, kind: str, found: Sequence[ExtensionRecord], where
     )
 
 
-def tell_apart(found: Sequence[ExtensionRecord], where: str = "") -> str:
-    """Plugins of one name, and how to name one of them (in the setting ``where``)."""
+def tell_apart(found: Sequence[ExtensionRecord], where: str = "", *, by_disabling: bool = False) -> str:
+    """Plugins of one name, and how to name one of them in the setting ``where``, or to turn the others off there."""
     owners = ", ".join(f"{record.distribution} {record.version} ({record.value})" for record in found)
     choices = sorted({f"{record.distribution}:{record.name}" for record in found})
     if len(choices) == 1:
         return f"{owners}. It is for that distribution to declare the name once"
-    return f"{owners}. Write {' or '.join(map(repr, choices))}" + (f" in {where}" if where else "")
+    to_do = "Disable all but one of" if by_disabling else "Write"
+    names = (" and " if by_disabling else " or ").join(map(repr, choices))
+    return f"{owners}. {to_do} {names}" + (f" in {where}" if where else "")
 
 
 def not_found(
