@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 _LIST_FORMATTERS = {
     "csv": "cliff.formatters.commaseparated:CSVLister",
     "json": "cliff.formatters.json_format:JSONFormatter",
-    "table": "cliff.formatters.table:TableFormatter",
+    "table": "vllm_ext.cli.formatters:CheckedTableFormatter",
     "value": "cliff.formatters.value:ValueFormatter",
     "yaml": "cliff.formatters.yaml_format:YAMLFormatter",
 }
 _SHOW_FORMATTERS = {name: target for name, target in _LIST_FORMATTERS.items() if name != "csv"} | {
-    "shell": "cliff.formatters.shell:ShellFormatter",
+    "shell": "vllm_ext.cli.formatters:QuotingShellFormatter",
 }
 _WITH_ESCAPES = ("json", "yaml")
 """Formatters that write escapes of their own for what is not printable."""
