@@ -12,15 +12,17 @@ import logging
 import os
 import sys
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from vllm_ext._version import __version__
+from vllm_ext.cli.log_handlers import LogFile, QuietStreamHandler
 from vllm_ext.errors import VllmExtError, innermost_cause, message_of, plugin_traceback, printable
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Sequence
 
     from cliff.command import Command
@@ -81,6 +83,7 @@ class VllmExtApp(App):
         # cliff has put its own command there.
         self.command_manager.commands["complete"] = _entry_point("complete")
         self._handlers: list[logging.Handler] = []
+        self._log_file: LogFile | None = None
         self._error: BaseException | None = None
         self._is_help_shown = False
         self._secrets: list[str] = []
@@ -103,19 +106,27 @@ class VllmExtApp(App):
         """
         return printable(self.without_secrets(text), kept="\n\t")
 
+    def build_option_parser(self, *arguments: Any, **keywords: Any) -> argparse.ArgumentParser:
+        """cliff's, which says of ``-q`` that warnings come through, and nothing of how often ``-v`` has an effect."""
+        parser = super().build_option_parser(*arguments, **keywords)
+        parser._option_string_actions["-q"].help = "Log errors alone; warnings too without it."
+        parser._option_string_actions["-v"].help = "Log more: -v what is done, -vv how."
+        parser._option_string_actions["--log-file"].help = "Also append the log to this file, with all of -vv."
+        return parser
+
     def configure_logging(self) -> None:
         """Handlers on our own logger only; the root logger belongs to whoever embeds us."""
         self._add_handler(
-            logging.StreamHandler(self.stderr),
+            QuietStreamHandler(self.stderr),
             "%(levelname)s: %(message)s",
             _LEVELS[min(self.options.verbose_level, len(_LEVELS) - 1)],
         )
-        if self.options.log_file:
+        if self.options.log_file is not None:
             try:
-                handler = logging.FileHandler(self.options.log_file, encoding="utf-8", errors="backslashreplace")
+                self._log_file = LogFile(self.options.log_file)
             except OSError as error:
                 self.parser.error(f"--log-file {self.options.log_file}: {error.strerror}")
-            self._add_handler(handler, self.LOG_FILE_MESSAGE_FORMAT, logging.DEBUG)
+            self._add_handler(self._log_file, self.LOG_FILE_MESSAGE_FORMAT, logging.DEBUG)
         self.LOG.setLevel(min(handler.level for handler in self._handlers))
 
     def run(self, argv: list[str]) -> int:
@@ -133,13 +144,16 @@ class VllmExtApp(App):
         except OSError as error:
             _discard(self.stdout)
             # Not logged: options such as --version end before there is a handler.
-            self.stderr.write(f"ERROR: standard output cannot be written: {error.strerror or error}\n")
+            self._complain(f"ERROR: standard output cannot be written: {error.strerror or error}\n")
             return 1
         finally:
             for handler in self._handlers:
                 self.LOG.removeHandler(handler)
                 handler.close()
             self.LOG.setLevel(level)
+        if self._log_file is not None and (fault := self._log_file.fault) is not None:
+            self._complain(f"ERROR: --log-file {self.options.log_file} cannot be written: {fault.strerror or fault}\n")
+            return code or 1
         return 0 if self._is_help_shown else code
 
     def interact(self) -> None:
@@ -155,8 +169,14 @@ class VllmExtApp(App):
             return code
         if not self.options.debug:
             # The code of a plugin that was chosen: its own traceback is what its author needs.
-            self.stderr.write(self.fit_to_show(plugin_traceback(self._error)))
+            self._complain(self.fit_to_show(plugin_traceback(self._error)))
         return self._error.exit_code
+
+    def _complain(self, text: str) -> None:
+        """Write to standard error; where that cannot be, nobody can be told, and the exit code says what there is."""
+        with contextlib.suppress(OSError):
+            self.stderr.write(text)
+            self.stderr.flush()
 
     def _with_help_last(self, argv: list[str]) -> list[str]:
         """``help NAME ...`` as ``NAME ... --help``, for the command's own parser to answer.
