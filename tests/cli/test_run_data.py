@@ -167,6 +167,7 @@ class TestFaults:
             ),
             (["--data", "/nowhere/x"], "(--data): '/nowhere/x' cannot be read: [Errno 2] No such file"),
             (["--data", "JSON"], "broken.json' cannot be read: Expecting"),
+            (["--data", ""], "(--data): expected a file, or - for stdin, given an empty name"),
         ],
     )
     def test_wrong_use_is_exit_2(self, plugins, vllm_ext, tmp_path, arguments, message):
@@ -179,6 +180,28 @@ class TestFaults:
 
         assert (code, out) == (2, "")
         assert message in err
+
+    def test_json_that_is_nested_too_deeply_says_so(self, run):
+        code, out, err = run("[" * 100_000, name="deep.json")
+
+        assert (code, out) == (2, "")
+        assert "deep.json' cannot be read: it is nested too deeply" in err
+
+    def test_a_standard_input_that_is_closed_says_so(self):
+        line = f"{sys.executable} -m vllm_ext run --data - <&-"
+        done = subprocess.run(line, shell=True, capture_output=True, text=True, check=False)
+
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr == "ERROR: command line (--data -): standard input is closed\n"
+
+    def test_options_that_choose_tokens_are_refused_of_a_model_that_pools(self, plugins, run):
+        install(plugins, body=answering("data"))
+
+        assert run("x", "--seed", "1").code == 0
+        code, out, err = run("x", "--seed", "1", "--task", "embed")
+
+        assert (code, out) == (2, "")
+        assert "command line (--seed): a model that pools generates no tokens to choose" in err
 
     def test_a_processor_that_refuses_the_data_is_exit_2(self, plugins, run):
         install(plugins, body="    def parse_data(self, data): raise ValueError('colours are missing')\n")

@@ -137,3 +137,25 @@ def test_a_task_that_the_model_does_not_know_is_refused(run, encoder):
 
     assert (code, out) == (2, "")
     assert "can be asked for: embed, plugin, token_embed" in err
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        *(("--max-tokens", "5"), ("--temperature", "0.8"), ("--top-p", "1"), ("--top-k", "0"), ("--min-p", "0")),
+        *(("--stop", "x"), ("--seed", "1")),
+    ],
+)
+@pytest.mark.parametrize("task", ["embed", "score"])
+def test_options_that_choose_tokens_are_refused_where_none_is_generated(run, task, option, value):
+    code, out, err = run("--task", task, "a", "b", option, value)
+
+    assert (code, out) == (2, "")
+    assert f"command line ({option}): --task {task} generates no tokens to choose" in err
+
+
+def test_they_are_refused_of_a_model_that_pools_too(run, encoder):
+    code, out, err = run("--model", encoder[0], "the fox", "--seed", "1")
+
+    assert (code, out) == (2, "")
+    assert "command line (--seed): a model that pools generates no tokens to choose" in err

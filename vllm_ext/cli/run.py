@@ -15,7 +15,7 @@ from vllm_ext.cli.run_data import (
     start_with_processor,
     write_answer,
 )
-from vllm_ext.cli.run_pooling import add_task_options, lines, pool, task_of, task_overrides
+from vllm_ext.cli.run_pooling import add_task_options, lines, pool, sampling_options, task_of, task_overrides
 from vllm_ext.cli.run_stats import RunStats
 from vllm_ext.config import Override
 from vllm_ext.importing import without_gc
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from vllm_ext.engine.llm import LLM
 
 _DEFAULT_PROMPT = "It was a truth"
+_SAMPLING_DEFAULTS = {"max_tokens": 100, "temperature": 0.8, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
+"""What holds where nothing is given; other than vLLM's, for a text that is worth reading."""
 _ENGINE_OPTIONS = ("model", "dtype", "executor", "tensor_parallel_size")
 """Options that are keys of the settings' section ``engine``."""
 
@@ -46,11 +48,11 @@ class Run(SettingsCommand):
         add("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16 (auto)")
         add("--executor", metavar="NAME", help="executor plugin that runs the workers: uniproc, multiproc (uniproc)")
         add("--tensor-parallel-size", type=int, metavar="N", help="workers that share each layer (1)")
-        add("--max-tokens", type=int, default=100, metavar="N", help="tokens to generate at most (100)")
-        add("--temperature", type=float, default=0.8, metavar="T", help="0 takes the likeliest token each time (0.8)")
-        add("--top-p", type=float, default=1.0, metavar="P", help="only the likeliest tokens that reach P together (1)")
-        add("--top-k", type=int, default=0, metavar="K", help="only the K likeliest tokens; 0 is all (0)")
-        add("--min-p", type=float, default=0.0, metavar="P", help="only tokens P times as likely as the likeliest (0)")
+        add("--max-tokens", type=int, metavar="N", help="tokens to generate at most (100)")
+        add("--temperature", type=float, metavar="T", help="0 takes the likeliest token each time (0.8)")
+        add("--top-p", type=float, metavar="P", help="only the likeliest tokens that reach P together (1)")
+        add("--top-k", type=int, metavar="K", help="only the K likeliest tokens; 0 is all (0)")
+        add("--min-p", type=float, metavar="P", help="only tokens P times as likely as the likeliest (0)")
         add("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
         add("--seed", type=int, metavar="N", help="the same seed gives the same text")
         add_task_options(parser)
@@ -71,15 +73,7 @@ class Run(SettingsCommand):
         data = read_data(parsed_args)
         overrides += [*task_overrides(parsed_args), *io_processor_override(parsed_args)]
         config = self.load_config(parsed_args, *overrides)
-        params = SamplingParams(
-            temperature=parsed_args.temperature,
-            top_p=parsed_args.top_p,
-            top_k=parsed_args.top_k,
-            min_p=parsed_args.min_p,
-            stop=parsed_args.stop,
-            max_tokens=parsed_args.max_tokens,
-            seed=parsed_args.seed,
-        )
+        params = SamplingParams(**_SAMPLING_DEFAULTS | sampling_options(parsed_args))
         prompts = parsed_args.prompts or [_DEFAULT_PROMPT]
 
         # torch comes in here, when everything that can be checked without it has been.
@@ -101,7 +95,7 @@ class Run(SettingsCommand):
                 num_tokens = self._answer(llm, parsed_args, prompts, params, out)
                 self._report(llm, num_tokens, ready - started, time.perf_counter() - ready)
             else:
-                write_answer(answer(llm, data, params), out)
+                write_answer(answer(llm, data, params, sampling_options(parsed_args)), out)
             answer_s = time.perf_counter() - ready
         if parsed_args.stats:
             # Once the engine has ended, its loggers have been told everything.

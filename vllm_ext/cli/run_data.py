@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 import msgspec
 
+from vllm_ext.cli.run_pooling import refuse_sampling
 from vllm_ext.config import Config, Override
 from vllm_ext.errors import ConfigError, InvalidRequest, PluginError, dotted_path, innermost_cause
 
@@ -68,11 +69,17 @@ def read_data(parsed_args: argparse.Namespace) -> Data | None:
             raise ConfigError(
                 f"command line (--data): the IO processor makes prompts and answer, so {what} do not go with it"
             )
+    if source == "-" and sys.stdin is None:
+        raise ConfigError("command line (--data -): standard input is closed")
+    if not source:
+        raise ConfigError("command line (--data): expected a file, or - for stdin, given an empty name")
     try:
         content = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
         if Path(source).suffix == ".json":
             return Data(json.loads(content))
-    except (OSError, ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise ConfigError(f"command line (--data): {source!r} cannot be read: it is nested too deeply") from error
+    except (OSError, ValueError) as error:
         raise ConfigError(f"command line (--data): {source!r} cannot be read: {error}") from error
     try:
         return Data(content.decode())
@@ -92,9 +99,15 @@ def start_with_processor(config: Config, stat_loggers: Sequence[StatLoggerFactor
     return LLM.from_dispatcher(dispatcher)
 
 
-def answer(llm: LLM, data: Data, params: SamplingParams) -> Any:
-    """What the IO processor makes of ``data``; ``params`` are for a model that generates."""
+def answer(llm: LLM, data: Data, params: SamplingParams, given: Iterable[str]) -> Any:
+    """What the IO processor makes of ``data``; ``params`` are for a model that generates.
+
+    Raises:
+        ConfigError: options for ``params`` were ``given``, and the model pools.
+    """
     is_pooling = llm.llm_engine.vllm_config.model_config.runner_type == "pooling"
+    if is_pooling:
+        refuse_sampling(given, "a model that pools")
     request: DataPrompt = {"data": data.value}
     (output,) = llm.encode(request, pooling_task="plugin") if is_pooling else llm.generate(request, params)
     return output.outputs

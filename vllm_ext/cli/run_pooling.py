@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
 from vllm_ext.cli.base import json_array
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.vllm_config import ModelConfig
     from vllm_ext.engine.llm import LLM
 
+_SAMPLING_OPTIONS = ("max_tokens", "temperature", "top_p", "top_k", "min_p", "stop", "seed")
 Task = Literal["generate", "embed", "classify", "score"]
 TASKS: tuple[Task, ...] = ("generate", "embed", "classify", "score")
 
@@ -33,6 +34,18 @@ def add_task_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def sampling_options(parsed_args: argparse.Namespace) -> dict[str, Any]:
+    """What is given of the options that choose tokens, by the names of :class:`SamplingParams`."""
+    given = {name: getattr(parsed_args, name) for name in _SAMPLING_OPTIONS}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def refuse_sampling(given: Iterable[str], what: str) -> None:
+    """ConfigError where an option that chooses tokens is given, of ``what``, which generates none."""
+    if option := next(iter(given), None):
+        raise ConfigError(f"command line (--{option.replace('_', '-')}): {what} generates no tokens to choose")
+
+
 def task_overrides(parsed_args: argparse.Namespace) -> list[Override]:
     """The settings that ``--task`` asks for.
 
@@ -49,6 +62,8 @@ def task_overrides(parsed_args: argparse.Namespace) -> list[Override]:
     if task == "generate":
         _refuse_truncation(parsed_args)
         return [Override("engine.runner", "generate", "--task")]
+    if parsed_args.data is None:
+        refuse_sampling(sampling_options(parsed_args), f"--task {task}")
     runner = Override("engine.runner", "pooling", "--task")
     return [runner] if task == "score" else [runner, Override("engine.convert", task, "--task")]
 
@@ -65,6 +80,7 @@ def task_of(parsed_args: argparse.Namespace, model_config: ModelConfig) -> Task:
     if model_config.runner_type == "generate":
         _refuse_truncation(parsed_args)
         return "generate"
+    refuse_sampling(sampling_options(parsed_args), "a model that pools")
     return "classify" if model_config.convert_type == "classify" else "embed"
 
 
