@@ -100,6 +100,7 @@ def test_a_key_that_stands_twice_is_an_error_with_both_lines(write):
         ("probe: {timeout_s: true}", "probe.timeout_s: expected a number above 0 and of at most 86400, given 'true'"),
         ("probe: {timeout_s: .inf}", "probe.timeout_s: expected a number above 0 and of at most 86400, given '.inf'"),
         ("probe: {timeout_s: 1e3}", "given '1e3', which YAML reads as a string; write 1000.0"),
+        ("probe: {timeout_s: 1e-9}", "given '1e-9', which YAML reads as a string; write 1.0e-09"),
         ("allow_distributions: acme", "expected a list of names, or null, given 'acme'; write [acme]"),
         ("custom_ops: '+rms_norm, -all'", "expected a list of names, given '+rms_norm, -all'; write [+rms_norm, -all]"),
         ("plugins: {general: {enabled: al}}", "expected all, or a list of names, given 'al' (did you mean 'all'?)"),

@@ -257,6 +257,11 @@ class TestOverrides:
                 "engine.dtype: expected one of auto, float32, bfloat16, float16, given 'flaot32' (did",
             ),
             ("probe.timeout_s=0", "probe.timeout_s: expected a number above 0 and of at most 86400, given 0"),
+            (
+                "probe.timeout_s=1e3",
+                "probe.timeout_s: expected a number above 0 and of at most 86400, given '1e3', which YAML reads as a "
+                "string; write 1000.0",
+            ),
             ("probe.timeout_s=true", "probe.timeout_s: expected a number above 0 and of at most 86400, given True"),
             ("engin.seed=1", "engin.seed: unknown key (did you mean 'engine'?); keys: allow_distributions,"),
             ("engine.seed.x=1", "engine.seed.x: unknown key; engine.seed has no keys below it: it is a whole number"),

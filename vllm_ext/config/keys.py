@@ -140,6 +140,19 @@ def shorten(text: str) -> str:
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
+def yaml_number(text: str) -> str | None:
+    """``text`` as YAML has it written to read a number there; ``None`` where it is no finite number."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    if not math.isfinite(number):
+        return None
+    # YAML 1.1 takes an exponent for one only after a point.
+    mantissa, sign, exponent = repr(number).partition("e")
+    return f"{mantissa}{'' if '.' in mantissa else '.0'}{sign}{exponent}"
+
+
 def _walk(struct: type[msgspec.Struct], prefix: str) -> Iterator[Key]:
     hints = get_type_hints(struct, include_extras=True)
     for field in msgspec.structs.fields(struct):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from vllm_ext.config.keys import Key, Setting, all_keys, all_sections, shorten, unknown_key
+from vllm_ext.config.keys import Key, Setting, all_keys, all_sections, shorten, unknown_key, yaml_number
 from vllm_ext.config.options import read_options
 from vllm_ext.config.origin import Origin, OriginKind
 from vllm_ext.config.paths import join_path, split_assignment, split_path
@@ -80,7 +80,11 @@ def _read(parts: tuple[str, ...], value: Any, origin: Origin, problems: list[str
 
 def _advice(key: Key, value: Any) -> str:
     """What to do where a list is due, or where YAML made something else of a word; begins with its own punctuation."""
-    if key.secret or not (key.accepts(str) or key.accepts(list)):
+    if key.secret:
+        return ""
+    if isinstance(value, str) and key.accepts(float) and (number := yaml_number(value)) is not None:
+        return f", which YAML reads as a string; write {number}"
+    if not (key.accepts(str) or key.accepts(list)):
         return ""
     if isinstance(value, str):
         return key.list_advice(value)

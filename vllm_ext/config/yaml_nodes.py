@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import yaml
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from vllm_ext.config.keys import Key, shorten
+from vllm_ext.config.keys import Key, shorten, yaml_number
 from vllm_ext.config.options import not_carried
 from vllm_ext.config.paths import join_path
 from vllm_ext.config.redaction import may_hold_secret
@@ -105,7 +105,7 @@ def advice(key: Key, node: Node, *, in_list: bool = False) -> str:
     if key.accepts(list):
         return key.list_advice(node.value)
     # YAML 1.1 knows no 1e3: a number with an exponent has a point and a sign there.
-    if node.style is None and key.accepts(float) and (number := _number(node.value)) is not None:
+    if node.style is None and key.accepts(float) and (number := yaml_number(node.value)) is not None:
         return f", which YAML reads as a string; write {number}"
     return ""
 
@@ -203,10 +203,3 @@ def _fits(key: Key, text: str) -> bool:
         return key.takes(yaml.safe_load(text))
     except (ValueError, yaml.YAMLError):
         return False
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None
