@@ -1,5 +1,6 @@
 """SamplingParams refuse what is out of range, by name."""
 
+import msgspec
 import pytest
 
 from vllm_ext import SamplingParams
@@ -125,10 +126,12 @@ def test_values_at_the_edge_of_their_range_are_taken(edge):
         ({"seed": 2**64}, "seed is 18446744073709551616; it takes an integer, from"),
         ({"stop": 3}, "stop is 3; it takes a string or a list of strings"),
         ({"stop": ["a", ""]}, "stop holds an empty string"),
+        ({"stop": ["a", "b\ud800"]}, r"stop holds 'b\\ud800', which is not valid Unicode: '\\ud800'"),
         ({"stop": "a", "detokenize": False}, r"stop is \['a'\], and detokenize false; stop strings need the text"),
         ({"bad_words": [1]}, r"bad_words is \[1\]; it takes a string or a list of strings"),
         ({"bad_words": ""}, "bad_words holds an empty string"),
         ({"stop_token_ids": True}, "stop_token_ids is True; it takes a list of token ids"),
+        ({"stop_token_ids": [1, 2**63]}, "stop_token_ids has token id 9223372036854775808; .* at most 64 bits"),
         ({"stop_token_ids": ["a"]}, r"stop_token_ids is \['a'\]; it takes a list of token ids"),
         ({"allowed_token_ids": []}, r"allowed_token_ids is \[\]; it takes at least one token id, or None for all"),
         ({"allowed_token_ids": "abc"}, "allowed_token_ids is 'abc'; it takes a list of token ids"),
@@ -165,3 +168,11 @@ def test_parameters_for_the_worker_are_told_from_those_of_the_engine():
 def test_prompt_log_probabilities_need_every_token_computed():
     assert SamplingParams(prompt_logprobs=0).skip_reading_prefix_cache
     assert not SamplingParams(logprobs=0).skip_reading_prefix_cache
+
+
+def test_a_bias_with_more_digits_than_an_integer_of_64_bits_can_pass_to_another_process():
+    params = SamplingParams(logit_bias={1: 10**300, 2: -1})
+
+    sent = msgspec.msgpack.decode(msgspec.msgpack.encode(params), type=SamplingParams)
+
+    assert sent.logit_bias == {1: 1e300, 2: -1}

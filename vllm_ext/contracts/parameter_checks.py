@@ -52,6 +52,21 @@ def check_bool(name: str, value: Any) -> None:
         raise InvalidRequest(f"{name} is {value!r}; it takes true or false")
 
 
+def check_unicode(name: str, texts: list[str]) -> None:
+    """InvalidRequest where a text has half of a surrogate pair, which no output has and no process can be handed."""
+    for text in texts:
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest(f"{name} holds {text!r}, which is not valid Unicode: {text[error.start]!r}") from None
+
+
+def check_token_ids(name: str, value: list[int]) -> None:
+    """InvalidRequest where an id is none that any vocabulary could have, since it has more than 64 bits."""
+    if beyond := next((token for token in value if not -(2**63) <= token < 2**63), None):
+        raise InvalidRequest(f"{name} has token id {beyond}; ids are integers of at most 64 bits")
+
+
 def check_logit_bias(value: Any) -> None:
     """InvalidRequest unless ``value`` maps token ids to finite numbers."""
     fits = isinstance(value, dict) and all(_is_integer(token) and _is_finite(bias) for token, bias in value.items())

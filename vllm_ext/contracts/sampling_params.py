@@ -14,6 +14,8 @@ from vllm_ext.contracts.parameter_checks import (
     check_logit_bias,
     check_num_completions,
     check_number,
+    check_token_ids,
+    check_unicode,
 )
 from vllm_ext.errors import InvalidRequest
 
@@ -167,19 +169,24 @@ class SamplingParams(msgspec.Struct, kw_only=True):
             texts = as_list(name, getattr(self, name), str, "a string or a list of strings")
             if any(not text for text in texts):
                 raise InvalidRequest(f"{name} holds an empty string; every entry needs at least one character")
+            if name == "stop":
+                # The tokenizer says it of bad_words.
+                check_unicode(name, texts)
             setattr(self, name, texts)
         if self.stop and not self.detokenize:
             raise InvalidRequest(f"stop is {self.stop!r}, and detokenize false; stop strings need the text")
 
     def _check_tokens(self) -> None:
         self.stop_token_ids = as_list("stop_token_ids", self.stop_token_ids, int, "a list of token ids")
+        check_token_ids("stop_token_ids", self.stop_token_ids)
         if self.allowed_token_ids is not None:
             self.allowed_token_ids = as_list("allowed_token_ids", self.allowed_token_ids, int, "a list of token ids")
             if not self.allowed_token_ids:
                 raise InvalidRequest("allowed_token_ids is []; it takes at least one token id, or None for all")
         if self.logit_bias is not None:
             check_logit_bias(self.logit_bias)
-            self.logit_bias = dict(self.logit_bias)
+            # An integer may have more digits than processes can hand to each other.
+            self.logit_bias = {token: float(bias) for token, bias in self.logit_bias.items()}
         if self.extra_args is not None:
             check_extra_args(self.extra_args)
 
