@@ -25,6 +25,53 @@ class Plain(AttentionBackend):
     get_builder_cls = SDPABackend.get_builder_cls
 
 
+class AsInVllm(Plain):
+    """Overrides what vLLM's class has with that class's own parameters."""
+
+    @staticmethod
+    def get_supported_kernel_block_sizes(kv_cache_spec=None):
+        return AttentionBackend.get_supported_kernel_block_sizes(kv_cache_spec)
+
+    @classmethod
+    def validate_configuration(
+        cls,
+        head_size,
+        dtype,
+        kv_cache_dtype,
+        block_size,
+        use_mla,
+        has_sink,
+        use_sparse,
+        use_mm_prefix,
+        use_per_head_quant_scales,
+        device_capability,
+        attn_type,
+        has_sliding_window=False,
+        use_non_causal=False,
+        use_batch_invariant=False,
+        use_kv_connector=False,
+        use_pcp=False,
+        use_adaptive_verification=False,
+        use_dcp=False,
+        use_rswa=False,
+    ):
+        return super().validate_configuration(
+            head_size,
+            dtype,
+            kv_cache_dtype,
+            block_size,
+            use_mla,
+            has_sink,
+            use_sparse,
+            use_mm_prefix,
+            use_per_head_quant_scales,
+            device_capability,
+            attn_type,
+            has_sliding_window,
+            use_non_causal,
+        )
+
+
 def reasons(backend: type[AttentionBackend], *, capability: DeviceCapability | None = None, **layer) -> list[str]:
     return backend.validate_configuration(**LAYER._replace(**layer)._asdict(), device_capability=capability)
 
@@ -167,3 +214,28 @@ def test_one_reason_may_be_given_as_it_is(answer, expected):
     frank = type("Frank", (Plain,), {"validate_configuration": classmethod(lambda cls, **layer: answer)})
 
     assert reasons_against(frank, LAYER, None) == expected
+
+
+@pytest.mark.parametrize(
+    ("layer", "expected"),
+    [
+        ({}, ()),
+        ({"has_sink": True, "head_size": 3}, ("attention sinks are not supported",)),
+        ({"has_sliding_window": True}, ("sliding windows are not supported",)),
+        ({"attn_type": "encoder_only"}, ("attention type 'encoder_only' is not supported",)),
+        ({"has_logits_soft_cap": True}, ("a soft cap on the logits is not supported",)),
+        ({"has_alibi_slopes": True}, ("ALiBi slopes are not supported",)),
+        (
+            {"has_sink": True, "has_alibi_slopes": True},
+            ("attention sinks are not supported", "ALiBi slopes are not supported"),
+        ),
+    ],
+)
+def test_an_override_with_vllms_parameters_is_asked_like_any_other(layer, expected):
+    assert reasons_against(AsInVllm, LAYER._replace(**layer), None) == expected
+
+
+def test_what_vllm_does_not_ask_for_is_answered_by_the_methods_of_the_backend():
+    able = type("Able", (AsInVllm,), {"supports_alibi_slopes": classmethod(lambda cls: True)})
+
+    assert reasons_against(able, LAYER._replace(has_alibi_slopes=True), None) == ()

@@ -15,7 +15,7 @@ from vllm_ext.contracts.attention_impl import (
     AttentionType,
     CommonAttentionMetadata,
 )
-from vllm_ext.contracts.kv_cache import KVCacheLayout
+from vllm_ext.contracts.kv_cache import KVCacheLayout, KVCacheSpec
 
 if TYPE_CHECKING:
     import torch
@@ -76,8 +76,13 @@ class AttentionBackend(ABC):
         return cls.__module__, cls.__qualname__
 
     @staticmethod
-    def get_supported_kernel_block_sizes() -> Sequence[int | MultipleOf]:
-        """Numbers of tokens that its kernels take as a block; a KV cache block holds a multiple of one of them."""
+    def get_supported_kernel_block_sizes(kv_cache_spec: KVCacheSpec | None = None) -> Sequence[int | MultipleOf]:
+        """Numbers of tokens that its kernels take as a block; a KV cache block holds a multiple of one of them.
+
+        Args:
+            kv_cache_spec: of the layers in question, only read; ``None``, which is what the engine gives, for any. An
+                override without parameters is called as it is.
+        """
         return [MultipleOf(1)]
 
     @classmethod
@@ -178,26 +183,30 @@ class AttentionBackend(ABC):
     @classmethod
     def validate_configuration(
         cls,
-        *,
         head_size: int,
         dtype: torch.dtype,
         kv_cache_dtype: str | None = "auto",
         block_size: int | None = None,
-        attn_type: str = AttentionType.DECODER,
         use_mla: bool = False,
         has_sink: bool = False,
         use_sparse: bool = False,
         use_mm_prefix: bool = False,
+        use_per_head_quant_scales: bool = False,
+        device_capability: DeviceCapability | None = None,
+        attn_type: str = AttentionType.DECODER,
         has_sliding_window: bool = False,
+        *args: Any,
         has_logits_soft_cap: bool = False,
         has_alibi_slopes: bool = False,
-        device_capability: DeviceCapability | None = None,
         **others: Any,
     ) -> list[str]:
         """Reasons why it cannot serve a layer; empty when it can.
 
         Called with every field of :class:`AttentionSelectorConfig` as a keyword, and ``device_capability``: those of
-        :meth:`supports_combination`, and whether the layer has what a method ``supports_…`` is asked about.
+        :meth:`supports_combination`, and whether the layer has what a method ``supports_…`` is asked about. The order
+        is vLLM's, whose further questions are passed over. ``has_logits_soft_cap`` and ``has_alibi_slopes``, which vLLM
+        does not ask, are left out where an override does not take them; the answers of
+        :meth:`supports_logits_soft_cap` and :meth:`supports_alibi_slopes` count all the same.
         """
         checks = [
             (cls.supports_head_size(head_size), f"head size {head_size} is not among {cls.get_supported_head_sizes()}"),

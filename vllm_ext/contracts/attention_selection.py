@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from vllm_ext.registry.attention_backend_enum import AttentionBackendEnum
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.platform import AttentionSelectorConfig, DeviceCapability
+
+_NOT_VLLMS = ("has_logits_soft_cap", "has_alibi_slopes")
+"""Fields of :class:`AttentionSelectorConfig` that vLLM's ``validate_configuration()`` has no parameters for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +62,25 @@ def reasons_against(
     if missing := backend.__abstractmethods__:
         raise ContractError(f"attention backend {name} does not implement {listing(missing)}")
     try:
-        reasons: Any = backend.validate_configuration(**selector._asdict(), device_capability=capability)
+        asked = {**selector._asdict(), "device_capability": capability}
+        left_out = {name: asked.pop(name) for name in _NOT_VLLMS if not _takes(backend.validate_configuration, name)}
+        reasons: Any = backend.validate_configuration(**asked)
         # One reason by itself is a text, whose letters are none.
-        return tuple(filter(None, [reasons] if isinstance(reasons, str) else reasons))
+        given = [reasons] if isinstance(reasons, str) else [*reasons]
+        if left_out.get("has_logits_soft_cap") and not backend.supports_logits_soft_cap():
+            given.append("a soft cap on the logits is not supported")
+        if left_out.get("has_alibi_slopes") and not backend.supports_alibi_slopes():
+            given.append("ALiBi slopes are not supported")
+        return tuple(filter(None, given))
     except Exception as error:
         raise ContractError(
             f"attention backend {name}: validate_configuration() failed: {innermost_cause(error)}"
         ) from error
+
+
+def _takes(method: Callable[..., Any], keyword: str) -> bool:
+    parameters = inspect.signature(method).parameters
+    return keyword in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def judge(

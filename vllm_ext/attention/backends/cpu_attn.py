@@ -124,7 +124,7 @@ class CPUAttentionBackend(SDPABackend):
         return False
 
     @classmethod
-    def validate_configuration(cls, **layer: Any) -> list[str]:
-        reasons = super().validate_configuration(**layer)
+    def validate_configuration(cls, *args: Any, **layer: Any) -> list[str]:
+        reasons = super().validate_configuration(*args, **layer)
         missing = _custom_ops.why_missing()
         return reasons if missing is None else [*reasons, f"there are no compiled kernels: {missing}"]
