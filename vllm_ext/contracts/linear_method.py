@@ -38,7 +38,9 @@ class LinearMethod(ABC):
 
         Called for the methods of a quantization, before weights are read. As it is, the layer keeps its ``weight``
         ``[out, in]`` in ``params_dtype``. A method that replaces it gives each new parameter an attribute
-        ``weight_loader(param, loaded_weight[, shard_id])``, or leaves copying to the engine.
+        ``weight_loader(param, loaded_weight[, shard_id])``, or leaves copying to the engine. An override that has
+        vLLM's parameters ``input_size`` and ``output_size`` before ``params_dtype`` is told them too: columns and rows
+        of the weight over all ranks.
 
         Args:
             layer: the layer; its parameters and buffers may be replaced.

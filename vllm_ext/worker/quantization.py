@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from vllm_ext.contracts.linear_method import LinearMethod
 from vllm_ext.errors import CheckpointError, ConfigError, ContractError
+from vllm_ext.layers.linear import LinearBase
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.quantization import QuantizationConfig
@@ -41,13 +43,22 @@ def quantize_layers(model: nn.Module, quant_config: QuantizationConfig, dtype: t
         layer.linear_method = method
         out, in_ = weight.shape
         own = {"weight_loader": layer.weight_loader} if hasattr(layer, "weight_loader") else {}
-        method.create_weights(layer, in_, list(getattr(layer, "local_sizes", [out])), dtype, **own)
+        sizes = [in_, list(getattr(layer, "local_sizes", [out]))]
+        if "input_size" in inspect.signature(method.create_weights).parameters:
+            sizes += _whole_sizes(layer, weight)
+        method.create_weights(layer, *sizes, dtype, **own)
         num_chosen += 1
     if not num_chosen:
         raise ConfigError(
             f"quantization {quant_config.get_name()!r} takes none of the layers of this model "
             f"({type(model).__qualname__}); leave engine.quantization at null"
         )
+
+
+def _whole_sizes(layer: nn.Module, weight: nn.Parameter) -> tuple[int, int]:
+    """Columns and rows of the layer's weight over all ranks."""
+    shapes = list(layer.whole_shapes(weight).values()) if isinstance(layer, LinearBase) else [tuple(weight.shape)]
+    return shapes[0][1], sum(shape[0] for shape in shapes)
 
 
 def _method_for(layer: nn.Module, name: str, quant_config: QuantizationConfig) -> LinearMethod | None:
