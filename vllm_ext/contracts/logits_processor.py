@@ -22,8 +22,8 @@ T = TypeVar("T")
 class MoveDirectionality(enum.Enum):
     """Whether two rows change places, or one goes to where nobody is."""
 
-    UNIDIRECTIONAL = 0
-    SWAP = 1
+    UNIDIRECTIONAL = 1
+    SWAP = 2
 
 
 RemovedRequest: TypeAlias = int
