@@ -370,6 +370,25 @@ def test_the_form_is_chosen_once():
     assert Chosen.asked == 1
 
 
+@pytest.mark.parametrize("compile_native", [False, True])
+def test_an_op_may_have_vllms_parameters_which_are_about_compiling(compile_native):
+    @CustomOp.register("compiles", dynamic_arg_dims={"x": 0})
+    class Compiles(CustomOp):
+        def __init__(self):
+            super().__init__(compile_native=compile_native)
+
+        def dispatch_forward(self, compile_native):
+            self.told = compile_native
+            return super().dispatch_forward(compile_native)
+
+        def forward_oot(self, x):
+            return 7 * x
+
+    op = build(Compiles)
+
+    assert (Compiles.name, op.told, op(ONE).item()) == ("compiles", compile_native, 7)
+
+
 @pytest.fixture
 def table():
     @PluggableLayer.register("table")

@@ -39,6 +39,12 @@ def test_a_class_is_taken_as_it_is():
     assert ModelRegistry.resolve_model_cls(["Direct"]) == (Model, "Direct")
 
 
+def test_a_plugin_asks_for_a_class_as_it_asks_vllm():
+    ModelRegistry.register_model("Asked", Model)
+
+    assert ModelRegistry.resolve_model_cls("Asked", model_config=object()) == (Model, "Asked")
+
+
 @pytest.mark.parametrize("path", ["module.Class", "module:", ":Class", "a:b:c", "a b:C", ""])
 def test_a_class_path_of_another_form_is_refused(path):
     with pytest.raises(RegistrationError, match="is not of the form 'package.module:Class'"):

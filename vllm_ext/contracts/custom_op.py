@@ -7,6 +7,7 @@ Which ``forward_*`` of a :class:`CustomOp` runs is decided once, at construction
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -91,16 +92,19 @@ class CustomOp(Replaceable):
 
     Args:
         enforce_enable: run the platform's form whatever the setting ``custom_ops`` says.
+        compile_native: whether vLLM compiles the native form; nothing is compiled here.
 
     Raises:
         RuntimeError: no engine is being built here.
         ConfigError: ``custom_ops`` turns the op both on and off.
     """
 
-    def __init__(self, *, enforce_enable: bool = False) -> None:
+    def __init__(self, *, enforce_enable: bool = False, compile_native: bool = False) -> None:
         super().__init__()
         self._enforce_enable = enforce_enable
-        self._forward_method = self.dispatch_forward()
+        # An override may be one without parameters, as it was here, or with vLLM's, which need not have a default.
+        takes_it = "compile_native" in inspect.signature(self.dispatch_forward).parameters
+        self._forward_method = self.dispatch_forward(**{"compile_native": compile_native} if takes_it else {})
         names = ["_forward_method"]
         if type(self).forward is CustomOp.forward:
             # torch calls it as it is, without a detour by the class.
@@ -109,6 +113,18 @@ class CustomOp(Replaceable):
             vars(self).update(dict.fromkeys(names, self._forward_method))
         else:
             bind_checked(self, names, self._forward_method, _returned_nothing(self, self._forward_method, op_cls))
+
+    @classmethod
+    def register(cls, name: str, dynamic_arg_dims: dict[str, int | list[int]] | None = None) -> Callable[[C], C]:
+        """Class decorator: make an op of this package, or of a plugin, known as ``name``.
+
+        Args:
+            dynamic_arg_dims: dimensions by argument that vLLM's compiler takes as variable; nothing is compiled here.
+
+        Raises:
+            RegistrationError: the name belongs to another class, or the class is neither op nor layer.
+        """
+        return super().register(name)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Compute, by the method that :meth:`dispatch_forward` chose."""
@@ -173,8 +189,12 @@ class CustomOp(Replaceable):
         """
         return _default_on(get_current_vllm_config().compilation_config.custom_ops)
 
-    def dispatch_forward(self) -> Callable[..., Any]:
-        """The bound method that :meth:`forward` calls; asked once, at construction."""
+    def dispatch_forward(self, compile_native: bool = False) -> Callable[..., Any]:
+        """The bound method that :meth:`forward` calls; asked once, at construction.
+
+        Args:
+            compile_native: as the constructor got it.
+        """
         bound: Callable[..., Any] = getattr(self, choose_forward(type(self), self._enforce_enable))
         return bound
 

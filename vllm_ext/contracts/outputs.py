@@ -37,14 +37,18 @@ class ModelRunnerOutput:
 
     req_ids: list[str]
     req_id_to_index: dict[str, int]
-    sampled_token_ids: list[list[int]]
+    sampled_token_ids: list[list[int]] = field(default_factory=list)
     logprobs: dict[str, LogprobsLists] = field(default_factory=dict)
-    """Of the new tokens, for requests that asked for it, by request id."""
+    """Of the new tokens, for requests that asked for it, by request id; ``None``, vLLM's default, is taken for none."""
     prompt_logprobs_dict: dict[str, LogprobsLists] = field(default_factory=dict)
     """Of the prompt's tokens but the first, by request id, in the step that completes the prompt."""
     pooler_output: list[torch.Tensor | None] = field(default_factory=list)
     """Of a pooling model, in the order of ``req_ids``: float32 in host memory; ``None`` while a prompt is not complete.
-    Empty in a step of any other model."""
+    Empty in a step of any other model; ``None``, vLLM's default, is taken for empty."""
+
+    def __post_init__(self) -> None:
+        self.logprobs = self.logprobs or {}
+        self.pooler_output = self.pooler_output or []
 
 
 EMPTY_MODEL_RUNNER_OUTPUT = ModelRunnerOutput(req_ids=[], req_id_to_index={}, sampled_token_ids=[])

@@ -76,13 +76,19 @@ class _ModelRegistry:
         """Names of all architectures, sorted."""
         return self._registry.names()
 
-    def resolve_model_cls(self, architectures: list[str]) -> tuple[type, str]:
+    def resolve_model_cls(self, architectures: str | list[str], model_config: Any = None) -> tuple[type, str]:
         """The class for the first architecture that is registered, and that architecture; where none is, the adapter
         for those that transformers knows.
+
+        Args:
+            architectures: a name, or several, the best first.
+            model_config: what vLLM goes by besides; not read, and nothing depends on it here.
 
         Raises:
             UnsupportedModel: nobody knows it, or its class cannot be imported; an import is tried again next time.
         """
+        if isinstance(architectures, str):
+            architectures = [architectures]
         for arch in architectures:
             if (entry := self._registry.find(arch)) is not None:
                 return _import_model(arch, entry.value, entry.owner_text), arch

@@ -210,6 +210,16 @@ def test_a_step_with_nothing_to_do_does_not_reach_the_worker(run):
     assert run.worker.steps == []
 
 
+def test_a_worker_may_leave_out_what_nobody_asked_for_by_vllms_none(run):
+    run.worker.execute_model = lambda _: ModelRunnerOutput(["a"], {"a": 0}, [[5]], logprobs=None, pooler_output=None)
+    run.add("a", [1], max_tokens=1)
+
+    (output,) = run.step()
+
+    assert (output.new_token_ids, output.new_logprobs, output.new_prompt_logprobs) == ([5], None, None)
+    del run.worker.execute_model
+
+
 @pytest.mark.parametrize("sampled", [[], [[]]], ids=["left out", "no token"])
 def test_a_worker_that_gives_no_token_where_one_is_due_is_an_error(run, sampled):
     ids = ["a"][: len(sampled)]
