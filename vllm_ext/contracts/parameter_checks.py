@@ -1,10 +1,16 @@
-"""Checks of single parameters; each message names parameter, value and range."""
+"""Checks of single parameters; each message names parameter, value and range.
+
+They return the value as one of Python's own types, since numbers and texts of other libraries, such as numpy's, cannot
+pass to another process.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 import sys
+from collections.abc import Collection, Mapping
+from numbers import Integral, Real
 from typing import Any
 
 from vllm_ext import envs
@@ -14,36 +20,43 @@ _MAX_N = 16384
 """vLLM's. Each completion is a request of its own, so that a slip of the keyboard would take all memory."""
 
 
-def check_number(name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True) -> None:
-    """InvalidRequest unless ``value`` is a finite number in the range."""
-    if not _is_finite(value) or not low <= value <= high or (value == low and not low_included):
+def check_number(
+    name: str, value: Any, *, low: float, high: float = math.inf, low_included: bool = True
+) -> int | float:
+    """``value``; InvalidRequest unless it is a finite number in the range."""
+    number = _as_finite(value)
+    if number is None or not low <= number <= high or (number == low and not low_included):
         raise InvalidRequest(f"{name} is {value!r}; it takes a number, {_bounds(low, high, low_included)}")
+    return number
 
 
-def check_integer(name: str, value: Any, *, low: int, high: float = math.inf) -> None:
-    """InvalidRequest unless ``value`` is an integer in the range."""
-    if not _is_integer(value) or not low <= value <= high:
+def check_integer(name: str, value: Any, *, low: int, high: float = math.inf) -> int:
+    """``value``; InvalidRequest unless it is an integer in the range."""
+    integer = as_integer(value)
+    if integer is None or not low <= integer <= high:
         raise InvalidRequest(f"{name} is {value!r}; it takes an integer, {_bounds(low, high)}")
+    return integer
 
 
-def check_num_completions(value: Any) -> None:
-    """InvalidRequest unless ``n`` is an integer from 1 to what the environment allows; ConfigError where that says
-    something else than a number.
+def check_num_completions(value: Any) -> int:
+    """``value``; InvalidRequest unless ``n`` is an integer from 1 to what the environment allows; ConfigError where
+    that says something else than a number.
     """
-    check_integer("n", value, low=1)
-    if value == 1:
-        return
+    num_completions = check_integer("n", value, low=1)
+    if num_completions == 1:
+        return num_completions
     text = os.environ.get(envs.VLLM_MAX_N_SEQUENCES, str(_MAX_N))
     if not text.strip().isdecimal() or (limit := int(text)) < 1:
         raise ConfigError(
             f"environment variable {envs.VLLM_MAX_N_SEQUENCES} is {text!r}; it takes the most completions that a "
             f"request may ask for, an integer of at least 1 (unset: {_MAX_N})"
         )
-    if value > limit:
+    if num_completions > limit:
         raise InvalidRequest(
             f"n is {value}; it takes an integer, from 1 to {limit}, which the environment variable "
             f"{envs.VLLM_MAX_N_SEQUENCES} can change"
         )
+    return num_completions
 
 
 def check_bool(name: str, value: Any) -> None:
@@ -67,11 +80,16 @@ def check_token_ids(name: str, value: list[int]) -> None:
         raise InvalidRequest(f"{name} has token id {beyond}; ids are integers of at most 64 bits")
 
 
-def check_logit_bias(value: Any) -> None:
-    """InvalidRequest unless ``value`` maps token ids to finite numbers."""
-    fits = isinstance(value, dict) and all(_is_integer(token) and _is_finite(bias) for token, bias in value.items())
-    if not fits:
-        raise InvalidRequest(f"logit_bias is {value!r}; it takes a dictionary of token ids to finite numbers")
+def check_logit_bias(value: Any) -> dict[int, float]:
+    """A copy of ``value``; InvalidRequest unless it maps token ids to finite numbers."""
+    checked: dict[int, float] = {}
+    for token, bias in value.items() if isinstance(value, dict) else [(None, None)]:
+        token_id, number = as_integer(token), _as_finite(bias)
+        if token_id is None or number is None:
+            raise InvalidRequest(f"logit_bias is {value!r}; it takes a dictionary of token ids to finite numbers")
+        # An integer may have more digits than processes can hand to each other.
+        checked[token_id] = float(number)
+    return checked
 
 
 def check_extra_args(value: Any) -> None:
@@ -80,31 +98,40 @@ def check_extra_args(value: Any) -> None:
         raise InvalidRequest(f"extra_args is {value!r}; it takes a dictionary with strings as keys")
 
 
-def as_list(name: str, value: Any, item: type, expected: str) -> list[Any]:
+def as_list(name: str, value: Any, item: type[int] | type[str], expected: str) -> list[Any]:
     """A list of different entries, in the order given; InvalidRequest where one is no ``item``."""
-    if value is None:
+    if value is None or (isinstance(value, list) and not value):
         return []
-    if _is(item, value):
-        return [value]
-    if not isinstance(value, list | tuple | set) or not all(_is(item, entry) for entry in value):
+    convert = as_integer if item is int else _as_text
+    is_collection = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+    entries = [convert(entry) for entry in (value if is_collection else [value])]
+    if None in entries:
         raise InvalidRequest(f"{name} is {value!r}; it takes {expected}")
-    return list(dict.fromkeys(value))
+    return list(dict.fromkeys(entries))
+
+
+def as_integer(value: Any) -> int | None:
+    """``value``, if it is an integer of any type; true and false are none."""
+    if type(value) is int:
+        return value
+    is_other_integer = not isinstance(value, bool) and isinstance(value, Integral)
+    return int(value) if is_other_integer else None
+
+
+def _as_finite(value: Any) -> int | float | None:
+    if type(value) is float:
+        number: int | float | None = value
+    elif (number := as_integer(value)) is None and not isinstance(value, bool) and isinstance(value, Real):
+        number = float(value)
+    # An integer may be larger than any float.
+    return number if number is not None and abs(number) <= sys.float_info.max else None
+
+
+def _as_text(value: Any) -> str | None:
+    return str(value) if isinstance(value, str) else None
 
 
 def _bounds(low: float, high: float, low_included: bool = True) -> str:
     if high == math.inf:
         return f"at least {low}" if low_included else f"above {low}"
     return f"from {low} to {high}" if low_included else f"above {low} and at most {high}"
-
-
-def _is(kind: Any, value: Any) -> bool:
-    """Whether ``value`` is of ``kind``; true and false are no numbers here."""
-    return isinstance(value, kind) and not isinstance(value, bool)
-
-
-def _is_integer(value: Any) -> bool:
-    return _is(int, value)
-
-
-def _is_finite(value: Any) -> bool:
-    return _is(int | float, value) and abs(value) <= sys.float_info.max

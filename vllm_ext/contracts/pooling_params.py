@@ -50,7 +50,7 @@ class PoolingParams(msgspec.Struct, kw_only=True):
             raise InvalidRequest(f"task is {self.task!r}{hint}; it takes one of: {listing(POOLING_TASKS)}")
         for name, low in (("dimensions", 1), ("truncate_prompt_tokens", -1)):
             if (value := getattr(self, name)) is not None:
-                check_integer(name, value, low=low)
+                setattr(self, name, check_integer(name, value, low=low))
         if self.truncate_prompt_tokens == 0:
             raise InvalidRequest("truncate_prompt_tokens is 0; it takes a number from 1 on, or -1 for all that fit")
         for name in ("use_activation", "skip_reading_prefix_cache"):

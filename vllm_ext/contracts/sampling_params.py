@@ -133,16 +133,18 @@ class SamplingParams(msgspec.Struct, kw_only=True):
         return [name for name, default in _WORKER_DEFAULTS if getattr(self, name) != default]
 
     def _check_choice(self) -> None:
-        check_num_completions(self.n)
-        check_number("temperature", self.temperature, low=0.0, high=_LARGEST)
-        check_number("top_p", self.top_p, low=0.0, high=1.0, low_included=False)
-        check_integer("top_k", self.top_k, low=-1, high=2**31 - 1)
-        check_number("min_p", self.min_p, low=0.0, high=1.0)
-        check_number("presence_penalty", self.presence_penalty, low=-2.0, high=2.0)
-        check_number("frequency_penalty", self.frequency_penalty, low=-2.0, high=2.0)
-        check_number("repetition_penalty", self.repetition_penalty, low=_SMALLEST, high=_LARGEST)
+        self.n = check_num_completions(self.n)
+        self.temperature = check_number("temperature", self.temperature, low=0.0, high=_LARGEST)
+        self.top_p = check_number("top_p", self.top_p, low=0.0, high=1.0, low_included=False)
+        self.top_k = check_integer("top_k", self.top_k, low=-1, high=2**31 - 1)
+        self.min_p = check_number("min_p", self.min_p, low=0.0, high=1.0)
+        self.presence_penalty = check_number("presence_penalty", self.presence_penalty, low=-2.0, high=2.0)
+        self.frequency_penalty = check_number("frequency_penalty", self.frequency_penalty, low=-2.0, high=2.0)
+        self.repetition_penalty = check_number(
+            "repetition_penalty", self.repetition_penalty, low=_SMALLEST, high=_LARGEST
+        )
         if self.seed is not None:
-            check_integer("seed", self.seed, low=_SEEDS[0], high=_SEEDS[1])
+            self.seed = check_integer("seed", self.seed, low=_SEEDS[0], high=_SEEDS[1])
         if self.n > 1 and self.is_greedy:
             raise InvalidRequest(
                 f"n is {self.n}, and the temperature {self.temperature}: all completions would be the same; it takes 1 "
@@ -150,17 +152,17 @@ class SamplingParams(msgspec.Struct, kw_only=True):
             )
 
     def _check_length(self) -> None:
-        check_integer("min_tokens", self.min_tokens, low=0)
+        self.min_tokens = check_integer("min_tokens", self.min_tokens, low=0)
         if self.max_tokens is None:
             return
-        check_integer("max_tokens", self.max_tokens, low=1)
+        self.max_tokens = check_integer("max_tokens", self.max_tokens, low=1)
         if self.min_tokens > self.max_tokens:
             raise InvalidRequest(f"min_tokens is {self.min_tokens}; it takes at most max_tokens, {self.max_tokens}")
 
     def _check_logprobs(self) -> None:
         for name in ("logprobs", "prompt_logprobs"):
             if (value := getattr(self, name)) is not None:
-                check_integer(name, value, low=-1)
+                setattr(self, name, check_integer(name, value, low=-1))
 
     def _check_text(self) -> None:
         for name in ("ignore_eos", "detokenize", "skip_special_tokens", "include_stop_str_in_output"):
@@ -184,9 +186,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
             if not self.allowed_token_ids:
                 raise InvalidRequest("allowed_token_ids is []; it takes at least one token id, or None for all")
         if self.logit_bias is not None:
-            check_logit_bias(self.logit_bias)
-            # An integer may have more digits than processes can hand to each other.
-            self.logit_bias = {token: float(bias) for token, bias in self.logit_bias.items()}
+            self.logit_bias = check_logit_bias(self.logit_bias)
         if self.extra_args is not None:
             check_extra_args(self.extra_args)
 

@@ -37,8 +37,10 @@ def params_for_each(name: str, cls: type[P], params: P | Sequence[P], num_prompt
     return each
 
 
-def priorities_for_each(priority: int | Sequence[int], num_prompts: int) -> list[int]:
-    """Priorities by prompt; InvalidRequest where there are too few or too many."""
+def priorities_for_each(priority: int | Sequence[int] | None, num_prompts: int) -> list[int]:
+    """Priorities by prompt; ``None`` is 0, for all; InvalidRequest where there are too few or too many."""
+    if priority is None:
+        return [0] * num_prompts
     if not isinstance(priority, list | tuple):
         return [priority] * num_prompts  # type: ignore[list-item] # add_request() says what it takes
     if len(priority) != num_prompts:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+import numpy as np
+
 from vllm_ext.config import Config, Override, load_config
 from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.dispatch.bootstrap import bootstrap
@@ -63,6 +65,8 @@ class FrontEnd(ABC):
         self._start(_dispatcher_for(load_config(config_files, settings), progress, stat_loggers))
 
     def _keyword(self, name: str, key: str, value: Any) -> Override:
+        if isinstance(value, np.generic):
+            value = value.item()
         return Override(key, value, f"{self.caller}({name}=...)", "keyword")
 
     def _wrong_kind(self, name: str, value: object, expected: str) -> ConfigError:

@@ -63,7 +63,7 @@ class LLM(PoolingCalls, FrontEnd):
         sampling_params: SamplingParams | None = None,
         *,
         use_tqdm: bool = False,
-        priority: int = 0,
+        priority: int | None = None,
     ) -> list[PoolingRequestOutput[Any]]: ...
 
     # By itself, because mypy looks into a list of prompts of several forms only where no other kind of list is taken.
@@ -74,7 +74,7 @@ class LLM(PoolingCalls, FrontEnd):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = False,
-        priority: int | Sequence[int] = 0,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]: ...
 
     @overload
@@ -84,7 +84,7 @@ class LLM(PoolingCalls, FrontEnd):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = False,
-        priority: int | Sequence[int] = 0,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]: ...
 
     def generate(
@@ -93,7 +93,7 @@ class LLM(PoolingCalls, FrontEnd):
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
         use_tqdm: bool = False,
-        priority: int | Sequence[int] = 0,
+        priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput] | list[PoolingRequestOutput[Any]]:
         """Complete one prompt or many.
 
@@ -103,8 +103,8 @@ class LLM(PoolingCalls, FrontEnd):
             sampling_params: for all prompts, or a list with one for each; those of
                 :meth:`get_default_sampling_params` if omitted.
             use_tqdm: show a progress bar that counts finished requests.
-            priority: for all prompts, or a list with one for each; lower ones come first. It takes the setting
-                ``engine.scheduling_policy: priority``.
+            priority: for all prompts, or a list with one for each; lower ones come first, and 0 if omitted. Another
+                takes the setting ``engine.scheduling_policy: priority``.
 
         Returns: one output for each prompt, in the order of the prompts. For data there is one, whose ``outputs`` is
             what the IO processor made of those of its prompts.
@@ -127,7 +127,7 @@ class LLM(PoolingCalls, FrontEnd):
         prompts: PromptType | Sequence[PromptType],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        priority: int | Sequence[int] = 0,
+        priority: int | Sequence[int] | None = None,
     ) -> Iterator[RequestOutput]:
         """Complete one prompt or many, step by step. An extension of vLLM's contract.
 
@@ -261,7 +261,7 @@ class LLM(PoolingCalls, FrontEnd):
         self,
         prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
-        priority: int | Sequence[int],
+        priority: int | Sequence[int] | None,
     ) -> Call:
         each = split_prompts(prompts)
         default = self.get_default_sampling_params() if sampling_params is None else sampling_params

@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from vllm_ext.contracts.current_platform import use_platform
+from vllm_ext.contracts.parameter_checks import as_integer
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.contracts.platform_device import platform_name
 from vllm_ext.contracts.pooling_params import POOLING_TASKS, PoolingParams
@@ -92,7 +93,7 @@ class InputProcessor:
                 "'pooling' to use its states"
             )
         params = self._params_processor.process_params(params)
-        _check_priority(priority)
+        priority = _check_priority(priority)
         parsed = parse_prompt(prompt)
         token_ids = self._token_ids(parsed)
         with use_platform(self._platform), platform_code(self._platform):
@@ -115,7 +116,7 @@ class InputProcessor:
                 "classify(), score() or encode()"
             )
         params = processor.process_params(params)
-        _check_priority(priority)
+        priority = _check_priority(priority)
         parsed = parse_prompt(prompt)
         config = self._model_config.pooler_config
         if parsed.text is not None and parsed.token_ids is None and config is not None:
@@ -175,14 +176,16 @@ class InputProcessor:
 
 def _check_can_pass(request: EngineCoreRequest) -> None:
     """InvalidRequest where the request cannot pass to another process, whether or not there is one: a number of more
-    than 64 bits, or a text that is no Unicode. In a step it would end the requests of others.
+    than 64 bits, a text that is no Unicode, or what another library has made. In a step it would end the requests of
+    others.
     """
     try:
         msgspec.msgpack.encode(msgspec.structs.replace(request, prompt_token_ids=[]))
-    except (OverflowError, UnicodeEncodeError) as error:
+    except (OverflowError, TypeError, UnicodeEncodeError) as error:
         raise InvalidRequest(f"request {request.request_id!r} cannot be served: {error}") from error
 
 
-def _check_priority(priority: int) -> None:
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise InvalidRequest(f"priority is {priority!r}; it takes an integer, and lower ones come first")
+def _check_priority(value: object) -> int:
+    if (priority := as_integer(value)) is None:
+        raise InvalidRequest(f"priority is {value!r}; it takes an integer, and lower ones come first")
+    return priority

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
+from vllm_ext.contracts.parameter_checks import as_integer
 from vllm_ext.errors import InvalidRequest, did_you_mean, listing
 
 if TYPE_CHECKING:
@@ -57,6 +59,7 @@ def is_data_prompt(prompts: Any) -> TypeIs[DataPrompt]:
 
 def split_prompts(prompts: PromptType | Sequence[PromptType]) -> list[Any]:
     """One prompt or several, as a list; a flat list of integers is one prompt. The prompts are not looked at."""
+    prompts = _without_array(prompts)
     if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
         return [prompts]
     if not isinstance(prompts, list | tuple):
@@ -99,16 +102,25 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
 
 
 def _parse_token_ids(value: Any, what: str) -> list[int]:
+    value = _without_array(value)
     if not isinstance(value, list | tuple):
         raise InvalidRequest(f"{what} is {shown(value)}; {_ACCEPTED}")
-    for position, token_id in enumerate(value):
-        if not isinstance(token_id, int) or isinstance(token_id, bool):
-            raise InvalidRequest(f"{what} has {shown(token_id)} at position {position}, not a token id; {_ACCEPTED}")
-    return list(value)
+    # numpy's integers, too, but only as Python's can they pass to another process.
+    token_ids = list(map(as_integer, value))
+    if None in token_ids:
+        position = token_ids.index(None)
+        raise InvalidRequest(f"{what} has {shown(value[position])} at position {position}, not a token id; {_ACCEPTED}")
+    return token_ids  # type: ignore[return-value] # there is no None
+
+
+def _without_array(value: Any) -> Any:
+    """A list in place of an array or a tensor, of which neither numpy nor torch has to be known here."""
+    is_array = not isinstance(value, str | list) and hasattr(value, "__array__") and hasattr(value, "tolist")
+    return value.tolist() if is_array else value
 
 
 def _is_token_ids(value: Any) -> bool:
-    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, int) for item in value)
+    return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, (int, Integral)) for item in value)
 
 
 def shown(value: Any) -> str:
