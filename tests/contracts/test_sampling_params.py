@@ -1,9 +1,13 @@
 """SamplingParams refuse what is out of range, by name."""
 
+import copy
+import pickle
+import re
+
 import msgspec
 import pytest
 
-from vllm_ext import SamplingParams
+from vllm_ext import PoolingParams, SamplingParams
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS
 from vllm_ext.errors import ConfigError, InvalidRequest
 
@@ -155,6 +159,22 @@ def test_a_value_out_of_range_is_refused_with_parameter_value_and_range(wrong, m
 def test_an_unknown_parameter_is_refused():
     with pytest.raises(TypeError, match="temprature"):
         SamplingParams(temprature=0.5)
+
+
+@pytest.mark.parametrize("cls", [SamplingParams, PoolingParams])
+def test_an_unknown_parameter_is_told_with_those_that_exist(cls):
+    public = [name for name in cls.__struct_fields__ if not name.startswith("_")]
+    listed = re.escape(", ".join(sorted(public)))
+
+    with pytest.raises(TypeError, match=f"^{cls.__name__} has no parameter 'best_of'; its parameters: {listed}$"):
+        cls(best_of=2)
+    with pytest.raises(TypeError, match=rf"no parameter '{public[0]}s' \(did you mean '{public[0]}'\?\)"):
+        cls(**{f"{public[0]}s": 2})
+
+
+@pytest.mark.parametrize("params", [SamplingParams(seed=3, stop="x", logit_bias={1: 2.0}), PoolingParams(dimensions=2)])
+def test_parameters_can_be_copied_and_pickled(params):
+    assert copy.deepcopy(params) == pickle.loads(pickle.dumps(params)) == params
 
 
 def test_parameters_for_the_worker_are_told_from_those_of_the_engine():

@@ -13,11 +13,28 @@ from collections.abc import Collection, Mapping
 from numbers import Integral, Real
 from typing import Any
 
+import msgspec
+
 from vllm_ext import envs
-from vllm_ext.errors import ConfigError, InvalidRequest
+from vllm_ext.errors import ConfigError, InvalidRequest, did_you_mean, listing
 
 _MAX_N = 16384
 """vLLM's. Each completion is a request of its own, so that a slip of the keyboard would take all memory."""
+
+
+class ParamsMeta(msgspec.StructMeta):
+    """Of parameters of a request: a keyword that they do not have is a TypeError with those that they have."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        known = cls.__struct_fields__
+        for name in kwargs:
+            if name not in known:
+                public = [field for field in known if not field.startswith("_")]
+                raise TypeError(
+                    f"{cls.__name__} has no parameter {name!r}{did_you_mean(name, public)}; its parameters: "
+                    f"{listing(public)}"
+                )
+        return super().__call__(*args, **kwargs)
 
 
 def check_number(

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import msgspec
 
-from vllm_ext.contracts.parameter_checks import check_bool, check_integer
+from vllm_ext.contracts.parameter_checks import ParamsMeta, check_bool, check_integer
 from vllm_ext.errors import InvalidRequest, did_you_mean, listing
 
 PoolingTask = Literal["embed", "classify", "token_embed", "token_classify", "plugin"]
@@ -17,7 +17,7 @@ RunnerType = Literal["generate", "pooling"]
 ConvertType = Literal["none", "embed", "classify"]
 
 
-class PoolingParams(msgspec.Struct, kw_only=True):
+class PoolingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
     """Pooling parameters with vLLM's names.
 
     Args:
@@ -35,6 +35,7 @@ class PoolingParams(msgspec.Struct, kw_only=True):
 
     Raises:
         InvalidRequest: a value is out of range; the text names parameter, value and range.
+        TypeError: there is no such parameter.
     """
 
     task: PoolingTask | None = None

@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from vllm_ext.contracts.parameter_checks import (
+    ParamsMeta,
     as_list,
     check_bool,
     check_extra_args,
@@ -25,7 +26,7 @@ _SMALLEST, _LARGEST = 1e-30, 1e30
 """What logits are divided by and multiplied with is float32, and so is what comes of it."""
 
 
-class SamplingParams(msgspec.Struct, kw_only=True):
+class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
     """Sampling parameters with vLLM's names, defaults and ranges.
 
     The engine applies them to a step's logits in vLLM's order: ``allowed_token_ids``, ``bad_words``, ``min_tokens``,
@@ -64,6 +65,7 @@ class SamplingParams(msgspec.Struct, kw_only=True):
 
     Raises:
         InvalidRequest: a value is out of range; the text names parameter, value and range.
+        TypeError: there is no such parameter.
         ConfigError: ``VLLM_MAX_N_SEQUENCES`` is no number, and ``n`` above 1.
     """
 
