@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 
 import pytest
@@ -128,6 +129,20 @@ def test_bad_words_do_not_come(llm):
     assert without.token_ids[at + 1] != plain.token_ids[at + 1]
     pairs = zip(without.token_ids, without.token_ids[1:], strict=False)
     assert tuple(plain.token_ids[at : at + 2]) not in list(pairs)
+
+
+@pytest.mark.parametrize("word", ["said", "glad"])
+def test_a_bad_word_that_is_one_token_after_a_space_and_several_alone_does_not_come(make_cpu_llm, word):
+    llm = make_cpu_llm(None)
+    tokenizer = llm.llm_engine.tokenizer
+    assert len(tokenizer.encode(word)) > len(tokenizer.encode(f" {word}")) == 1
+
+    def words(**values) -> list[str]:
+        params = SamplingParams(temperature=0, max_tokens=20, **values)
+        return re.findall(r"\w+", llm.generate("It was a truth", params)[0].outputs[0].text)
+
+    assert word in words()
+    assert word not in words(bad_words=[word])
 
 
 def test_min_tokens_come_before_the_end_of_sequence(llm):

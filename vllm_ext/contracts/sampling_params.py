@@ -52,8 +52,9 @@ class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
         stop_token_ids: token ids that end generation; the token itself is kept in ``token_ids``.
         include_stop_str_in_output: let the text end after the stop string, or the text of the stop token.
         ignore_eos: go on after the model's end-of-sequence token.
-        bad_words: texts that are not generated, at the beginning and after a space: the last token that would complete
-            one is not chosen. One that begins with other white space is forbidden as it stands.
+        bad_words: texts that are not generated, at the beginning and after a space (in vLLM there only if it takes as
+            many tokens): the last token that would complete one is not chosen. One that begins with other white space
+            is forbidden as it stands.
         logit_bias: what is added to the logit of a token id.
         allowed_token_ids: nothing else is generated.
         logprobs: log probabilities of so many of the likeliest tokens, and of the chosen one, for each token; -1 is

@@ -89,9 +89,9 @@ class ParamsProcessor:
         return frozenset(token_id for token_id in wanted if 0 <= token_id < self._vocab_size)
 
     def _bad_words(self, words: Iterable[str]) -> tuple[tuple[int, ...], ...]:
-        """Token sequences of the words, as they stand at the beginning of a text and within it.
+        """Token sequences of the words, as they stand at the beginning of a text and after a space.
 
-        The second form counts where it is another single word of as many tokens, as in vLLM.
+        vLLM leaves out the second form where it has another number of tokens, and generates the word then.
         """
         sequences: dict[tuple[int, ...], None] = {}
         for word in words:
@@ -99,7 +99,8 @@ class ParamsProcessor:
             if not alone:
                 raise InvalidRequest(f"bad_words has {word!r}, which the tokenizer turns into no token at all")
             sequences[alone] = None
-            sequences |= {ids: None for ids in within if ids and ids[0] != alone[0] and len(ids) == len(alone)}
+            # One that begins with the same token, such as a space of its own, has the word as it stands behind that.
+            sequences |= {ids: None for ids in within if ids and ids[0] != alone[0]}
         # One with a token that the model does not have is never generated.
         return tuple(sequence for sequence in sequences if max(sequence) < self._vocab_size)
 
