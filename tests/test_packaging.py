@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PARTS = ("vllm_ext", "tests", "tools", "etc", ".ci")
 NOT_OURS = ("__pycache__", "*.pyc", "*.so", ".git", ".venv*", ".*_cache", ".hypothesis", "build", "dist", "*.egg-info")
-AT_THE_TOP = {"README.md", "CONTRIBUTING.md", "LICENSE", "MANIFEST.in", "setup.cfg", "setup.py", ".ruff.toml"}
+AT_THE_TOP = {"README.md", "CONTRIBUTING.md", "LICENSE", "setup.cfg", "setup.py", ".ruff.toml"}
 
 
 @pytest.fixture(scope="module")
