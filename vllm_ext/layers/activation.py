@@ -12,7 +12,7 @@ from torch import nn
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
 from vllm_ext.errors import ConfigError, listing
-from vllm_ext.layers.kernels import CpuKernelOp
+from vllm_ext.layers.cpu_kernel_op import CpuKernelOp
 
 
 @CustomOp.register("silu_and_mul")

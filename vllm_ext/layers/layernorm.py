@@ -6,7 +6,7 @@ import torch
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
-from vllm_ext.layers.kernels import CpuKernelOp
+from vllm_ext.layers.cpu_kernel_op import CpuKernelOp
 from vllm_ext.layers.linear import copy_checked, new_parameter
 
 

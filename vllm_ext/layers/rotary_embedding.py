@@ -7,7 +7,7 @@ import torch
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.custom_op import CustomOp
 from vllm_ext.contracts.vllm_config import HFConfig, get_current_vllm_config
-from vllm_ext.layers.kernels import CpuKernelOp
+from vllm_ext.layers.cpu_kernel_op import CpuKernelOp
 from vllm_ext.layers.rope_scaling import Rope
 
 

@@ -22,11 +22,11 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
 from vllm_ext.errors import ConfigError, EngineError
-from vllm_ext.worker.compute_logits import check_hidden_states, compute_logits, selects_rows
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.logprobs import PromptLogprobs
 from vllm_ext.worker.memory import LargestStep
+from vllm_ext.worker.model_calls import check_hidden_states, compute_logits, selects_rows
 from vllm_ext.worker.plugin_logits_processors import LogitsProcessors, build_logits_processors
 from vllm_ext.worker.pooling_runner import PoolingRunner
 from vllm_ext.worker.sampler import Sampler, SamplerOutput

@@ -57,7 +57,7 @@ def test_a_child_ends_with_its_parent_while_it(mark, tmp_path, code):
 def test_what_a_child_has_started_ends_with_its_parent_too(mark, tmp_path, then):
     code = f"""
     import subprocess
-    from vllm_ext.engine.processes.joined import read_start
+    from vllm_ext.engine.processes.child_main import read_start
     def main(channel):
         subprocess.Popen(["sleep", "3600"])
         print("here", file=sys.stderr, flush=True)
@@ -72,7 +72,7 @@ def test_what_a_child_has_started_ends_with_its_parent_too(mark, tmp_path, then)
 def test_a_child_whose_parent_is_gone_before_its_first_message_ends_without_a_traceback(mark, tmp_path):
     code = """
     from vllm_ext.engine.processes.channel import Frame
-    from vllm_ext.engine.processes.joined import read_start, tell
+    from vllm_ext.engine.processes.child_main import read_start, tell
     def main(channel):
         print("here", file=sys.stderr, flush=True)
         tell(channel, Frame(1, b""))
@@ -90,7 +90,7 @@ def test_a_child_whose_parent_is_gone_before_its_first_message_ends_without_a_tr
 def test_what_a_child_tells_a_parent_that_is_gone_is_no_error(mark, tmp_path):
     code = """
     from vllm_ext.engine.processes.channel import Frame
-    from vllm_ext.engine.processes.joined import tell
+    from vllm_ext.engine.processes.child_main import tell
     def main(channel):
         print("here", file=sys.stderr, flush=True)
         try:

@@ -21,8 +21,8 @@ from vllm_ext.engine.core.process_messages import (
 )
 from vllm_ext.engine.processes import portable
 from vllm_ext.engine.processes.channel import Channel, Frame
+from vllm_ext.engine.processes.child_main import SAID_BY_THE_ENGINE, read_start, speak_as, tell
 from vllm_ext.engine.processes.failure import Failure
-from vllm_ext.engine.processes.joined import SAID_BY_THE_ENGINE, read_start, speak_as, tell
 from vllm_ext.engine.processes.portable import NotPortable
 
 _NAME = "engine core"

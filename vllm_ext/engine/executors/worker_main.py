@@ -24,8 +24,8 @@ from vllm_ext.engine.executors.worker_messages import (
     encode_result,
 )
 from vllm_ext.engine.processes.channel import Channel, Frame
+from vllm_ext.engine.processes.child_main import SAID_BY_THE_ENGINE, read_start, speak_as, tell
 from vllm_ext.engine.processes.failure import Failure
-from vllm_ext.engine.processes.joined import SAID_BY_THE_ENGINE, read_start, speak_as, tell
 
 
 def main(channel: Channel) -> None:

@@ -14,7 +14,7 @@ from vllm_ext.engine.processes.channel import Channel
 from vllm_ext.errors import EngineError
 from vllm_ext.managers.new_python import end_group, signal_name, start_python
 
-_MAIN = "from vllm_ext.engine.processes.joined import run; run(int(sys.argv[1]), sys.argv[2])"
+_MAIN = "from vllm_ext.engine.processes.child_main import run; run(int(sys.argv[1]), sys.argv[2])"
 
 
 class ChildProcess:

@@ -1,4 +1,4 @@
-"""A model's hidden states and logits, checked before anybody takes them for what a step without tokens has."""
+"""How a model runner calls a model: with what, and what it takes for hidden states and logits."""
 
 from __future__ import annotations
 

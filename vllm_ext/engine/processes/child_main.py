@@ -1,4 +1,4 @@
-"""The other side of :mod:`vllm_ext.engine.processes.child`: what a started process does about itself."""
+"""Inside a process that :mod:`vllm_ext.engine.processes.child` has started: it joins its parent, and ends with it."""
 
 from __future__ import annotations
 
