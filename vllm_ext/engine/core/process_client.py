@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 _CORE = "vllm_ext.engine.core.process_main"
 _GRACE_S = 10.0
 """What the core gets to end its step, its workers, and itself."""
-_END_S = 2.0
 
 
 class ProcessCoreClient:
@@ -119,5 +118,4 @@ class ProcessCoreClient:
             self._on_message(EngineCoreDead(f"what it sends cannot be read: {innermost_cause(error)}"))
 
     def _gone(self, when: str) -> EngineError:
-        self._process.wait(_END_S)
         return EngineError(f"the engine core (PID {self._process.pid}) {self._process.describe_end()} {when}")

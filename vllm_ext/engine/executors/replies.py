@@ -13,9 +13,6 @@ from vllm_ext.engine.processes.child import ChildProcess
 from vllm_ext.engine.processes.failure import Failure
 from vllm_ext.errors import EngineError, VllmExtError, WorkerError
 
-_END_S = 2.0
-"""What the system may take to tell how a process ended that has hung up."""
-
 
 class Replies:
     """The answers to call ``call_id``, by rank, as far as they have come; 0 is the start, answered by a receipt.
@@ -81,7 +78,6 @@ class Replies:
 
     def _end_of(self, rank: int) -> WorkerError:
         worker = self._workers[rank]
-        worker.wait(_END_S)
         return WorkerError(
             f"{worker.name} (PID {worker.pid}) of {len(self._workers)} {worker.describe_end()} {self._where}", rank=rank
         )

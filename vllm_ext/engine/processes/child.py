@@ -14,6 +14,8 @@ from vllm_ext.engine.processes.channel import Channel
 from vllm_ext.errors import EngineError
 from vllm_ext.managers.new_python import end_group, signal_name, start_python
 
+_END_S = 2.0
+"""What the system may take to tell how a process ended that has hung up."""
 _MAIN = "from vllm_ext.engine.processes.child_main import run; run(int(sys.argv[1]), sys.argv[2])"
 
 
@@ -88,7 +90,8 @@ class ChildProcess:
         self.channel.close()
 
     def describe_end(self) -> str:
-        """How it ended: ``was killed by SIGKILL``."""
+        """How it ended: ``was killed by SIGKILL``. Waits a moment where it is only known to have hung up."""
+        self.wait(_END_S)
         code = self._process.returncode
         if code is None:
             return "has closed its connection"
