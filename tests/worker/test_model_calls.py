@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import pytest
@@ -120,3 +121,44 @@ def test_a_subclass_whose_forward_is_as_of_vllm_has_the_same_tokens(random_llama
 
     with LLM(random_llama) as llm:
         assert [output.outputs[0].token_ids for output in llm.generate(prompts, params)] == expected
+
+
+def without_rows(self, input_ids, positions):
+    return self.model(input_ids, positions)
+
+
+def called_as_by_vllm(forward):
+    @functools.wraps(forward)
+    def decorated(self, input_ids, positions):
+        return forward(self, input_ids, positions)
+
+    return decorated
+
+
+def passing_on(forward):
+    @functools.wraps(forward)
+    def decorated(self, *args, **kwargs):
+        return forward(self, *args, **kwargs)
+
+    return decorated
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        called_as_by_vllm(LlamaForCausalLM.forward),
+        passing_on(LlamaForCausalLM.forward),
+        called_as_by_vllm(without_rows),
+        passing_on(without_rows),
+    ],
+)
+def test_a_decorated_forward_is_asked_for_rows_only_where_it_can_give_them(random_llama, forward):
+    logits = []
+    for model_cls in (LlamaForCausalLM, type("Decorated", (LlamaForCausalLM,), {"forward": forward})):
+        ModelRegistry.register_model("LlamaForCausalLM", model_cls)
+        with driven_worker(random_llama) as driver:
+            driver.add("r", [1, 2, 3])
+            driver.step({"r": 3})
+            logits.append(driver.logits)
+
+    torch.testing.assert_close(*logits)

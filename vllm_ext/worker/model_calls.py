@@ -66,10 +66,15 @@ def check_hidden_states(model: Any, hidden_states: Any, num_rows: int) -> torch.
 
 
 def selects_rows(model: Any) -> bool:
-    """Whether the model returns the hidden states of some tokens alone where it is told which. A subclass of such a
-    model whose ``forward`` is written as vLLM calls it does not.
+    """Whether the model's ``forward`` takes ``logits_indices``, and returns the hidden states of these tokens alone.
+
+    A subclass of such a model may define ``forward`` as vLLM calls it, without them. Of a decorated one, both what the
+    decorator made and what it was made of have to take them: the first may pass on all that it is given.
     """
     if not getattr(model, "supports_logits_indices", False):
         return False
-    parameters = inspect.signature(model.forward).parameters.values()
-    return any(p.name == "logits_indices" or p.kind is p.VAR_KEYWORD for p in parameters)
+    signatures = [inspect.signature(model.forward, follow_wrapped=follows) for follows in (False, True)]
+    return all(
+        any(p.name == "logits_indices" or p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        for signature in signatures
+    )
