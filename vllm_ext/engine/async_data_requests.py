@@ -40,7 +40,8 @@ class AsyncDataRequests:
         """Prepare a request, let ``run`` have each prompt, all at once, and make one output of theirs.
 
         Args:
-            request_id: for the processor; never used again, since what is discarded may be so a little later.
+            request_id: for the processor; no other request may ever have it, as the processor may be told to discard it
+                when the request is over.
 
         Raises: what :meth:`DataRequests.serve` does.
         """

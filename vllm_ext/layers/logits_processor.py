@@ -12,8 +12,8 @@ from vllm_ext.contracts.custom_op import PluggableLayer
 class LogitsProcessor(PluggableLayer):
     """The last layer of a model: its head's product, then what the model does to logits.
 
-    It has nothing to do with the :class:`vllm_ext.LogitsProcessor` of sampling parameters, and the name of vLLM's
-    ``LogitsProcessor`` of ``model_executor.layers``.
+    vLLM: ``LogitsProcessor`` of ``model_executor.layers``. It has nothing to do with :class:`vllm_ext.LogitsProcessor`,
+    which acts on sampling parameters.
 
     Args:
         vocab_size: rows of the head.

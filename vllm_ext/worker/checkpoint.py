@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from pathlib import Path
 
@@ -28,7 +28,7 @@ class Checkpoint:
         shards: names of the tensors by file; ``None`` for all that the file has.
     """
 
-    def __init__(self, source: Path, shards: dict[Path, list[str] | None]) -> None:
+    def __init__(self, source: Path, shards: Mapping[Path, list[str] | None]) -> None:
         self.source = source
         self.shards = shards
         self.at_work = str(source)
@@ -94,18 +94,16 @@ class Checkpoint:
             bar.update(num_bytes - bar.n)
 
 
-def _read_index(path: Path) -> dict[Path, list[str] | None]:
+def _read_index(path: Path) -> dict[Path, list[str]]:
     """The tensors of each shard, by its path."""
     try:
         weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
         items = [(str(name), str(shard)) for name, shard in weight_map.items()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} is not an index of safetensors files: {error!r}") from error
-    shards: dict[Path, list[str] | None] = {}
+    shards: dict[Path, list[str]] = {}
     for name, shard in items:
-        names = shards.setdefault(path.parent / shard, [])
-        if names is not None:
-            names.append(name)
+        shards.setdefault(path.parent / shard, []).append(name)
     if outside := [shard for _, shard in items if Path(shard).name != shard]:
         raise CheckpointError(f"{path} names {outside[0]!r}, which is no file of the model directory")
     if missing := [p.name for p in shards if not os.path.isfile(p)]:

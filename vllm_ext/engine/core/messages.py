@@ -18,12 +18,13 @@ UtilityMethod = Literal[
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """What the workers can be asked for: sampling parameters that they act on, and tasks; for some of these nothing of
-    a prompt may come from the prefix cache."""
+    """What the workers can be asked for."""
 
     sampling_params: frozenset[str]
+    """Those that they act on."""
     tasks: tuple[str, ...]
     whole_prompt_tasks: tuple[str, ...] = ()
+    """Tasks for which nothing of a prompt may come from the prefix cache."""
 
 
 class EngineCoreRequest(msgspec.Struct, tag=True):

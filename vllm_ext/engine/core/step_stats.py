@@ -1,4 +1,6 @@
-"""The engine core's part: when requests were queued and admitted, and how things stand after a step."""
+"""What the engine core knows for stat loggers: when requests were queued and admitted, and how things stand after a
+step. The front end adds what it knows, in ``metrics/request_times.py``.
+"""
 
 from __future__ import annotations
 

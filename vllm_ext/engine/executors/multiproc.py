@@ -71,7 +71,7 @@ class MultiprocExecutor(Executor):
         self._rendezvous = Rendezvous(self.num_workers, engine.master_port, engine.join_timeout_s)
         # Where a program ends without a shutdown: while the threads that watch the workers still run.
         weakref.finalize(self, _end_workers, self._pid, self._workers, self._rendezvous)
-        # The lock: an end of a worker is for who waits for its answer to report.
+        # With the lock, the end of a worker is reported here, by who waits for its answer, and not in _on_end().
         with shut_down_on_error(self.shutdown), self._lock:
             started = time.monotonic()
             self._start_workers()

@@ -17,8 +17,8 @@ from vllm_ext.errors import EngineError, VllmExtError, WorkerError
 class Replies:
     """The answers to call ``call_id``, by rank, as far as they have come; 0 is the start, answered by a receipt.
 
-    They are read when they are asked for: who has answered is the same where one cannot be read, or an interrupt comes
-    meanwhile.
+    They are decoded in :meth:`values` and :meth:`error` alone, so that who has answered is known also where an answer
+    cannot be decoded, or an interrupt comes while it is.
 
     Args:
         where: what the workers were told to do, for messages.

@@ -15,7 +15,9 @@ from vllm_ext.engine.processes.forked import compute_in_this_thread
 from vllm_ext.errors import ConfigError, EngineError
 
 _of_the_parent: list[WorkerBase | None] = []
-"""In a forked copy of the process: the end of a worker's groups waits for threads that the copy does not have."""
+"""In a forked copy of the process, the workers of its parent, which are kept for ever: to collect one would end its
+process groups, and that waits for threads which the copy does not have.
+"""
 
 
 class UniProcExecutor(Executor):

@@ -1,4 +1,4 @@
-"""The front end's part: what the steps mean for each request, from its arrival to its end."""
+"""What the front end knows for stat loggers: what the steps mean for each request, from its arrival to its end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was started ends where what comes after it fails."""
+"""Shutting down what was started already, where a later part of the start fails."""
 
 from __future__ import annotations
 
