@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import msgspec
 import pytest
 from support.distributions import IN_TREE, PLATFORM, config, record
 
@@ -70,7 +69,7 @@ class TestFingerprint:
         "change", [{"version": "1.1"}, {"name": "more"}, {"value": "x:f"}, {"distribution": "acme2"}]
     )
     def test_a_change_of_what_is_loaded_changes_it(self, change):
-        assert bound(MODELS).fingerprint != bound(dataclasses.replace(MODELS, **change)).fingerprint
+        assert bound(MODELS).fingerprint != bound(msgspec.structs.replace(MODELS, **change)).fingerprint
 
     def test_the_order_changes_it(self):
         one, other = record("a"), record("b")
@@ -99,6 +98,6 @@ class TestFingerprint:
         assert bound(NPU).fingerprint == bound().fingerprint
 
     def test_locations_do_not_change_it(self):
-        moved = dataclasses.replace(MODELS, location="/elsewhere", editable=True)
+        moved = msgspec.structs.replace(MODELS, location="/elsewhere", editable=True)
 
         assert bound(moved).fingerprint == bound(MODELS).fingerprint

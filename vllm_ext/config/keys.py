@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
@@ -34,8 +33,7 @@ class Setting(NamedTuple):
         return join_path(self.parts)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(msgspec.Struct, frozen=True):
     """A setting that has a value: ``path`` is dotted, ``hint`` its annotation."""
 
     path: str

@@ -5,10 +5,8 @@ One rule, per key: command line > environment > file (a later file wins) > defau
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,8 +21,7 @@ from vllm_ext.config.schema import Settings
 from vllm_ext.errors import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
-class Config:
+class Config(msgspec.Struct, frozen=True):
     """The effective settings, and where each value comes from."""
 
     settings: Settings
@@ -86,7 +83,7 @@ def _put_environment(merged: Tree, environ: Mapping[str, str], problems: list[st
     for setting in adding:
         before = find(merged, setting.parts)
         names = all_keys()[setting.path].default if before is None else before.value
-        origin = setting.origin if before is None else dataclasses.replace(setting.origin, added_to=before.origin)
+        origin = setting.origin if before is None else msgspec.structs.replace(setting.origin, added_to=before.origin)
         put(merged, setting._replace(value=[*names, *setting.value], origin=origin))
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 OriginKind = Literal["default", "file", "environment", "command line", "keyword"]
 """A keyword is one of Python's, which stands where an option of the command line does."""
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(msgspec.Struct, frozen=True):
     """The source of a value: ``where`` is the file, the variable, the option or the call."""
 
     kind: OriginKind

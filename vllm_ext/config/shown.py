@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import msgspec
@@ -54,7 +53,7 @@ def _row(parts: tuple[str, ...], value: Any, config: Config, redact: bool) -> Sh
     shown = redaction.redact(parts, value)
     if shown != value and origin.kind == "command line":
         # An option that was not read by parse_set may have its value in the text.
-        origin = replace(origin, where=origin.where.partition("=")[0])
+        origin = msgspec.structs.replace(origin, where=origin.where.partition("=")[0])
     return Shown(path, shown, origin)
 
 

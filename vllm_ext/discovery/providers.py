@@ -11,9 +11,9 @@ from __future__ import annotations
 import os
 import zipimport
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from importlib.machinery import all_suffixes
 
+import msgspec
 from packaging.utils import canonicalize_name
 
 from vllm_ext.discovery.claims import Claim, by_likeness, claim_of, strongest
@@ -22,8 +22,7 @@ from vllm_ext.discovery.folders import MetadataFolder, find_elsewhere, find_in_e
 from vllm_ext.discovery.metadata import editable_project
 
 
-@dataclass(frozen=True, slots=True)
-class Provider:
+class Provider(msgspec.Struct, frozen=True):
     """The distribution that provides a module."""
 
     distribution: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 IN_TREE_DISTRIBUTION = "vllm-ext"
 
 
-@dataclass(frozen=True, slots=True)
-class ExtensionRecord:
+class ExtensionRecord(msgspec.Struct, frozen=True):
     """One entry point, as a distribution's metadata declares it. Nothing of the plugin has been imported."""
 
     group: str

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+
+import msgspec
 
 from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM, STAT_LOGGER
 from vllm_ext.contracts.platform import AttentionSelectorConfig
@@ -126,7 +127,7 @@ def _io_processor_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
     # The plan's own decision on the model's choice is that nobody asked for it.
     decisions = [chosen if chosen and d.key == chosen.key else d for d in plan.decisions]
     yield from _decided(
-        dataclasses.replace(plan, decisions=tuple(decisions)), slot, slot, (), None if error else chosen
+        msgspec.structs.replace(plan, decisions=tuple(decisions)), slot, slot, (), None if error else chosen
     )
 
 

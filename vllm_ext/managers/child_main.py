@@ -75,7 +75,7 @@ def _end_with_parent() -> None:
 
 def _answer_for_process(plan: Plan) -> None:
     """What a plugin is told that asks for the platform, or for all plugins: of the others none runs here."""
-    set_default_bound_plan(dataclasses.replace(plan, decisions=()).bind(None))
+    set_default_bound_plan(msgspec.structs.replace(plan, decisions=()).bind(None))
     current_platform.set_resolver(lambda: _bind(plan))
 
 

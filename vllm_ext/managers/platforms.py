@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import platform as python_platform
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 from stevedore.extension import Extension
 
 from vllm_ext._version import __version__
@@ -126,7 +126,7 @@ def activate_bound(bound_plan: BoundPlan) -> PlatformBinding:
     if not candidate.is_active:
         raise _unavailable([candidate])
     own = [outcome for outcome in bound_plan.outcomes if outcome.key != candidate.outcome.key]
-    bound_plan = dataclasses.replace(bound_plan, outcomes=(candidate.outcome, *own))
+    bound_plan = msgspec.structs.replace(bound_plan, outcomes=(candidate.outcome, *own))
     return PlatformBinding(bound_plan, PlatformDriver(candidate).platform)
 
 

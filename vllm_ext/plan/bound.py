@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,8 +20,7 @@ _OVERRIDES = ("attention", "worker", "communicator", "custom_ops", "engine.logit
 """Parts of the settings that decide which code runs, besides the plugins."""
 
 
-@dataclass(frozen=True, slots=True)
-class BoundPlan:
+class BoundPlan(msgspec.Struct, frozen=True):
     """Immutable; made by :meth:`Plan.bind`."""
 
     plan: Plan
@@ -58,7 +55,7 @@ class BoundPlan:
     def leave_out(self, kind: str, why: str) -> BoundPlan:
         """The plan of an engine that has no use for a kind of plugins: none of it is loaded, in any process."""
         left_out = (Outcome(decision.key, "passed_over", why) for decision in self.selected(kind))
-        return dataclasses.replace(self, outcomes=(*self.outcomes, *left_out))
+        return msgspec.structs.replace(self, outcomes=(*self.outcomes, *left_out))
 
     @property
     def options(self) -> dict[str, dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal, NamedTuple
+
+import msgspec
 
 from vllm_ext.config import Origin
 from vllm_ext.discovery import ExtensionRecord
@@ -31,8 +32,7 @@ class DecisionKey(NamedTuple):
     value: str
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """What is done with one record, or with a name that no record has (``missing``)."""
 
     group: str

@@ -5,7 +5,6 @@ The plan is the engine's; what is installed is the process's own. Comparing the 
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -92,7 +91,7 @@ def found_here(
         record = at.get((decision.distribution, decision.group, decision.name))
         if record is None and decision.is_used:
             missing.append(decision)
-        return decision if record is None else dataclasses.replace(decision, record=record)
+        return decision if record is None else msgspec.structs.replace(decision, record=record)
 
     used = {d.key: here(d) for d in (*bound_plan.plan.decisions, bound_plan.platform) if d is not None and d.is_used}
     platform = used[bound_plan.platform.key] if bound_plan.platform else None
@@ -100,8 +99,8 @@ def found_here(
         # Of the candidates only the one that was chosen matters here.
         missing = [d for d in missing if d.kind != "platform" or d.key == platform.key]
     decisions = tuple(used.get(decision.key, decision) for decision in bound_plan.plan.decisions)
-    plan = dataclasses.replace(bound_plan.plan, decisions=decisions)
-    return dataclasses.replace(bound_plan, plan=plan, platform=platform, versions=dict(versions)), missing
+    plan = msgspec.structs.replace(bound_plan.plan, decisions=decisions)
+    return msgspec.structs.replace(bound_plan, plan=plan, platform=platform, versions=dict(versions)), missing
 
 
 def differences(engine: Mapping[str, Any], here: BoundPlan, missing: Iterable[Decision]) -> list[Difference]:

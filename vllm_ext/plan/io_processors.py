@@ -5,9 +5,10 @@ A model directory is data: what it names is looked up among what the user enable
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import NamedTuple
+
+import msgspec
 
 from vllm_ext import envs
 from vllm_ext.config import Config, Origin
@@ -84,7 +85,7 @@ def _selected(decision: Decision, config: Config, wish: ModelsWish) -> Decision:
     origin = _naming_origin(decision, config)
     by = envs.VLLM_PLUGINS if origin is VLLM_PLUGINS_ORIGIN else ENABLED_KEY
     reason = f"{wish.source} names it, and {by} allows it"
-    return dataclasses.replace(decision, status="selected", reason=reason, origin=origin, named=True)
+    return msgspec.structs.replace(decision, status="selected", reason=reason, origin=origin, named=True)
 
 
 def _why_not(wish: ModelsWish, fitting: Sequence[Decision], installed: Sequence[Decision], config: Config) -> str:

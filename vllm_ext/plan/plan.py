@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from vllm_ext.config import Settings
 from vllm_ext.errors import VllmExtError
@@ -17,8 +18,7 @@ if TYPE_CHECKING:
     from vllm_ext.plan.bound import BoundPlan
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """Immutable; made by :func:`resolve`."""
 
     decisions: tuple[Decision, ...]

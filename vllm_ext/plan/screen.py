@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -25,8 +25,7 @@ SAFE_MODE_ORIGIN = Origin("environment", envs.VLLM_EXT_SAFE_MODE)
 ALLOWED_KEY = "allow_distributions"
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """Why a record is not used."""
 
     status: Status
@@ -39,8 +38,7 @@ class Verdict:
     """Whether it is the record's own: no setting can make it usable."""
 
 
-@dataclass(frozen=True, slots=True)
-class Screen:
+class Screen(msgspec.Struct, frozen=True):
     """The settings, and who provides which module: what verdicts depend on."""
 
     config: Config

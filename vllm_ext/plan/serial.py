@@ -28,7 +28,7 @@ def plan_to_dict(plan: Plan | BoundPlan) -> dict[str, Any]:
     if isinstance(plan, BoundPlan):
         values["fingerprint"] = plan.fingerprint
         outcomes = tuple(dataclasses.replace(outcome, error=None) for outcome in plan.outcomes)
-        plan = dataclasses.replace(plan, outcomes=outcomes)
+        plan = msgspec.structs.replace(plan, outcomes=outcomes)
     values.update(msgspec.to_builtins(plan, enc_hook=_encode))
     return values
 
