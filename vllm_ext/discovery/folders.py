@@ -111,8 +111,8 @@ def find_elsewhere(entries: list[str]) -> Iterator[MetadataFolder]:
 def ordered(found: Iterable[tuple[int, MetadataFolder]]) -> list[MetadataFolder]:
     """By name; folders of one name in the order in which they hide each other, each location once.
 
-    Within one path entry: what has metadata before an empty remainder, an installed one before an egg-info, a newer
-    version before an older one.
+    What has metadata comes before empty remainders, wherever those lie; then the path decides. Within one path entry an
+    installed one comes before an egg-info, and a newer version before an older one.
     """
     by_name: dict[str, list[tuple[int, MetadataFolder]]] = {}
     seen = set()
