@@ -35,6 +35,13 @@ class TestDeclarations:
         assert finding.text.startswith(f"{file}: entry_points.txt is not UTF-8 (byte 24); importlib.metadata fails")
         assert finding.remedy == f"Save {file} as UTF-8."
 
+    def test_a_file_in_utf16_which_some_editors_write(self, write, site):
+        (finding,) = write(f"[{GENERAL}]\na = acme:f\n", "utf-16")
+
+        file = site / "acme-0.1.dist-info" / "entry_points.txt"
+        assert (finding.severity, finding.code, finding.subject) == ("error", "entry-points-not-utf8", "acme")
+        assert finding.text.startswith(f"{file}: entry_points.txt is not UTF-8 (byte 0); importlib.metadata fails")
+
     @pytest.mark.parametrize(
         ("line", "severity", "code", "text"),
         [

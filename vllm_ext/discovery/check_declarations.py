@@ -16,15 +16,19 @@ _FATAL = "importlib.metadata fails on that, and with it every program that asks 
 def check_declarations(metadata: MetadataFolder) -> Iterator[Finding]:
     """Findings on groups and lines; none where the file does not mention vllm."""
     data = metadata.read(_FILENAME)
-    if data is None or b"vllm" not in data.lower():
+    # In UTF-16, which some editors and shells write, a NUL follows each letter.
+    plain = (data or b"").replace(b"\0", b"")
+    if data is None or b"vllm" not in plain.lower():
         return
     file, subject = f"{metadata.location}/{_FILENAME}", metadata.distribution
     text, encoding_fault = decode(data)
     declared = list(declaration_lines(text))
-    ours = any(prefix.encode() in data for prefix in GROUP_PREFIXES)
+    ours = any(prefix.encode() in plain for prefix in GROUP_PREFIXES)
     if encoding_fault and ours:
         problem = f"{file}: {encoding_fault}; {_FATAL}"
         yield Finding("error", "entry-points-not-utf8", subject, problem, f"Save {file} as UTF-8.")
+        if plain != data:  # Its lines are not to be made out.
+            return
     yield from _check_groups(file, list(dict.fromkeys(group for _, group, _ in declared if group is not None)))
     if ours:
         yield from _check_lines(file, subject, declared)
