@@ -168,6 +168,32 @@ def test_text_that_is_not_one_yaml_document_is_refused(write, text):
     assert "not valid YAML" in message(write(text))
 
 
+def test_values_in_more_levels_than_can_be_read_are_called_that(write):
+    path = write("options: {cpu: " + "[" * 3000 + "]" * 3000 + "}")
+
+    assert message(path) == f"file {path}: not valid YAML: its values are nested too deeply"
+
+
+def test_a_file_of_a_megabyte_is_read_and_a_larger_one_is_refused(write):
+    limit = 2**20
+    path = write("#" * (limit - 22) + "\nengine: {seed: 4321}\n")
+    larger = write("#" * (limit - 1) + "\xe9", "larger.yaml")
+
+    assert path.stat().st_size == limit
+    assert load_config([path], environ={}).settings.engine.seed == 4321
+    assert message(larger) == f"settings file {larger} has more than {limit} bytes, and nothing of it is used"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="there is no device here that has no end")
+def test_a_file_without_an_end_is_refused():
+    assert message(Path("/dev/zero")).startswith("settings file /dev/zero has more than")
+
+
+def test_an_empty_name_is_not_the_current_directory():
+    with pytest.raises(ConfigError, match="settings file: expected the path of a YAML file, given an empty one"):
+        load_config([""], environ={})
+
+
 def test_text_that_is_not_utf8_is_refused(write):
     path = write(b"engine: {model: \xff}")
 

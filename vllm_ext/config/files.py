@@ -17,6 +17,8 @@ def find_files(config_files: Sequence[Path | str], environ: Mapping[str, str]) -
 
     The current directory is never looked at: a folder that one stands in must not choose code.
     """
+    if "" in config_files:
+        raise ConfigError("settings file: expected the path of a YAML file, given an empty one")
     if config_files:
         return [Path(file) for file in config_files]
     if named := [part for part in environ.get(envs.VLLM_EXT_CONFIG, "").split(os.pathsep) if part.strip()]:

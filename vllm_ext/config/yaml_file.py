@@ -16,14 +16,24 @@ from vllm_ext.config.origin import Origin
 from vllm_ext.config.paths import join_path
 from vllm_ext.config.redaction import may_hold_secret
 
+_MAX_BYTES = 2**20
+"""What a settings file may have; this much takes some ten seconds to read."""
+
 
 def read_settings(path: Path, problems: list[str]) -> list[Setting]:
     """The settings in the file ``path``; what is wrong with it is added to ``problems``."""
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        # A path may lead to a device that has no end.
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         problems.append(f"settings file {path} cannot be read: {error.strerror}")
         return []
+    if len(content) > _MAX_BYTES:
+        problems.append(f"settings file {path} has more than {_MAX_BYTES} bytes, and nothing of it is used")
+        return []
+    try:
+        text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         problems.append(f"settings file {path} is not UTF-8 (byte {error.start})")
         return []
@@ -33,8 +43,11 @@ def read_settings(path: Path, problems: list[str]) -> list[Setting]:
         line = error.problem_mark.line + 1 if error.problem_mark else None
         problems.append(f"{Origin('file', str(path), line)}: not valid YAML: {error.problem}")
         return []
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         problems.append(f"{Origin('file', str(path))}: not valid YAML: {' '.join(str(error).split())}")
+        return []
+    except RecursionError:
+        problems.append(f"{Origin('file', str(path))}: not valid YAML: its values are nested too deeply")
         return []
     try:
         return _FileWalk(path, problems).settings(root)
