@@ -8,7 +8,7 @@ from vllm_ext import envs
 from vllm_ext.discovery import Finding
 from vllm_ext.errors import AmbiguousPlugin, ConfigError, IncompatiblePlugin, PluginNotFound, VllmExtError
 from vllm_ext.managers.child import LoadReport
-from vllm_ext.managers.values import source_of
+from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.plan import Decision, Plan
 
 _CORRECT = "Correct the setting; 'vllm-ext config sample' shows all of them."

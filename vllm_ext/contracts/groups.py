@@ -42,6 +42,8 @@ class PluginKind(NamedTuple):
     class path or ``None``, a class, or a factory of an object."""
     contract: str | None
     """Class path of what the class or the object has to be; ``None`` for a hook, whose result is ignored."""
+    vllm_contracts: tuple[str, ...] = ()
+    """Class paths of the same in vLLM, for plugins that are meant for it; a class has to be of one of them."""
 
     @property
     def title(self) -> str:
@@ -58,6 +60,7 @@ PLATFORM = PluginKind(
     "driver",
     "class path",
     f"{_CONTRACTS}.platform.Platform",
+    ("vllm.platforms.interface.Platform",),
 )
 IO_PROCESSOR = PluginKind(
     "io_processor",
@@ -65,6 +68,7 @@ IO_PROCESSOR = PluginKind(
     "driver",
     "class path",
     f"{_CONTRACTS}.io_processor.IOProcessor",
+    ("vllm.plugins.io_processors.interface.IOProcessor",),
 )
 STAT_LOGGER = PluginKind(
     "stat_logger",
@@ -72,6 +76,7 @@ STAT_LOGGER = PluginKind(
     "extensions",
     "class",
     f"{_CONTRACTS}.stat_logger.StatLoggerBase",
+    ("vllm.v1.metrics.loggers.StatLoggerBase",),
 )
 ENDPOINT = PluginKind(
     "endpoint", (ENDPOINT_PLUGINS_GROUP,), "extensions", "factory", f"{_CONTRACTS}.endpoint.EndpointPlugin"
@@ -82,6 +87,11 @@ LOGITS_PROCESSOR = PluginKind(
     "extensions",
     "class",
     f"{_CONTRACTS}.logits_processor.LogitsProcessor",
+    # Of its two model runners each has its own.
+    (
+        "vllm.v1.sample.logits_processor.interface.LogitsProcessor",
+        "vllm.v1.worker.gpu.sample.logits_processor.interface.LogitsProcessor",
+    ),
 )
 EXECUTOR = PluginKind("executor", (EXECUTORS_GROUP,), "driver", "class", f"{_CONTRACTS}.executor.Executor")
 

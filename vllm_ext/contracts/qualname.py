@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from vllm_ext.errors import ContractError, dotted_path, innermost_cause
@@ -15,13 +16,16 @@ def is_class_path(text: str) -> bool:
     return "." in text or ":" in text
 
 
-def resolve_class(qualname: Any, base: type[T], *, slot: str, source: str) -> type[T]:
+def resolve_class(
+    qualname: Any, base: type[T], *, slot: str, source: str, hint: Callable[[Any], str] = lambda found: ""
+) -> type[T]:
     """Import the class that ``qualname`` names.
 
     Args:
         qualname: ``package.module.Class`` or ``package.module:Class``.
         base: what the class has to derive from.
         slot: what it is for, e.g. ``worker``; source: who named it, e.g. ``platform 'cpu'``; both for messages.
+        hint: what to add to the message about something else that was found.
 
     Raises:
         ContractError: the path has another form, cannot be imported, or names something else.
@@ -42,5 +46,5 @@ def resolve_class(qualname: Any, base: type[T], *, slot: str, source: str) -> ty
         ) from error
     if not isinstance(found, type) or not issubclass(found, base):
         wanted = "class" if base is object else f"subclass of {dotted_path(base)}"
-        raise ContractError(f"{slot} class of {source}: {qualname!r} is not a {wanted}")
+        raise ContractError(f"{slot} class of {source}: {qualname!r} is not a {wanted}{hint(found)}")
     return found

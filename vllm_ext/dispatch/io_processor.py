@@ -11,7 +11,7 @@ from vllm_ext.contracts.io_processor import IOProcessor
 from vllm_ext.contracts.vllm_config import HFConfig, VllmConfig
 from vllm_ext.errors import CheckpointError
 from vllm_ext.managers import load_chosen
-from vllm_ext.managers.values import source_of
+from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.plan import MODEL_KEY, BoundPlan, IOProcessorChoice, ModelsWish, choose_io_processor
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.errors import ConfigError, InvalidRequest, PluginError, VllmExtError, innermost_cause
 from vllm_ext.managers import load_extensions
-from vllm_ext.managers.values import source_of
+from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.plan import BoundPlan
 
 SETTING = "engine.logits_processors"

@@ -16,7 +16,7 @@ from vllm_ext.contracts.stat_logger import (
 )
 from vllm_ext.errors import ContractError, PluginError, Unavailable, VllmExtError, innermost_cause
 from vllm_ext.managers import LoadedPlugin, build_extension, load_extensions
-from vllm_ext.managers.values import source_of
+from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.plan import BoundPlan
 
 if TYPE_CHECKING:

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from vllm_ext.contracts.groups import GENERAL
+from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.managers.planned import GeneralHooks
 from vllm_ext.managers.policy import settle
-from vllm_ext.managers.values import accepts_config, source_of
+from vllm_ext.managers.values import accepts_config
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
 
 logger = logging.getLogger(__name__)

@@ -12,9 +12,9 @@ from stevedore.extension import Extension
 
 from vllm_ext.contracts.groups import KIND_OF_GROUP, PluginKind
 from vllm_ext.errors import PluginNotFound, did_you_mean, listing
+from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver, without_secrets
 from vllm_ext.managers.policy import settle
-from vllm_ext.managers.values import source_of
 from vllm_ext.plan import BoundPlan, Decision, DecisionKey, Outcome, Plan
 from vllm_ext.plan.names import matches
 from vllm_ext.registry.owners import loading

@@ -20,7 +20,8 @@ from stevedore.hook import HookManager
 
 from vllm_ext.config.redaction import scrub, secrets_in
 from vllm_ext.errors import PluginLoadError
-from vllm_ext.managers.values import source_of, use
+from vllm_ext.managers.host_contracts import source_of
+from vllm_ext.managers.values import use
 from vllm_ext.plan import Decision, Outcome, Plan
 from vllm_ext.registry.owners import loading
 
@@ -58,7 +59,7 @@ class PlannedManager(ExtensionManager[Any]):
 
     def use(self, decision: Decision, plugin: Any) -> Any:
         """What a loaded plugin gives, checked against its contract."""
-        return use(decision, plugin, self.plan.options_of(decision))
+        return use(decision, plugin, self.plan.options_of(decision), self.plan.settings.host)
 
     def _load_one_plugin(
         self, ep: EntryPoint, invoke_on_load: bool, invoke_args: Any, invoke_kwds: Any

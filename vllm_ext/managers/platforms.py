@@ -19,6 +19,7 @@ from vllm_ext.contracts.platform_check import METHODS, check_platform, is_inheri
 from vllm_ext.contracts.qualname import is_class_path
 from vllm_ext.discovery import find_providers
 from vllm_ext.errors import AmbiguousPlugin, ContractError, PlatformUnavailable, dotted_path
+from vllm_ext.managers.host_contracts import is_for_vllm
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
 from vllm_ext.managers.policy import is_first_report, report_once
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
@@ -58,7 +59,8 @@ class PlatformCandidate(NamedPlugins):
     def use(self, decision: Decision, plugin: Any) -> Platform:
         platform: Platform = super().use(decision, plugin)()
         platform._chosen_as = decision.name, str(decision)
-        self.warnings = _check_platform(platform, decision, self.plan.settings)
+        if not is_for_vllm(decision, self.plan.settings.host):
+            self.warnings = _check_platform(platform, decision, self.plan.settings)
         return platform
 
     def _load_one_plugin(self, *args: Any, **kwargs: Any) -> Extension[Any] | None:

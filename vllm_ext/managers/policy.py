@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
+from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.managers.planned import load_error
-from vllm_ext.managers.values import source_of
 from vllm_ext.plan import Decision, DecisionKey, Outcome
 
 logger = logging.getLogger(__name__)
