@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     )
     from vllm_ext.contracts.pooling_params import PoolingParams
     from vllm_ext.contracts.quantization import QuantizationConfig, register_quantization_config
-    from vllm_ext.contracts.sampling_params import SamplingParams
+    from vllm_ext.contracts.sampling_params import RequestOutputKind, SamplingParams
     from vllm_ext.contracts.scheduler import SchedulerInterface
     from vllm_ext.contracts.stat_logger import AggregateStatLoggerBase, StatLoggerBase
     from vllm_ext.contracts.stats import IterationStats, SchedulerStats
@@ -101,6 +101,7 @@ _MODULE_OF = {
     "PromptType": "engine.inputs.prompts",
     "QuantizationConfig": "contracts.quantization",
     "RequestOutput": "contracts.outputs",
+    "RequestOutputKind": "contracts.sampling_params",
     "SamplingParams": "contracts.sampling_params",
     "SchedulerInterface": "contracts.scheduler",
     "SchedulerStats": "contracts.stats",
@@ -159,6 +160,7 @@ __all__ = [
     "PromptType",
     "QuantizationConfig",
     "RequestOutput",
+    "RequestOutputKind",
     "SamplingParams",
     "SchedulerInterface",
     "SchedulerStats",

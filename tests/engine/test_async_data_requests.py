@@ -12,7 +12,7 @@ from support.async_engine import check_books, own_threads, run, tokens_of, until
 from support.io_processors import install
 from support.processes import wait_until
 
-from vllm_ext import AsyncLLM, SamplingParams
+from vllm_ext import AsyncLLM, RequestOutputKind, SamplingParams
 from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.errors import EngineError, InvalidRequest, PluginError
 
@@ -76,6 +76,18 @@ class TestAnswers:
             assert [output.outputs for output in outputs[:3]] == alone
             assert len({output.request_id for output in outputs}) == len(texts)
             await check_nothing_left(engine)
+
+        run(main)
+
+    def test_a_processor_gets_whole_outputs_also_where_what_is_new_was_asked_for(self, plugins, make_engine):
+        install(plugins)
+
+        async def main() -> None:
+            engine = make_engine()
+            whole = await answer(engine, "She had|He was")
+            params = SamplingParams(output_kind=RequestOutputKind.DELTA)
+            output = await answer(engine, "She had|He was", params)
+            assert output.outputs == whole.outputs
 
         run(main)
 

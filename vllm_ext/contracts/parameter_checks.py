@@ -10,6 +10,7 @@ import math
 import os
 import sys
 from collections.abc import Collection, Mapping
+from enum import Enum
 from numbers import Integral, Real
 from typing import Any
 
@@ -95,6 +96,13 @@ def check_token_ids(name: str, value: list[int]) -> None:
     """InvalidRequest where an id is none that any vocabulary could have, since it has more than 64 bits."""
     if beyond := next((token for token in value if not -(2**63) <= token < 2**63), None):
         raise InvalidRequest(f"{name} has token id {beyond}; ids are integers of at most 64 bits")
+
+
+def check_member(name: str, value: Any, kind: type[Enum]) -> None:
+    """InvalidRequest unless ``value`` is a member of ``kind``."""
+    if not isinstance(value, kind):
+        members = listing(f"{kind.__name__}.{member.name}" for member in kind)
+        raise InvalidRequest(f"{name} is {value!r}; it takes one of: {members}")
 
 
 def check_logit_bias(value: Any) -> dict[int, float]:

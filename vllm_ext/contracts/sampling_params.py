@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from vllm_ext.contracts.parameter_checks import (
     check_extra_args,
     check_integer,
     check_logit_bias,
+    check_member,
     check_num_completions,
     check_number,
     check_token_ids,
@@ -24,6 +26,17 @@ _GREEDY_BELOW = 1e-5
 _SEEDS = (-(2**63), 2**64 - 1)
 _SMALLEST, _LARGEST = 1e-30, 1e30
 """What logits are divided by and multiplied with is float32, and so is what comes of it."""
+
+
+class RequestOutputKind(Enum):
+    """What the outputs of a request have that is read while it goes on. vLLM: ``vllm.sampling_params``."""
+
+    CUMULATIVE = 0
+    """All text and tokens so far."""
+    DELTA = 1
+    """What is new since the output before."""
+    FINAL_ONLY = 2
+    """There is one output, at the end."""
 
 
 class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
@@ -62,6 +75,8 @@ class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
         prompt_logprobs: the same for the tokens of the prompt; the first has none.
         detokenize: make text; without it, only token ids.
         skip_special_tokens: leave special tokens out of the text.
+        output_kind: what outputs of ``AsyncLLM.generate()`` and ``LLM.stream()`` have: all so far, what is new, or all,
+            once, at the end. ``LLM.generate()`` always returns the last one of these.
         extra_args: by name, values for logits processors of plugins: plain data, such as numbers, texts, lists.
 
     Raises:
@@ -92,6 +107,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
     logit_bias: dict[int, float] | None = None
     allowed_token_ids: list[int] | None = None
     bad_words: list[str] | None = None
+    output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     extra_args: dict[str, Any] | None = None
 
     _all_stop_token_ids: frozenset[int] = frozenset()
@@ -170,6 +186,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
     def _check_text(self) -> None:
         for name in ("ignore_eos", "detokenize", "skip_special_tokens", "include_stop_str_in_output"):
             check_bool(name, getattr(self, name))
+        check_member("output_kind", self.output_kind, RequestOutputKind)
         for name in ("stop", "bad_words"):
             texts = as_list(name, getattr(self, name), str, "a string or a list of strings")
             if any(not text for text in texts):

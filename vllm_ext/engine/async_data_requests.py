@@ -9,8 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
+import msgspec
+
 from vllm_ext.contracts.io_processor import IOProcessor
 from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
+from vllm_ext.contracts.sampling_params import RequestOutputKind, SamplingParams
 from vllm_ext.contracts.tokenizer import TokenizerLike
 from vllm_ext.engine.data_requests import DataRequests, Prepared, Use, as_output
 from vllm_ext.engine.outputs.output_collector import RequestOutputCollector
@@ -84,7 +87,7 @@ class AsyncDataRequests:
 
     @staticmethod
     def _runs(prepared: Prepared, request_id: str, run: Run) -> list[Awaitable[Any]]:
-        params = prepared.params or [None] * len(prepared.prompts)
+        params = [_final_only(each) for each in prepared.params or [None] * len(prepared.prompts)]
         # Not to be mistaken for a request of the user's.
         ids = [f"{request_id}-{index}-{uuid4().hex}" for index in range(len(prepared.prompts))]
         return [_last(run(*each)) for each in zip(prepared.prompts, params, ids, strict=True)]
@@ -124,6 +127,13 @@ async def _all_at_once(each: Sequence[Awaitable[T]]) -> list[T]:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _final_only(params: Any) -> Any:
+    """The processor gets whole outputs, whatever the parameters say."""
+    if not isinstance(params, SamplingParams):
+        return params
+    return msgspec.structs.replace(params, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
 async def _last(outputs: AsyncIterator[Any]) -> Any:

@@ -102,10 +102,10 @@ class AsyncLLM(FrontEnd):
             request_id: unique among those in flight; a new one if omitted (vLLM: required).
             priority: lower values come first, where ``engine.scheduling_policy`` is ``priority``; else it has to be 0.
 
-        Yields: states of the request, each with all text and tokens so far, the last one with ``finished`` set. Of
-            those that come while the reader is busy it gets the newest. Whatever ends the generator, also that the task
-            is cancelled, aborts the request. For data there is one output, whose ``outputs`` is what the IO processor
-            made of those of its prompts.
+        Yields: states of the request, each with all text and tokens so far, or what ``output_kind`` says, the last one
+            with ``finished`` set. Of those that come while the reader is busy it gets the newest. Whatever ends the
+            generator, also that the task is cancelled, aborts the request. For data there is one output, whose
+            ``outputs`` is what the IO processor made of those of its prompts.
 
         Raises:
             InvalidRequest: the request cannot be served, or its id is in flight; others go on.

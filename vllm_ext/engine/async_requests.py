@@ -6,10 +6,12 @@ from collections.abc import Collection, Iterable
 from itertools import count
 from uuid import uuid4
 
+from vllm_ext.contracts.sampling_params import RequestOutputKind
 from vllm_ext.engine.arguments import check_request_id
 from vllm_ext.engine.core.messages import EngineCoreRequest
 from vllm_ext.engine.core.step_stats import StepStats
 from vllm_ext.engine.metrics.manager import StatLoggerManager
+from vllm_ext.engine.outputs.deltas import Deltas
 from vllm_ext.engine.outputs.output_collector import RequestOutputCollector
 from vllm_ext.engine.outputs.output_processor import OutputProcessor
 from vllm_ext.engine.outputs.parallel_sampling import split_completions
@@ -63,7 +65,10 @@ class AsyncRequests:
         if internal_id not in self._collectors:
             return []
         parent, requests = split_completions(text, request)
-        self._output_processor.add_completions(text, requests, parent)
+        kind = None if request.sampling_params is None else request.sampling_params.output_kind
+        if kind is RequestOutputKind.DELTA:
+            self._collectors[internal_id].deltas = Deltas()
+        self._output_processor.add_completions(text, requests, parent, final_only=kind is RequestOutputKind.FINAL_ONLY)
         self._core_ids[internal_id] = [begun.request_id for begun in requests]
         self._owners |= dict.fromkeys(self._core_ids[internal_id], internal_id)
         self._stats.begin(self._collectors[internal_id].request_id, requests, arrival)

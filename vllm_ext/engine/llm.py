@@ -134,7 +134,8 @@ class LLM(PoolingCalls, FrontEnd):
         Arguments are those of :meth:`generate`. Request ids ascend with the order of the prompts.
 
         Returns: an iterator over the state of each request after each step: an output holds all text and tokens so
-            far, and the last one of a request has ``finished`` set. Closing the iterator aborts what is not finished.
+            far, or what ``output_kind`` says, and the last one of a request has ``finished`` set. Closing the iterator
+            aborts what is not finished.
 
         Raises:
             InvalidRequest: a prompt's form or the number of ``sampling_params`` is wrong (at once), or a prompt cannot

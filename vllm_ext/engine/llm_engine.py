@@ -7,13 +7,14 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from vllm_ext.contracts.pooling_params import PoolingParams
-from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.contracts.sampling_params import RequestOutputKind, SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.engine.arguments import check_call, check_request_id, ids_of
 from vllm_ext.engine.core.engine_core import EngineCore
 from vllm_ext.engine.inputs.input_processor import InputProcessor
 from vllm_ext.engine.inputs.prompts import PromptType
 from vllm_ext.engine.metrics.manager import StatLoggerManager
+from vllm_ext.engine.outputs.deltas import Deltas
 from vllm_ext.engine.outputs.parallel_sampling import split_completions
 from vllm_ext.engine.outputs.pooling_output_processor import make_output_processor
 from vllm_ext.engine.processes.cleanup import shut_down_on_error
@@ -41,6 +42,8 @@ class LLMEngine:
         self.tokenizer = self.input_processor.tokenizer
         self.default_sampling_params = self.input_processor.default_sampling_params
         self._aborted: list[Any] = []
+        self._deltas: dict[str, Deltas] = {}
+        """Of requests whose outputs are to have what is new, and not all so far."""
         self._is_shut_down = False
         self._check_own_process = own_process_check()
         self.output_processor = make_output_processor(dispatcher.vllm_config.model_config, self.tokenizer)
@@ -68,7 +71,7 @@ class LLMEngine:
             params: those of the model directory if omitted. With ``n`` above 1 the engine core has a request for each
                 completion, and the outputs hold all of them.
             priority: lower values come first, where ``engine.scheduling_policy`` is ``priority``; else it has to be 0.
-            final_only: give one output when the request ends, instead of one for each step.
+            final_only: give one output when the request ends, whatever the parameters' ``output_kind`` says.
 
         Raises:
             InvalidRequest: the prompt, or a parameter, cannot be served; nothing is changed.
@@ -90,6 +93,10 @@ class LLMEngine:
             # That a scheduler fails may come with any of them.
             self.engine_core.abort_requests(child.request_id for child in children)
             raise
+        kind = None if request.sampling_params is None else request.sampling_params.output_kind
+        if kind is RequestOutputKind.DELTA and not final_only:
+            self._deltas[request_id] = Deltas()
+        final_only = final_only or kind is RequestOutputKind.FINAL_ONLY
         self.output_processor.add_completions(text, children, parent, final_only=final_only)
         self._stats.begin(request_id, children, arrival)
 
@@ -102,13 +109,13 @@ class LLMEngine:
         self.engine_core.abort_requests(children)
         if children:
             self._stats.abort(children, self.engine_core.make_step_stats())
-        self._aborted += self.output_processor.abort_requests(ids)
+        self._aborted += self._as_wanted(self.output_processor.abort_requests(ids))
 
     def step(self) -> list[Any]:
         """Make one step.
 
-        Returns: for each request that went on or ended, all that it has so far: a :class:`RequestOutput`, or of a
-            pooling model a :class:`PoolingRequestOutput`.
+        Returns: for each request that went on or ended, all that it has so far, or what its ``output_kind`` says: a
+            :class:`RequestOutput`, or of a pooling model a :class:`PoolingRequestOutput`.
 
         Raises:
             EngineError: the step failed. The requests in flight are gone, as they are after an interrupt; new ones may
@@ -123,10 +130,11 @@ class LLMEngine:
         except BaseException:
             self.engine_core.abort_all()
             self.output_processor.clear()
+            self._deltas.clear()
             self._stats.abort(None, self.engine_core.make_step_stats())
             raise
         aborted, self._aborted = self._aborted, []
-        return aborted + processed.request_outputs
+        return aborted + self._as_wanted(processed.request_outputs)
 
     def has_unfinished_requests(self) -> bool:
         """Whether :meth:`step` has something to do; the last step may be one that gives no output."""
@@ -187,6 +195,16 @@ class LLMEngine:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+    def _as_wanted(self, outputs: list[Any]) -> list[Any]:
+        """``outputs``, each with what is new alone where that is asked for."""
+        if not self._deltas:
+            return outputs
+        told = [(self._deltas.get(output.request_id), output) for output in outputs]
+        for output in outputs:
+            if output.finished:
+                self._deltas.pop(output.request_id, None)
+        return [output if deltas is None else deltas.added_by(output) for deltas, output in told]
 
     def _check_running(self) -> None:
         self._check_own_process()

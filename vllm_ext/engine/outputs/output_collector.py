@@ -8,6 +8,7 @@ from typing import Any
 
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
+from vllm_ext.engine.outputs.deltas import Deltas
 
 
 class RequestOutputCollector:
@@ -20,6 +21,8 @@ class RequestOutputCollector:
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         """The id that the user gave."""
+        self.deltas: Deltas | None = None
+        """Where the reader wants what is new, and not all so far."""
         self._output: Any = None
         self._error: Exception | None = None
         self._ready = asyncio.Event()
@@ -48,4 +51,4 @@ class RequestOutputCollector:
             self._ready.clear()
             await self._ready.wait()
         output, self._output = self._output, None
-        return output
+        return output if self.deltas is None else self.deltas.added_by(output)
