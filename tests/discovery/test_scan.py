@@ -281,6 +281,18 @@ class TestShadowing:
 
         assert names(site) == ["installed"]
 
+    def test_the_file_that_distutils_wrote_hides_what_comes_after_it(self, tmp_path):
+        first, second = tmp_path / "first", tmp_path / "second"
+        first.mkdir()
+        (first / "acme-1.0.egg-info").write_text("Metadata-Version: 1.1\nName: acme\nVersion: 1.0\n")
+        write_distribution(second, "acme", {GENERAL: ["a = acme:f"]}, {}, "2.0")
+        path = [str(first), str(second)]
+
+        (record,) = scan(path)
+
+        assert record.shadowed_by == str(first / "acme-1.0.egg-info")
+        assert next(importlib.metadata.distributions(path=path, name="acme")).version == "1.0"
+
     def test_an_empty_remainder_hides_nothing(self, tmp_path):
         remainder, site = tmp_path / "1", tmp_path / "2"
         (remainder / "acme-9.dist-info").mkdir(parents=True)

@@ -46,8 +46,9 @@ class MetadataFolder(NamedTuple):
 
     @property
     def is_empty(self) -> bool:
-        """Whether it lacks the file that makes it a distribution."""
-        return self.read("METADATA") is None and self.read("PKG-INFO") is None
+        """Whether it lacks the file that makes it a distribution. distutils wrote that in the folder's place."""
+        in_folder = self.read("METADATA") is not None or self.read("PKG-INFO") is not None
+        return not in_folder and not os.path.isfile(self.location)
 
     def version_in(self, headers: dict[str, list[str]]) -> str:
         """The version in what :meth:`headers` gave, else that of the folder's name."""
