@@ -6,6 +6,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
+from support.async_engine import fails_in_step
 from support.fake_engine import VOCAB_SIZE, FakeDispatcher, continuation, make_vllm_config
 from support.vocabularies import byte_fallback_tokenizer, byte_level_tokenizer, write_tokenizer
 from tokenizers import processors
@@ -13,7 +14,7 @@ from tokenizers import processors
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.llm_engine import LLMEngine
-from vllm_ext.errors import InvalidRequest, TokenizerError
+from vllm_ext.errors import EngineError, InvalidRequest, TokenizerError
 
 TOKENIZER = byte_level_tokenizer()
 GREEDY = SamplingParams(temperature=0.0, max_tokens=6)
@@ -202,6 +203,18 @@ def test_a_prompt_that_cannot_be_served_is_refused_and_changes_nothing(make_engi
     assert not engine.has_unfinished_requests()
     engine.add_request("a", "x", GREEDY)
     assert run(engine)[-1].finished
+
+
+def test_the_error_of_a_step_has_the_ids_that_the_requests_were_added_by(make_engine):
+    engine = make_engine(prepare=fails_in_step(2, ValueError("stop it")))
+    engine.add_request("one", "x", GREEDY)
+    engine.add_request("two", "y", SamplingParams(n=2, max_tokens=6))
+    engine.step()
+
+    with pytest.raises(EngineError, match="stop it") as caught:
+        engine.step()
+
+    assert caught.value.request_ids == ("one", "two")
 
 
 def test_other_things_than_sampling_params_are_refused(make_engine):

@@ -127,7 +127,9 @@ class LLMEngine:
             processed = self.output_processor.process_outputs(outputs)
             self.engine_core.abort_requests(processed.stopped, RequestStatus.FINISHED_STOPPED)
             self._stats.add_step(outputs, processed.stopped, self.engine_core.take_step_stats())
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, EngineError):
+                error.request_ids = tuple(self.output_processor.parent_ids(error.request_ids))
             self.engine_core.abort_all()
             self.output_processor.clear()
             self._deltas.clear()

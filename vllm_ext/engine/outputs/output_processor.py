@@ -173,6 +173,11 @@ class OutputProcessor:
         states = ((child, self._states.get(child)) for child in parent.child_ids)
         return [child for child, state in states if state is not None and state.parent is parent]
 
+    def parent_ids(self, child_ids: Iterable[str]) -> list[str]:
+        """The other way round: ids, each once, of the requests in flight that the core knows by ``child_ids``."""
+        states = [state for child_id in child_ids if (state := self._states.get(child_id)) is not None]
+        return list(dict.fromkeys(state.parent.request_id if state.parent else state.request_id for state in states))
+
     def is_in_flight(self, request_id: str) -> bool:
         return request_id in self._states or request_id in self._parents
 

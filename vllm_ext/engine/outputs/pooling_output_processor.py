@@ -35,6 +35,10 @@ class PoolingOutputProcessor:
         """Ids that the engine core knows the request by."""
         return [request_id]
 
+    def parent_ids(self, child_ids: Iterable[str]) -> list[str]:
+        """The other way round, of those in flight."""
+        return [request_id for request_id in child_ids if request_id in self._prompts]
+
     def is_in_flight(self, request_id: str) -> bool:
         return request_id in self._prompts
 
