@@ -82,13 +82,16 @@ class DataRequests:
                 cannot be served.
             PluginError: the processor failed, or returned what it must not.
         """
-        request_id = new_request_id()
+        request_id = f"data-{uuid4().hex}"
         parsed = self.parse(use, request, params)
-        with self._discarding(request_id):
+        try:
             prepared = self.prepare(use, self.pre_process(parsed, request_id), params)
             with self.naming_refusals():
                 outputs = run(prepared.prompts, prepared.params)
             return as_output(request_id, outputs, self.post_process(outputs, request_id))
+        except BaseException:
+            self.discard(request_id)
+            raise
 
     @property
     def processor(self) -> IOProcessor[Any, Any]:
@@ -169,14 +172,6 @@ class DataRequests:
             text = f"{self._source} failed in {method}(): {innermost_cause(error)}"
             raise PluginError(text, plugin=self._source) from error
 
-    @contextmanager
-    def _discarding(self, request_id: str) -> Iterator[None]:
-        try:
-            yield
-        except BaseException:
-            self.discard(request_id)
-            raise
-
     def _call(self, method: str, /, *args: Any, may_refuse: bool = False, **kwargs: Any) -> Any:
         with self.running(method, may_refuse=may_refuse):
             return getattr(self.processor, method)(*args, **kwargs)
@@ -195,11 +190,6 @@ class DataRequests:
 
     def _complain(self, method: str, what: str) -> None:
         raise PluginError(f"{self._source}: {method}() returned {what}", plugin=self._source)
-
-
-def new_request_id() -> str:
-    """An id that no other request has."""
-    return f"data-{uuid4().hex}"
 
 
 def as_output(request_id: str, outputs: Sequence[Any], result: Any) -> PoolingRequestOutput[Any]:

@@ -128,9 +128,6 @@ class RequestsInFlight:
     def get_num_unfinished_requests(self) -> int:
         return len(self.requests)
 
-    def has_unfinished_requests(self) -> bool:
-        return bool(self.requests)
-
     def has_finished_requests(self) -> bool:
         return bool(self._finished_req_ids)
 
