@@ -89,6 +89,7 @@ def test_processes_without_a_run_are_wrong_usage(vllm_ext):
     [
         pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, id="SIGINT"),
+        pytest.param(signal.SIGHUP, 129, id="SIGHUP"),
     ],
 )
 def test_a_signal_ends_the_workers_in_order_and_is_the_exit_code(number, code, mark):

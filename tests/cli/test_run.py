@@ -119,13 +119,35 @@ def test_what_a_plugin_writes_by_itself_is_no_part_of_the_result(plugins):
     assert "from the system" in done.stderr
 
 
+@pytest.mark.parametrize(("is_ignored", "code"), [(True, 0), (False, 129)], ids=["nohup", "terminal"])
+def test_a_terminal_that_is_closed_ends_it_unless_it_was_told_to_go_on(plugins, is_ignored, code):
+    source = "import os, signal\ndef run():\n    os.kill(os.getpid(), signal.SIGHUP)\n"
+    plugins.distribution("closing", {"vllm.general_plugins": ["c = closing:run"]}, {"closing.py": source})
+    program = (
+        f"import signal, sys; signal.signal(signal.SIGHUP, signal.{'SIG_IGN' if is_ignored else 'SIG_DFL'}); "
+        f"from vllm_ext.cli.main import main; sys.exit(main(['run', *{FAST!r}]))"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": str(plugins.site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == code
+    assert bool(done.stdout) == is_ignored
+
+
+@pytest.mark.parametrize("command", ["run", "explain"])
 @pytest.mark.parametrize("group", ["vllm.platform_plugins", "vllm.general_plugins"])
-def test_a_termination_while_a_plugin_runs_is_not_taken_for_the_plugins_failure(plugins, group):
+def test_a_termination_while_a_plugin_runs_is_not_taken_for_the_plugins_failure(plugins, command, group):
     code = "import os, signal\ndef run():\n    os.kill(os.getpid(), signal.SIGTERM)\n"
     plugins.distribution("slow", {group: ["s = slow:run"]}, {"slow.py": code})
 
     done = subprocess.run(
-        [sys.executable, "-m", "vllm_ext", "run", *FAST],
+        [sys.executable, "-m", "vllm_ext", command, *(FAST if command == "run" else [])],
         env={**os.environ, "PYTHONPATH": str(plugins.site)},
         capture_output=True,
         text=True,

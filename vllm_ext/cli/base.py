@@ -205,18 +205,28 @@ class _Terminated(KeyboardInterrupt):
 
 @contextlib.contextmanager
 def ends_on_sigterm() -> Iterator[None]:
-    """SIGTERM inside the block ends the command as an interrupt does, so that what it started is ended in order."""
+    """SIGTERM inside the block, or SIGHUP as of a terminal that is closed, ends the command as an interrupt does.
 
-    def end(_number: int, _frame: object) -> None:
+    What it started is ended in order so. A SIGHUP that is ignored, as under nohup, stays ignored.
+    """
+    received: list[int] = []
+
+    def end(number: int, _frame: object) -> None:
+        received.append(number)
         raise _Terminated
 
-    before = signal.signal(signal.SIGTERM, end)
+    before = {
+        number: signal.signal(number, end)
+        for number in (signal.SIGTERM, signal.SIGHUP)
+        if number == signal.SIGTERM or signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     except _Terminated:
-        raise SystemExit(128 + signal.SIGTERM) from None
+        raise SystemExit(128 + received[0]) from None
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _descriptor(stream: TextIO) -> int | None:
