@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -43,6 +44,25 @@ def test_a_size_that_is_no_number_of_workers_is_wrong_input(vllm_ext):
 
     assert done.code == 2
     assert "--tensor-parallel-size" in done.err
+
+
+def test_an_interface_that_the_machine_does_not_have_is_refused_with_those_it_has(vllm_ext, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "absent0")
+
+    code, out, err = vllm_ext("run", "--max-tokens", "1", *TWO_WORKERS)
+
+    assert (code, out) == (2, "")
+    assert "environment (GLOO_SOCKET_IFNAME): no network interface 'absent0'; interfaces: " in err
+    assert socket.if_nameindex()[0][1] in err
+    assert "Traceback" not in err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("given", ["", next(name for _, name in socket.if_nameindex() if name.startswith("lo"))])
+def test_an_interface_that_it_has_is_used_and_an_empty_name_is_none(vllm_ext, monkeypatch, given):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", given)
+
+    assert vllm_ext("run", "--max-tokens", "1", *TWO_WORKERS).code == 0
 
 
 @pytest.mark.slow

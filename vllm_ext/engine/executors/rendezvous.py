@@ -10,7 +10,7 @@ import socket
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from vllm_ext.distributed.parallel_state import joined_key
-from vllm_ext.errors import EngineError
+from vllm_ext.errors import ConfigError, EngineError, did_you_mean
 
 _HOST = "127.0.0.1"
 
@@ -25,9 +25,11 @@ class Rendezvous:
 
     Raises:
         EngineError: the port is in use.
+        ConfigError: ``GLOO_SOCKET_IFNAME`` names an interface that this machine does not have.
     """
 
     def __init__(self, world_size: int, port: int | None, timeout_s: float) -> None:
+        _check_interfaces()
         with socket.socket() as listener:
             try:
                 listener.bind((_HOST, port or 0))
@@ -68,6 +70,21 @@ class Rendezvous:
     def close(self) -> None:
         """Serve no longer; may be called twice."""
         self._store = None
+
+
+def _check_interfaces() -> None:
+    """Refuse what would fail in every worker, with the source of it."""
+    given = os.environ.get("GLOO_SOCKET_IFNAME")
+    if not given:
+        # torch takes an empty one for none.
+        return
+    names = [name for _, name in socket.if_nameindex()]
+    for name in given.split(","):
+        if name not in names:
+            raise ConfigError(
+                f"environment (GLOO_SOCKET_IFNAME): no network interface {name!r}{did_you_mean(name, names)}; "
+                f"interfaces: {', '.join(names)}. Unset it for the workers to talk over the loopback one"
+            )
 
 
 def _loopback() -> str:
