@@ -1,0 +1,130 @@
+"""The contracts beside those of a vLLM that is installed; without one, all of this is skipped.
+
+A plugin that is written for vLLM overrides a method with vLLM's parameters, and calls one with them. Where a method has
+others here, that is known, and this table says why it does no harm.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.compatibility import public_methods
+
+from vllm_ext.contracts.groups import KINDS
+
+pytest.importorskip("vllm", reason="no vLLM is installed beside vllm_ext")
+pytestmark = pytest.mark.filterwarnings("ignore")  # what vLLM's imports warn of is not ours
+
+CLASSES = {
+    "contracts.platform.Platform": "platforms.interface.Platform",
+    "contracts.worker.WorkerBase": "v1.worker.worker_base.WorkerBase",
+    "contracts.attention.AttentionBackend": "v1.attention.backend.AttentionBackend",
+    "contracts.attention.AttentionImpl": "v1.attention.backend.AttentionImpl",
+    "contracts.attention.AttentionMetadataBuilder": "v1.attention.backend.AttentionMetadataBuilder",
+    "contracts.communicator.DeviceCommunicatorBase": (
+        "distributed.device_communicators.base_device_communicator.DeviceCommunicatorBase"
+    ),
+    "contracts.custom_op.CustomOp": "model_executor.custom_op.CustomOp",
+    "contracts.custom_op.PluggableLayer": "model_executor.custom_op.PluggableLayer",
+    "contracts.linear_method.LinearMethod": "model_executor.layers.linear.LinearMethodBase",
+    "contracts.quantization.QuantizationConfig": ("model_executor.layers.quantization.base_config.QuantizationConfig"),
+    "contracts.model_loader.BaseModelLoader": "model_executor.model_loader.base_loader.BaseModelLoader",
+    "contracts.pooler.Pooler": "model_executor.layers.pooler.abstract.Pooler",
+    "contracts.tokenizer.TokenizerLike": "tokenizers.protocol.TokenizerLike",
+    "contracts.lora_resolver.LoRAResolver": "lora.resolver.LoRAResolver",
+    "contracts.logits_processor.LogitsProcessor": "v1.sample.logits_processor.interface.LogitsProcessor",
+    "contracts.logits_processor.AdapterLogitsProcessor": "v1.sample.logits_processor.AdapterLogitsProcessor",
+    "contracts.stat_logger.StatLoggerBase": "v1.metrics.loggers.StatLoggerBase",
+    "contracts.stat_logger.AggregateStatLoggerBase": "v1.metrics.loggers.AggregateStatLoggerBase",
+    "contracts.scheduler.SchedulerInterface": "v1.core.sched.interface.SchedulerInterface",
+    "contracts.io_processor.IOProcessor": "plugins.io_processors.interface.IOProcessor",
+    "contracts.endpoint.EndpointPlugin": "plugins.endpoint_plugins.interface.EndpointPlugin",
+    "registry.models._ModelRegistry": "model_executor.models.registry._ModelRegistry",
+    "registry.tokenizers._TokenizerRegistry": "tokenizers.registry._TokenizerRegistry",
+}
+
+DIFFERENCES = {
+    "WorkerBase.set_kv_cache_layout": "given by position",
+    "AttentionBackend.validate_configuration": "an override is not asked what it does not take",
+    "PluggableLayer.register_oot": "given by position",
+    "TokenizerLike.encode": "add_special_tokens is given by keyword; the engine cuts by itself",
+    "TokenizerLike.from_pretrained": "a model is a directory: nothing is downloaded, and no code of it is run",
+    "TokenizerLike.convert_ids_to_tokens": "the engine leaves out none",
+    "SchedulerInterface.schedule": "the engine throttles nothing",
+    "SchedulerInterface.reset_prefix_cache": "given by keyword; there is no connector",
+    "_TokenizerRegistry.load_tokenizer_cls": "named_by is for messages, and has a default",
+}
+ENUMS = {
+    "contracts.device.PlatformEnum": "platforms.interface.PlatformEnum",
+    "contracts.device.CpuArchEnum": "platforms.interface.CpuArchEnum",
+    "contracts.attention.AttentionType": "v1.attention.backend.AttentionType",
+    "contracts.attention.AttentionCGSupport": "v1.attention.backend.AttentionCGSupport",
+    "contracts.logits_processor.MoveDirectionality": "v1.sample.logits_processor.interface.MoveDirectionality",
+}
+
+
+def find(package: str, path: str) -> Any:
+    module, _, name = f"{package}.{path}".rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def faults(ours: inspect.Signature, theirs: inspect.Signature) -> Iterator[str]:
+    """How a method of ours and vLLM's of the same name cannot stand for each other."""
+    own, other = ours.parameters, theirs.parameters
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in own.values())
+    yield from (
+        f"ours does not take {name}" for name, p in other.items() if name not in own and not _is_rest(p, takes_any)
+    )
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in other.values())
+    yield from (
+        f"vLLM's does not take {name}" for name, p in own.items() if name not in other and not _is_rest(p, takes_any)
+    )
+    common = [name for name in own if name in other]
+    if common != [name for name in other if name in own]:
+        yield "they come in another order"
+
+
+def _is_rest(parameter: inspect.Parameter, takes_any: bool) -> bool:
+    return takes_any or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+
+
+@pytest.mark.parametrize("path", CLASSES)
+def test_methods_have_vllms_parameters_unless_it_is_known_why_not(path):
+    ours, theirs = find("vllm_ext", path), find("vllm", CLASSES[path])
+    found = {}
+    for name in public_methods(ours):
+        pair = getattr(ours, name), getattr(theirs, name, None)
+        if all(map(inspect.isroutine, pair)):
+            found[f"{ours.__name__}.{name}"] = list(faults(*map(inspect.signature, pair)))
+
+    odd = {name: texts for name, texts in found.items() if texts}
+    known = {name for name in DIFFERENCES if name.startswith(f"{ours.__name__}.")}
+    assert {name: texts for name, texts in odd.items() if name not in known} == {}
+    assert known - set(odd) == set()
+
+
+@pytest.mark.parametrize("path", ENUMS)
+def test_enumerations_have_vllms_members_and_values(path):
+    ours, theirs = find("vllm_ext", path), find("vllm", ENUMS[path])
+
+    assert {name: each.value for name, each in ours.__members__.items()} == {
+        name: each.value for name, each in theirs.__members__.items()
+    }
+
+
+@pytest.mark.parametrize("path", [path for kind in KINDS for path in kind.vllm_contracts])
+def test_plugins_for_vllm_are_compared_with_classes_that_it_has(path):
+    assert isinstance(find("vllm", path.removeprefix("vllm.")), type)
+
+
+def test_the_groups_are_those_that_vllm_reads():
+    sources = (Path(importlib.import_module("vllm").__file__).parent / path for path in ("plugins", "v1/sample"))
+    read = "".join(file.read_text() for folder in sources for file in folder.rglob("*.py"))
+    groups = [group for kind in KINDS for group in kind.groups if group.startswith("vllm.")]
+
+    assert [group for group in groups if f'"{group}"' not in read] == []
