@@ -1,11 +1,15 @@
 """The numbers that stat loggers are given (vLLM's ``vllm.v1.metrics.stats``): what they are, and since when they count.
 
-Durations are in seconds of one monotonic clock. Several loggers are given the same objects, which are only read.
+Durations are in seconds of one monotonic clock. Several loggers are given the same objects, which are only read. What
+vLLM counts of parts that this engine has not is there with vLLM's value for nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from vllm_ext.contracts.outputs import FinishReason
 
@@ -44,6 +48,21 @@ class SchedulerStats:
     """Requests admitted since the engine started."""
     prefix_cache_stats: PrefixCacheStats = PrefixCacheStats()
     """The last three since the record before. Of an engine that was asked for its stats it is empty."""
+
+    num_skipped_waiting_reqs: ClassVar[int] = 0
+    step_counter: ClassVar[int] = 0
+    current_wave: ClassVar[int] = 0
+    connector_prefix_cache_stats: ClassVar[Any] = None
+    kv_cache_eviction_events: ClassVar[tuple[Any, ...]] = ()
+    spec_decoding_stats: ClassVar[Any] = None
+    kv_connector_stats: ClassVar[Any] = None
+    ec_connector_stats: ClassVar[Any] = None
+    waiting_lora_adapters: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    running_lora_adapters: ClassVar[Mapping[str, int]] = MappingProxyType({})
+    cudagraph_stats: ClassVar[Any] = None
+    perf_stats: ClassVar[Any] = None
+    iteration_details: ClassVar[Any] = None
+    num_kv_fetch_reqs_by_stage: ClassVar[Mapping[str, int]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -94,3 +113,5 @@ class IterationStats:
     """For each prompt whose completions have all ended: the tokens of the longest."""
     n_params_iter: list[int] = field(default_factory=list)
     """For the same prompts: ``n``."""
+
+    num_corrupted_reqs: ClassVar[int] = 0
