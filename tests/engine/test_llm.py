@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from concurrent.futures import ThreadPoolExecutor, wait
 from operator import attrgetter
 from threading import Event, Semaphore
@@ -207,6 +209,23 @@ def test_lower_priorities_come_first_and_outputs_keep_the_order_of_the_prompts(m
 def test_priorities_have_to_fit_the_prompts(make_llm, priority, complaint):
     with pytest.raises(InvalidRequest, match=complaint):
         make_llm(policy="priority").generate([[1], [2]], greedy(), priority=priority)
+
+
+def test_the_tokenizer_is_the_one_that_prompts_go_through(make_llm):
+    llm = make_llm()
+    (output,) = llm.generate("the dog", greedy())
+
+    assert llm.get_tokenizer().encode("the dog") == output.prompt_token_ids
+    assert llm.get_tokenizer().decode(output.prompt_token_ids) == "the dog"
+
+
+def test_what_outputs_of_vllm_have_besides_is_none(make_llm):
+    (output,) = make_llm().generate("the dog", greedy())
+
+    names = ("metrics", "lora_request", "encoder_prompt", "encoder_prompt_token_ids", "kv_transfer_params")
+    assert [getattr(output, name) for name in names] == [None] * 5
+    assert output.outputs[0].lora_request is None
+    assert pickle.loads(pickle.dumps(output)) == copy.deepcopy(output) == output
 
 
 def test_what_was_in_the_prefix_cache_is_told_and_can_be_forgotten(make_llm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,6 +86,8 @@ class CompletionOutput:
     finish_reason: FinishReason | None = None
     stop_reason: int | str | None = None
     """The stop string or the stop token id that ended generation; ``None`` for end-of-sequence and length."""
+    lora_request: ClassVar[None] = None
+    """vLLM's; the engine applies no adapters."""
 
     @property
     def finished(self) -> bool:
@@ -105,3 +107,12 @@ class RequestOutput:
     finished: bool = False
     num_cached_tokens: int = 0
     """Tokens of the prompt that were in the prefix cache, and so were not computed for this request."""
+    metrics: ClassVar[None] = None
+    """vLLM's, which has none either without statistics; here stat loggers get what was measured."""
+    lora_request: ClassVar[None] = None
+    """vLLM's; the engine applies no adapters."""
+    encoder_prompt: ClassVar[None] = None
+    encoder_prompt_token_ids: ClassVar[None] = None
+    """vLLM's; a model of encoder and decoder is refused."""
+    kv_transfer_params: ClassVar[None] = None
+    """vLLM's; keys and values go to no other engine."""

@@ -27,6 +27,8 @@ from vllm_ext.plan import Receipt
 if TYPE_CHECKING:
     from torch import nn
 
+    from vllm_ext.contracts.tokenizer import TokenizerLike
+
 T = TypeVar("T")
 
 
@@ -205,6 +207,12 @@ class LLM(PoolingCalls, FrontEnd):
     def get_default_sampling_params(self) -> SamplingParams:
         """What the model directory asks for (``generation_config.json``), to change and pass on as one likes."""
         return copy.copy(self.llm_engine.default_sampling_params)
+
+    def get_tokenizer(self) -> TokenizerLike:
+        """The model's tokenizer: one of the library tokenizers, or what ``engine.tokenizer_mode`` names. It is the one
+        that prompts go through, and may be used from any thread.
+        """
+        return self.llm_engine.tokenizer
 
     @property
     def receipts(self) -> tuple[Receipt, ...]:
