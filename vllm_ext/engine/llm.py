@@ -15,6 +15,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.engine.arguments import check_function, params_for_each, priorities_for_each
 from vllm_ext.engine.calls import Call, Calls
+from vllm_ext.engine.chat_calls import ChatCalls
 from vllm_ext.engine.data_requests import GENERATE, DataRequests
 from vllm_ext.engine.front_end import FrontEnd
 from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, split_prompts
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class LLM(PoolingCalls, FrontEnd):
+class LLM(ChatCalls, PoolingCalls, FrontEnd):
     """A model on the chosen platform, for use from Python. vLLM: ``LLM``.
 
     Several threads may use it: they take turns, step by step. :meth:`close` is for when they have ended.
@@ -122,7 +123,7 @@ class LLM(PoolingCalls, FrontEnd):
                 return self.generate(made, params, use_tqdm=use_tqdm, priority=priority)
 
             return [self._data_requests.serve(GENERATE, prompts, sampling_params, run)]
-        return self._run(self._make_call(prompts, sampling_params, priority), use_tqdm)
+        return self._complete(prompts, sampling_params, priority, use_tqdm)
 
     def stream(
         self,
@@ -262,6 +263,15 @@ class LLM(PoolingCalls, FrontEnd):
                 if bar is not None:
                     bar.update()
         return [finished[request_id] for request_id in call.request_ids]
+
+    def _complete(
+        self,
+        prompts: Any,
+        sampling_params: SamplingParams | Sequence[SamplingParams] | None,
+        priority: int | Sequence[int] | None,
+        use_tqdm: bool,
+    ) -> list[RequestOutput]:
+        return self._run(self._make_call(prompts, sampling_params, priority), use_tqdm)
 
     def _pool(self, prompts: list[Any], params: list[PoolingParams], use_tqdm: bool) -> list[Any]:
         return self._run(self._calls.make_call(prompts, params, [0] * len(prompts)), use_tqdm)
