@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -124,7 +125,9 @@ def test_a_longer_text_is_cut_as_sentence_transformers_cuts_it(directory):
 def test_the_score_of_two_texts_is_the_cosine_of_their_embeddings(directory, expected):
     with LLM(directory, platform="cpu") as llm:
         outputs = llm.score(SENTENCES[40], SENTENCES[41:44])
+        of_an_array = llm.score(SENTENCES[40], np.array(SENTENCES[41:44]))
 
+    assert [output.outputs for output in of_an_array] == [output.outputs for output in outputs]
     assert [output.outputs.score for output in outputs] == pytest.approx(
         (expected[41:44] @ expected[40]).tolist(), abs=1e-5
     )

@@ -23,7 +23,7 @@ from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
 from vllm_ext.engine.arguments import params_for_each
 from vllm_ext.engine.data_requests import POOL, DataRequests
 from vllm_ext.engine.inputs.pairs import is_cross_encoder, pair_prompts
-from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, shown, split_prompts
+from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, shown, split_prompts, without_array
 from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ def _pairs(data_1: str | Sequence[str], data_2: str | Sequence[str]) -> list[tup
 
 
 def _texts(name: str, data: str | Sequence[str]) -> list[str]:
+    data = without_array(data)
     if isinstance(data, str):
         return [data]
     if not isinstance(data, list | tuple) or not data or not all(isinstance(text, str) for text in data):

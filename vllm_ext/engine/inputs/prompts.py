@@ -59,7 +59,7 @@ def is_data_prompt(prompts: Any) -> TypeIs[DataPrompt]:
 
 def split_prompts(prompts: PromptType | Sequence[PromptType]) -> list[Any]:
     """One prompt or several, as a list; a flat list of integers is one prompt. The prompts are not looked at."""
-    prompts = _without_array(prompts)
+    prompts = without_array(prompts)
     if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
         return [prompts]
     if not isinstance(prompts, list | tuple):
@@ -102,7 +102,7 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
 
 
 def _parse_token_ids(value: Any, what: str) -> list[int]:
-    value = _without_array(value)
+    value = without_array(value)
     if not isinstance(value, list | tuple):
         raise InvalidRequest(f"{what} is {shown(value)}; {_ACCEPTED}")
     # numpy's integers, too, but only as Python's can they pass to another process.
@@ -113,7 +113,7 @@ def _parse_token_ids(value: Any, what: str) -> list[int]:
     return token_ids  # type: ignore[return-value] # there is no None
 
 
-def _without_array(value: Any) -> Any:
+def without_array(value: Any) -> Any:
     """A list in place of an array or a tensor, of which neither numpy nor torch has to be known here."""
     is_array = not isinstance(value, str | list) and hasattr(value, "__array__") and hasattr(value, "tolist")
     return value.tolist() if is_array else value
