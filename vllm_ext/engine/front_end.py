@@ -95,10 +95,17 @@ class FrontEnd(ABC):
         """Start the engine; called once, by whichever way this was made."""
 
 
+def _is_terminal(stream: Any) -> bool:
+    """False also of ``None``, which a program without a console has, of a stand-in with ``write()`` alone, and of a
+    stream that is closed.
+    """
+    return hasattr(stream, "isatty") and not getattr(stream, "closed", False) and bool(stream.isatty())
+
+
 def _dispatcher_for(
     config: Config, progress: bool | None, stat_loggers: Sequence[StatLoggerFactory] | None
 ) -> Dispatcher:
     """A dispatcher for settings that are loaded; ``progress`` is shown on a terminal where it is ``None``."""
-    dispatcher = bootstrap(config).dispatcher(progress=sys.stderr.isatty() if progress is None else progress)
+    dispatcher = bootstrap(config).dispatcher(progress=_is_terminal(sys.stderr) if progress is None else progress)
     dispatcher.stat_logger_factories = tuple(stat_loggers or ())
     return dispatcher

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, nullcontext
 from types import TracebackType
@@ -289,8 +290,8 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
 
 
 def _progress_bar(wanted: bool, total: int) -> Any:
-    """A context manager around a progress bar, or around ``None``."""
-    if not wanted:
+    """A context manager around a progress bar, or around ``None``, also where there is nowhere to show one."""
+    if not wanted or sys.stderr is None:
         return nullcontext()
     from tqdm import tqdm
 
