@@ -13,7 +13,7 @@ import pytest
 from vllm_ext import _custom_ops
 
 ROOT = Path(__file__).parent.parent
-TESTS = ("test_custom_ops.py", "test_paged_prefill.py", "worker/test_draw_tokens.py")
+TESTS = ("test_custom_ops.py", "test_paged_prefill.py", "worker/sampling/test_draw_tokens.py")
 ANY_X86, AVX2, AVX512 = 1, 3, 4
 """As GENERATION in csrc/processors.h."""
 PANELS = {ANY_X86: {0}, AVX2: {0, 16}, AVX512: {0, 16, 32}}

@@ -42,7 +42,7 @@ from vllm_ext.layers.logits_processor import LogitsProcessor
 from vllm_ext.layers.rotary_embedding import RotaryEmbedding
 from vllm_ext.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
-from vllm_ext.worker.sampler import Sampler
+from vllm_ext.worker.sampling.sampler import Sampler
 
 HIDDEN, HEADS, KV_HEADS, HEAD_SIZE, INTERMEDIATE, VOCABULARY = 512, 8, 4, 64, 1408, 8000
 Call = Callable[[], Any]

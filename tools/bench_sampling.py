@@ -23,8 +23,8 @@ import torch
 from bench_engine import positive
 
 from vllm_ext import _custom_ops
-from vllm_ext.worker import sampling_ops
-from vllm_ext.worker.sampling_metadata import Choice
+from vllm_ext.worker.sampling import ops
+from vllm_ext.worker.sampling.metadata import Choice
 
 CASES = {
     "plain": (0, 1.0),
@@ -55,9 +55,9 @@ def measure(rows: int, vocabulary: int, case: str, spread: float, repeats: int) 
     logits = torch.randn(rows, vocabulary) * spread
     choice, uniform = choice_of(rows, *CASES[case]), np.random.default_rng(0).random(rows)
     functions: dict[str, Callable[[torch.Tensor], Any]] = {
-        "kernel": lambda x: sampling_ops.draw_tokens(x, choice, uniform),
-        "torch": lambda x: sampling_ops.draw_tokens_native(x, choice, uniform),
-        "likeliest": sampling_ops.most_likely,
+        "kernel": lambda x: ops.draw_tokens(x, choice, uniform),
+        "torch": lambda x: ops.draw_tokens_native(x, choice, uniform),
+        "likeliest": ops.most_likely,
     }
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     written = torch.empty_like(logits)

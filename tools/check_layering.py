@@ -47,7 +47,10 @@ ROWS = (
 )
 """Packages and modules directly below vllm_ext; each may import itself and those before it."""
 
-PARTS = {"engine": ("processes", "scheduling", "executors", "core", "metrics", "inputs", "outputs")}
+PARTS = {
+    "worker": ("loading", "sampling"),
+    "engine": ("processes", "scheduling", "executors", "core", "metrics", "inputs", "outputs"),
+}
 """Folders of the packages that have an order of their own; each may import itself and those before it, and the modules
 beside the folders all of them.
 """

@@ -319,7 +319,7 @@ def draw_tokens(
     uniform: torch.Tensor,
 ) -> torch.Tensor:
     """A token for each draw, as a new tensor: int64 ``[draws]``. What is drawn, and where, is said by
-    :func:`vllm_ext.worker.sampling_ops.draw_tokens`, which has the same in torch.
+    :func:`vllm_ext.worker.sampling.ops.draw_tokens`, which has the same in torch.
 
     Args:
         logits: float32 ``[rows, vocabulary]``, dense in the last dimension; only read.

@@ -280,7 +280,7 @@ class TestRun:
         ops = used(done, "ops")
         assert ops["vllm_ext.layers.layernorm.RMSNorm"] == ("chosen", 9, 36)
         assert ops["vllm_ext.layers.rotary_embedding.RotaryEmbedding"] == ("chosen", 1, 16)
-        assert ops["vllm_ext.worker.sampler.Sampler"] == ("chosen", 1, 4)
+        assert ops["vllm_ext.worker.sampling.sampler.Sampler"] == ("chosen", 1, 4)
         assert ops["vllm_ext.layers.activation.GeluAndMul"] == ("unused", 0, 0)
         assert used(done, "registries") == {
             "load format 'auto'": ("used", 1, ""),

@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, models
 
 from vllm_ext import LLM, SamplingParams
 from vllm_ext.errors import ContractError, EngineError, InvalidRequest
-from vllm_ext.worker.logits_processors import MinTokensLogitsProcessor
+from vllm_ext.worker.sampling.logits_processors import MinTokensLogitsProcessor
 
 GREEDY = SamplingParams(temperature=0, max_tokens=6, ignore_eos=True)
 POISON = 400

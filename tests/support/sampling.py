@@ -9,10 +9,10 @@ import torch
 
 from vllm_ext.contracts.logits_processor import LogitsProcessor
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.worker.logits_processors import IN_TREE
-from vllm_ext.worker.plugin_logits_processors import LogitsProcessors
-from vllm_ext.worker.sampler import Sampler, SamplerOutput
-from vllm_ext.worker.sampling_batch import SamplingBatch
+from vllm_ext.worker.sampling.batch import SamplingBatch
+from vllm_ext.worker.sampling.logits_processors import IN_TREE
+from vllm_ext.worker.sampling.plugin_logits_processors import LogitsProcessors
+from vllm_ext.worker.sampling.sampler import Sampler, SamplerOutput
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,8 @@ from support.families import ADAPTED, NATIVE, write_model
 from vllm_ext import SamplingParams
 from vllm_ext.contracts.platform import Platform
 from vllm_ext.errors import EngineError
-from vllm_ext.worker import sampling_ops
 from vllm_ext.worker.memory import LivingTensors, available_kv_cache_memory, measure_peak, measure_step
+from vllm_ext.worker.sampling import ops
 
 DEVICE = torch.device("cpu")
 WEIGHT = torch.ones(10, 10)
@@ -213,10 +213,8 @@ def test_a_device_computes_it_whole(random_llama):
 
 def test_tokens_are_drawn_in_the_measured_run_and_requests_draw_the_same_as_without_it(random_llama, monkeypatch):
     drawing = []
-    draw_tokens = sampling_ops.draw_tokens
-    monkeypatch.setattr(
-        sampling_ops, "draw_tokens", lambda x, choice, u: drawing.append(choice) or draw_tokens(x, choice, u)
-    )
+    draw_tokens = ops.draw_tokens
+    monkeypatch.setattr(ops, "draw_tokens", lambda x, choice, u: drawing.append(choice) or draw_tokens(x, choice, u))
 
     def tokens(*, measured: bool) -> list[int]:
         with driven_worker(random_llama, engine__max_num_seqs=5) as driver:

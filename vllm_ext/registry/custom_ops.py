@@ -26,7 +26,7 @@ IN_TREE = {
     "rms_norm": "vllm_ext.layers.layernorm:RMSNorm",
     "rotary_embedding": "vllm_ext.layers.rotary_embedding:RotaryEmbedding",
     "row_parallel_linear": "vllm_ext.layers.linear:RowParallelLinear",
-    "sampler": "vllm_ext.worker.sampler:Sampler",
+    "sampler": "vllm_ext.worker.sampling.sampler:Sampler",
     "silu_and_mul": "vllm_ext.layers.activation:SiluAndMul",
     "vocab_parallel_embedding": "vllm_ext.layers.vocab_parallel_embedding:VocabParallelEmbedding",
 }

@@ -10,8 +10,8 @@ import torch
 
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
-from vllm_ext.worker.plugin_logits_processors import LogitsProcessors
-from vllm_ext.worker.sampling_batch import IntArray, SamplingBatch
+from vllm_ext.worker.sampling.batch import IntArray, SamplingBatch
+from vllm_ext.worker.sampling.plugin_logits_processors import LogitsProcessors
 
 
 @dataclass(slots=True)

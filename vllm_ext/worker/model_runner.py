@@ -24,13 +24,13 @@ from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDes
 from vllm_ext.errors import ConfigError, EngineError
 from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
-from vllm_ext.worker.logprobs import PromptLogprobs
 from vllm_ext.worker.memory import LargestStep
 from vllm_ext.worker.model_calls import check_hidden_states, compute_logits, selects_rows
-from vllm_ext.worker.plugin_logits_processors import LogitsProcessors, build_logits_processors
 from vllm_ext.worker.pooling_runner import PoolingRunner
-from vllm_ext.worker.sampler import Sampler, SamplerOutput
-from vllm_ext.worker.sampling_metadata import Choice, SamplingMetadata
+from vllm_ext.worker.sampling.logprobs import PromptLogprobs
+from vllm_ext.worker.sampling.metadata import Choice, SamplingMetadata
+from vllm_ext.worker.sampling.plugin_logits_processors import LogitsProcessors, build_logits_processors
+from vllm_ext.worker.sampling.sampler import Sampler, SamplerOutput
 from vllm_ext.worker.step_buffers import StepBuffers
 from vllm_ext.worker.step_metadata import StepMetadata
 from vllm_ext.worker.unused_parts import warn_of_unread_shapes, warn_of_unused_wrapper

@@ -18,7 +18,7 @@ from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.dispatch.naming_code import platform_code
 from vllm_ext.distributed.parallel_state import TP_GROUP, GroupCoordinator, init_distributed_environment, use_tp_group
 from vllm_ext.errors import EngineError, innermost_cause
-from vllm_ext.worker.loader import load_model
+from vllm_ext.worker.loading.loader import load_model
 from vllm_ext.worker.memory import available_kv_cache_memory, measure_step
 from vllm_ext.worker.model_runner import ModelRunner
 from vllm_ext.worker.platform_needs import check_platform_needs

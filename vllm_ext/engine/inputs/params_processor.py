@@ -10,7 +10,7 @@ import msgspec
 from vllm_ext.contracts.sampling_params import WORKER_PARAMS, SamplingParams
 from vllm_ext.contracts.tokenizer import TokenizerLike
 from vllm_ext.errors import InvalidRequest, listing
-from vllm_ext.worker.logits_processors import ends_with
+from vllm_ext.worker.sampling.logits_processors import ends_with
 
 
 class ParamsProcessor:

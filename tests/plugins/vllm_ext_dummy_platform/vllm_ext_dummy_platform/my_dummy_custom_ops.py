@@ -13,8 +13,8 @@ from vllm_ext.layers.linear import RowParallelLinear
 from vllm_ext.layers.logits_processor import LogitsProcessor
 from vllm_ext.layers.rotary_embedding import RotaryEmbedding
 from vllm_ext.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
-from vllm_ext.worker.sampler import Sampler, SamplerOutput
-from vllm_ext.worker.sampling_metadata import SamplingMetadata
+from vllm_ext.worker.sampling.metadata import SamplingMetadata
+from vllm_ext.worker.sampling.sampler import Sampler, SamplerOutput
 from vllm_ext_dummy_platform import calls
 
 

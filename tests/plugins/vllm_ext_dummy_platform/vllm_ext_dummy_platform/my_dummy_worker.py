@@ -26,8 +26,8 @@ from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestDat
 from vllm_ext.contracts.worker import CompilationTimes
 from vllm_ext.dispatch.dispatcher import get_current_dispatcher
 from vllm_ext.distributed.parallel_state import GroupCoordinator, init_distributed_environment, use_tp_group
-from vllm_ext.worker.loader import load_model
-from vllm_ext.worker.sampler import Sampler
+from vllm_ext.worker.loading.loader import load_model
+from vllm_ext.worker.sampling.sampler import Sampler
 from vllm_ext_dummy_platform import calls
 
 logger = logging.getLogger(__name__)

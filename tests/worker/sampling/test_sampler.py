@@ -6,7 +6,7 @@ import torch
 from support.sampling import rows_of
 
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.worker.sampler import Sampler
+from vllm_ext.worker.sampling.sampler import Sampler
 
 GREEDY = SamplingParams(temperature=0.0)
 RANDOM = SamplingParams(temperature=1.0)

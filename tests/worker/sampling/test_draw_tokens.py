@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vllm_ext import _custom_ops
-from vllm_ext.worker import sampling_ops as ops
-from vllm_ext.worker.sampling_metadata import Choice
+from vllm_ext.worker.sampling import ops
+from vllm_ext.worker.sampling.metadata import Choice
 
 needs_kernels = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason=str(_custom_ops.why_missing()))
 PROPERTY = settings(max_examples=100)

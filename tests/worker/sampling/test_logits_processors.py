@@ -11,8 +11,8 @@ from transformers import MinPLogitsWarper, NoBadWordsLogitsProcessor
 
 from vllm_ext.contracts.logits_processor import BatchUpdate, LogitsProcessor
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.worker.logits_processors import IN_TREE, MinPLogitsProcessor
-from vllm_ext.worker.sampler import Sampler
+from vllm_ext.worker.sampling.logits_processors import IN_TREE, MinPLogitsProcessor
+from vllm_ext.worker.sampling.sampler import Sampler
 
 NEVER = float("-inf")
 

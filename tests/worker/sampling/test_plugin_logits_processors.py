@@ -10,8 +10,8 @@ from vllm_ext.contracts.logits_processor import BatchUpdate, LogitsProcessor, pr
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.logits_processors import NamedLogitsProcessor
 from vllm_ext.errors import EngineError
-from vllm_ext.worker.plugin_logits_processors import PluginLogitsProcessor
-from vllm_ext.worker.sampler import Sampler
+from vllm_ext.worker.sampling.plugin_logits_processors import PluginLogitsProcessor
+from vllm_ext.worker.sampling.sampler import Sampler
 
 GREEDY = SamplingParams(temperature=0)
 DRAWING = SamplingParams(temperature=2.0, seed=1)

@@ -20,8 +20,8 @@ from transformers import (
 
 from vllm_ext import _custom_ops
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.worker import sampling_ops as ops
-from vllm_ext.worker.sampler import Sampler
+from vllm_ext.worker.sampling import ops
+from vllm_ext.worker.sampling.sampler import Sampler
 
 VOCABS = [7, 300, 5000]
 PROPERTY = settings(max_examples=60)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from vllm_ext.contracts.logits_processor import MoveDirectionality, process_dict_updates
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.worker.batch_update import make_batch_update
+from vllm_ext.worker.sampling.batch_update import make_batch_update
 
 PARAMS = SamplingParams()
 ROWS = st.lists(st.integers(0, 12), unique=True, max_size=9)

@@ -14,7 +14,7 @@ from vllm_ext.contracts.logits_processor import LogitsProcessor
 
 @dataclass(frozen=True, slots=True)
 class Penalties:
-    """Of the rows that have any; see :func:`vllm_ext.worker.sampling_ops.apply_penalties` for shapes."""
+    """Of the rows that have any; see :func:`vllm_ext.worker.sampling.ops.apply_penalties` for shapes."""
 
     rows: torch.Tensor
     """int64 ``[penalized rows]``"""

@@ -14,7 +14,7 @@ from vllm_ext.contracts.model_loader import BaseModelLoader
 from vllm_ext.contracts.vllm_config import ModelConfig
 from vllm_ext.distributed.parallel_state import get_tp_group
 from vllm_ext.errors import CheckpointError, dotted_path, listing
-from vllm_ext.worker.checkpoint import Checkpoint
+from vllm_ext.worker.loading.checkpoint import Checkpoint
 
 logger = logging.getLogger(__name__)
 

@@ -16,7 +16,7 @@ from vllm_ext.contracts.model_loader import get_model_loader
 from vllm_ext.errors import ConfigError, ContractError, dotted_path
 from vllm_ext.models.pooling import as_pooling_model
 from vllm_ext.registry.models import ModelRegistry
-from vllm_ext.worker.quantization import quantize_layers
+from vllm_ext.worker.loading.quantization import quantize_layers
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.vllm_config import VllmConfig

@@ -11,7 +11,7 @@ from torch import nn
 from vllm_ext import LinearMethod, QuantizationConfig
 from vllm_ext.distributed.parallel_state import use_tp_group
 from vllm_ext.layers.linear import MergedColumnParallelLinear, QKVParallelLinear, RowParallelLinear
-from vllm_ext.worker.quantization import quantize_layers
+from vllm_ext.worker.loading.quantization import quantize_layers
 
 
 class Told(LinearMethod):

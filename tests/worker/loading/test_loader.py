@@ -233,7 +233,7 @@ def test_dummy_weights_need_no_files(model):
 
 def peak_of_loading(model: Path, *settings: str) -> int:
     """By how many bytes a process grows at most while it loads ``model``."""
-    script = TESTS / "worker" / "peak_of_loading.py"
+    script = TESTS / "worker" / "loading" / "peak_of_loading.py"
     environ = {"PYTHONPATH": f"{TESTS.parent}:{TESTS}", "OMP_NUM_THREADS": "2"}
     command = [sys.executable, script, model, *settings]
     return int(subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout)

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vllm_ext.errors import CheckpointError
-from vllm_ext.worker.checkpoint import Checkpoint
-from vllm_ext.worker.read_ahead import read_ahead
+from vllm_ext.worker.loading.checkpoint import Checkpoint
+from vllm_ext.worker.loading.read_ahead import read_ahead
 
 
 @pytest.fixture

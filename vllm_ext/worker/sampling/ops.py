@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 
 from vllm_ext import _custom_ops
-from vllm_ext.worker.sampling_metadata import Choice
+from vllm_ext.worker.sampling.metadata import Choice
 
 _NEVER = float("-inf")
 _FIRST_WIDTH = 256

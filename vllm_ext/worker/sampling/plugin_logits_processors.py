@@ -9,7 +9,7 @@ import torch
 
 from vllm_ext.contracts.logits_processor import BatchUpdate, LogitsProcessor
 from vllm_ext.dispatch.naming_code import NamingCode
-from vllm_ext.worker.logits_processors import IN_TREE
+from vllm_ext.worker.sampling.logits_processors import IN_TREE
 
 if TYPE_CHECKING:
     from vllm_ext.contracts.vllm_config import VllmConfig

@@ -21,8 +21,8 @@ from torch.utils._pytree import tree_leaves
 from vllm_ext import ModelRegistry
 from vllm_ext.contracts.vllm_config import VllmConfig
 from vllm_ext.distributed.parallel_state import use_tp_group
-from vllm_ext.worker.model_loaders import DummyModelLoader, SafetensorsModelLoader
-from vllm_ext.worker.quantization import quantize_layers
+from vllm_ext.worker.loading.model_loaders import DummyModelLoader, SafetensorsModelLoader
+from vllm_ext.worker.loading.quantization import quantize_layers
 
 RANKS = 4
 SMAPS = Path("/proc/self/smaps")

@@ -10,9 +10,9 @@ import torch
 
 from vllm_ext.contracts.custom_op import PluggableLayer
 from vllm_ext.contracts.outputs import LogprobsLists
-from vllm_ext.worker import sampling_ops as ops
-from vllm_ext.worker.logprobs import ALL, gather_logprobs, take_row
-from vllm_ext.worker.sampling_metadata import Choice, Penalties, SamplingMetadata
+from vllm_ext.worker.sampling import ops
+from vllm_ext.worker.sampling.logprobs import ALL, gather_logprobs, take_row
+from vllm_ext.worker.sampling.metadata import Choice, Penalties, SamplingMetadata
 
 
 class SamplerOutput(NamedTuple):

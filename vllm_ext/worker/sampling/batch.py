@@ -10,9 +10,9 @@ import torch
 
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.errors import EngineError
-from vllm_ext.worker.batch_update import Arrival, make_batch_update
-from vllm_ext.worker.plugin_logits_processors import LogitsProcessors
-from vllm_ext.worker.sampling_metadata import Choice, Penalties, SamplingMetadata
+from vllm_ext.worker.sampling.batch_update import Arrival, make_batch_update
+from vllm_ext.worker.sampling.metadata import Choice, Penalties, SamplingMetadata
+from vllm_ext.worker.sampling.plugin_logits_processors import LogitsProcessors
 
 IntArray = npt.NDArray[np.integer]
 

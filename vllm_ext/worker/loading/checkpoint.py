@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from vllm_ext.dispatch.hf_config import held_by
 from vllm_ext.errors import CheckpointError, listing
-from vllm_ext.worker.read_ahead import NUM_READERS, read_ahead
+from vllm_ext.worker.loading.read_ahead import NUM_READERS, read_ahead
 
 _SINGLE = "model.safetensors"
 _INDEX = "model.safetensors.index.json"

@@ -1,0 +1,1 @@
+"""A model built, and its weights read: checkpoints, the loaders of them, and weights quantized on the way."""
