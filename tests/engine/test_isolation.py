@@ -6,6 +6,7 @@ import gc
 import shutil
 import signal
 import weakref
+from typing import Any
 
 import pytest
 import torch
@@ -144,23 +145,31 @@ def test_a_torch_dtype_is_as_good_as_its_name(random_llama, engines):
     assert llm.llm_engine.vllm_config.model_config.dtype is torch.bfloat16
 
 
+def changed_later(**values: Any) -> SamplingParams:
+    """Parameters with values that are refused where they are made with them."""
+    params = SamplingParams()
+    for name, value in values.items():
+        setattr(params, name, value)
+    return params
+
+
 @pytest.mark.parametrize(
-    "change",
+    ("change", "complaint"),
     [
-        {"request_id": "\ud83d"},
-        {"params": SamplingParams(stop="\ud83d")},
-        {"params": SamplingParams(stop_token_ids=[2**64])},
-        {"priority": 2**64},
+        ({"request_id": "\ud83d"}, "cannot be served: "),
+        ({"params": changed_later(stop=["\ud83d"])}, "stop holds .* not valid Unicode"),
+        ({"params": changed_later(stop_token_ids=[2**64])}, "stop_token_ids has token id 18446744073709551616"),
+        ({"priority": 2**64}, "cannot be served: "),
     ],
     ids=["id", "stop", "stop_token_ids", "priority"],
 )
-def test_what_no_message_can_hold_is_refused_before_others_meet_it(random_llama, engines, change):
+def test_what_no_message_can_hold_is_refused_before_others_meet_it(random_llama, engines, change, complaint):
     llm = LLM(random_llama, scheduling_policy="priority")
     engines.append(llm)
     engine = llm.llm_engine
     engine.add_request("good", [5, 6, 7], GREEDY)
 
-    with pytest.raises(InvalidRequest, match="cannot be served: "):
+    with pytest.raises(InvalidRequest, match=complaint):
         engine.add_request(**({"request_id": "bad", "prompt": [5, 6, 7], "params": SamplingParams()} | change))
     ended = []
     while engine.has_unfinished_requests():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -163,10 +162,7 @@ def init_distributed_environment(world_size: int, rank: int, init_method: str, b
     """
     if not dist.is_initialized():
         if world_size == 1:
-            hook = sys.excepthook
             dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-            # torch writes the rank before tracebacks; this process is the user's, and no rank among others.
-            sys.excepthook = hook
         else:
             store, rank, world_size = next(rendezvous(init_method, rank, world_size))
             # Who waits for the others can see which of them have come.
