@@ -32,7 +32,9 @@ SINKS = [0.5, -2.0, 3.0, 0.0]
 needs_kernels = pytest.mark.skipif(_custom_ops.why_missing() is not None, reason=str(_custom_ops.why_missing()))
 BACKENDS = [SDPABackend, pytest.param(CPUAttentionBackend, marks=needs_kernels)]
 each_backend = pytest.mark.parametrize("backend", BACKENDS, ids=["sdpa", "cpu_attn"])
-each_dtype = pytest.mark.parametrize("dtype", DTYPES)
+# The random lengths below have all dtypes too.
+IN_SHORT = [pytest.param(dtype, marks=[] if dtype is torch.float32 else pytest.mark.slow) for dtype in DTYPES]
+each_dtype = pytest.mark.parametrize("dtype", IN_SHORT)
 
 
 @each_dtype

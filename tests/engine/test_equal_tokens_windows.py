@@ -26,7 +26,12 @@ MODELS = {"mistral": NATIVE["mistral, window"], "phi3 through transformers": ADA
 WINDOW = 12
 """Of phi3; that of mistral is shorter by one."""
 MIXED = NATIVE["qwen2, window in two layers"]
-CASES = [("mistral", "SDPA"), ("mistral", "CPU_ATTN"), ("mistral", "REFERENCE"), ("phi3 through transformers", "SDPA")]
+CASES = [
+    ("mistral", "SDPA"),
+    ("mistral", "CPU_ATTN"),
+    pytest.param(("mistral", "REFERENCE"), marks=pytest.mark.slow),
+    ("phi3 through transformers", "SDPA"),
+]
 PROMPT_LENGTHS = (70, 34, 5, 2, 1)
 
 
