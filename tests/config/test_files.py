@@ -194,6 +194,15 @@ def test_an_empty_name_is_not_the_current_directory():
         load_config([""], environ={})
 
 
+def test_files_that_can_be_looked_at_only_once_are_read(write):
+    write("engine: {seed: 4321}", "a.yaml")
+    folder = write("probe: {timeout_s: 7}", "b.yaml").parent
+
+    settings = load_config(folder.glob("*.yaml"), environ={}).settings
+
+    assert (settings.engine.seed, settings.probe.timeout_s) == (4321, 7)
+
+
 def test_text_that_is_not_utf8_is_refused(write):
     path = write(b"engine: {model: \xff}")
 

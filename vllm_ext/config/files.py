@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from vllm_ext import envs
@@ -12,15 +12,16 @@ from vllm_ext.errors import ConfigError
 _SYSTEM_FOLDER = Path("/etc/vllm-ext")
 
 
-def find_files(config_files: Sequence[Path | str], environ: Mapping[str, str]) -> list[Path]:
+def find_files(config_files: Iterable[Path | str], environ: Mapping[str, str]) -> list[Path]:
     """Files to read, in the order in which later ones win; a named one need not exist.
 
     The current directory is never looked at: a folder that one stands in must not choose code.
     """
-    if "" in config_files:
-        raise ConfigError("settings file: expected the path of a YAML file, given an empty one")
-    if config_files:
-        return [Path(file) for file in config_files]
+    # Once, since a generator, as of Path.glob(), has its files no second time.
+    if files := list(config_files):
+        if "" in files:
+            raise ConfigError("settings file: expected the path of a YAML file, given an empty one")
+        return [Path(file) for file in files]
     if named := [part for part in environ.get(envs.VLLM_EXT_CONFIG, "").split(os.pathsep) if part.strip()]:
         return [Path(part) for part in named]
     for folder in (*_user_folder(environ), _SYSTEM_FOLDER):

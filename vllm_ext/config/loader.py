@@ -6,7 +6,7 @@ One rule, per key: command line > environment > file (a later file wins) > defau
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -42,7 +42,7 @@ class Config(msgspec.Struct, frozen=True):
 
 
 def load_config(
-    config_files: Sequence[Path | str] = (),
+    config_files: Iterable[Path | str] = (),
     overrides: Sequence[Override] = (),
     environ: Mapping[str, str] | None = None,
 ) -> Config:
