@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from textwrap import dedent
 
 import pytest
@@ -367,6 +368,14 @@ class TestRun:
         install("npu", "return None")
 
         assert vllm_ext("explain", "--run", "-f", "json", "--platform", "npu").code == 3
+
+
+def test_a_program_may_ask_in_a_thread_of_its_own_where_no_signal_can_be_taken(vllm_ext):
+    with ThreadPoolExecutor(1) as pool:
+        done = pool.submit(vllm_ext, "explain", "platform", "-f", "json").result()
+
+    assert (done.code, done.err) == (0, "")
+    assert [row["state"] for row in done.out] == ["chosen"]
 
 
 def test_what_plugins_registered_is_listed_without_a_run_too(vllm_ext, plugins):

@@ -9,6 +9,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING, Any, ClassVar, TextIO
@@ -204,11 +205,15 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextlib.contextmanager
-def ends_on_sigterm() -> Iterator[None]:
+def ends_on_signals() -> Iterator[None]:
     """SIGTERM inside the block, or SIGHUP as of a terminal that is closed, ends the command as an interrupt does.
 
-    What it started is ended in order so. A SIGHUP that is ignored, as under nohup, stays ignored.
+    What it started is ended in order so. A SIGHUP that is ignored, as under nohup, stays ignored. Outside the main
+    thread, which alone gets signals, nothing is changed: they are the business of the program whose thread it is.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     received: list[int] = []
 
     def end(number: int, _frame: object) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from vllm_ext.check.used_trail import never_used, process_entries, used_trail
-from vllm_ext.cli.base import ListCommand, ends_on_sigterm, output_to_stderr
+from vllm_ext.cli.base import ListCommand, ends_on_signals, output_to_stderr
 from vllm_ext.config import Config
 from vllm_ext.dispatch.bootstrap import Bootstrapped, bootstrap
 from vllm_ext.dispatch.planning import make_plan
@@ -52,7 +52,7 @@ class Explain(ListCommand):
             raise ConfigError("an engine has processes only when it runs: explain --run processes")
         config = self.load_config(parsed_args)
         # What plugins print is no result: stdout is for the rows alone.
-        with ends_on_sigterm(), output_to_stderr(self.app.stdout):
+        with ends_on_signals(), output_to_stderr(self.app.stdout):
             entries = self._entries(config, parsed_args.slot, with_run=parsed_args.run)
         clean = self.app.without_secrets
         shown = [e._replace(reason=clean(e.reason)) for e in entries if parsed_args.slot in (None, e.slot)]

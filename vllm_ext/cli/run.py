@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from vllm_ext.cli.base import SettingsCommand, ends_on_sigterm, json_array, output_to_stderr
+from vllm_ext.cli.base import SettingsCommand, ends_on_signals, json_array, output_to_stderr
 from vllm_ext.cli.run_data import (
     add_data_options,
     answer,
@@ -86,7 +86,7 @@ class Run(SettingsCommand):
         loggers = [lambda *_: stats] if parsed_args.stats else []
         # What plugins print is no result: stdout is for the text alone.
         with (
-            ends_on_sigterm(),
+            ends_on_signals(),
             output_to_stderr(self.app.stdout) as out,
             start(config, stat_loggers=loggers) as llm,
         ):
