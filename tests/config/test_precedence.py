@@ -275,6 +275,19 @@ class TestOverrides:
 
         assert str(caught.value).startswith(f"command line (--set {text}): {expected}")
 
+    @pytest.mark.parametrize(
+        ("key", "value", "expected"),
+        [
+            ("probe.timeout_s", "5", "given '5', which is a string; write 5.0"),
+            ("platform.driver", False, "given False, which is a boolean; quote it"),
+        ],
+    )
+    def test_of_a_keyword_nothing_is_said_of_yaml_which_has_not_read_it(self, key, value, expected):
+        with pytest.raises(ConfigError) as caught:
+            load_config(overrides=[Override(key, value, "LLM(overrides=...)", "keyword")], environ={})
+
+        assert str(caught.value).endswith(expected)
+
     def test_a_choice_that_is_a_near_miss_gets_a_hint(self):
         with pytest.raises(ConfigError, match=r"given 'vlm' \(did you mean 'vllm'\?\)$"):
             load_config(overrides=[parse_set("host=vlm")], environ={})

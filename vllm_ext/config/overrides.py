@@ -75,15 +75,17 @@ def _read(parts: tuple[str, ...], value: Any, origin: Origin, problems: list[str
         try:
             yield Setting(parts, key.convert(list(value) if isinstance(value, tuple) else value), origin)
         except ValueError:
-            problems.append(f"{origin}: {path}: {key.mismatch(value)}{_advice(key, value)}")
+            problems.append(f"{origin}: {path}: {key.mismatch(value)}{_advice(key, value, origin)}")
 
 
-def _advice(key: Key, value: Any) -> str:
+def _advice(key: Key, value: Any, origin: Origin) -> str:
     """What to do where a list is due, or where YAML made something else of a word; begins with its own punctuation."""
+    # Python has read a keyword.
+    which = "which is" if origin.kind == "keyword" else "which YAML reads as"
     if key.secret:
         return ""
     if isinstance(value, str) and key.accepts(float) and (number := yaml_number(value)) is not None:
-        return f", which YAML reads as a string; write {number}"
+        return f", {which} a string; write {number}"
     if not (key.accepts(str) or key.accepts(list)):
         return ""
     if isinstance(value, str):
@@ -96,7 +98,7 @@ def _advice(key: Key, value: Any) -> str:
     what = (
         "quote it" if isinstance(value, list) or key.accepts(str) else "write [] for none, or a list of names in quotes"
     )
-    return f", which YAML reads as {read_as}; {what}"
+    return f", {which} {read_as}; {what}"
 
 
 def _first_unknown(parts: tuple[str, ...]) -> tuple[str, str]:
