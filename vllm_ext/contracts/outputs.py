@@ -47,8 +47,9 @@ class ModelRunnerOutput:
     Empty in a step of any other model; ``None``, vLLM's default, is taken for empty."""
 
     def __post_init__(self) -> None:
-        self.logprobs = self.logprobs or {}
-        self.pooler_output = self.pooler_output or []
+        # What is given and empty is kept: the worker may fill it later.
+        self.logprobs = {} if self.logprobs is None else self.logprobs
+        self.pooler_output = [] if self.pooler_output is None else self.pooler_output
 
 
 EMPTY_MODEL_RUNNER_OUTPUT = ModelRunnerOutput(req_ids=[], req_id_to_index={}, sampled_token_ids=[])

@@ -210,6 +210,14 @@ def test_a_step_with_nothing_to_do_does_not_reach_the_worker(run):
     assert run.worker.steps == []
 
 
+def test_what_a_worker_fills_after_it_was_given_to_an_output_is_in_it():
+    logprobs, pooled = {}, []
+    output = ModelRunnerOutput(["a"], {"a": 0}, [[5]], logprobs=logprobs, pooler_output=pooled)
+
+    assert output.logprobs is logprobs
+    assert output.pooler_output is pooled
+
+
 def test_a_worker_may_leave_out_what_nobody_asked_for_by_vllms_none(run):
     run.worker.execute_model = lambda _: ModelRunnerOutput(["a"], {"a": 0}, [[5]], logprobs=None, pooler_output=None)
     run.add("a", [1], max_tokens=1)
