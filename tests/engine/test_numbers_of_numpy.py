@@ -41,6 +41,10 @@ GIVEN = [
     ("stop", np.str_("end"), ["end"]),
     ("bad_words", np.array(["a", "b"]), ["a", "b"]),
     ("stop_token_ids", np.array([5, 2, 5]), [5, 2]),
+    ("stop_token_ids", np.array(5), [5]),
+    ("stop_token_ids", torch.tensor([5, 2]), [5, 2]),
+    ("stop", np.array("end"), ["end"]),
+    ("allowed_token_ids", torch.tensor(4), [4]),
     ("allowed_token_ids", range(3), [0, 1, 2]),
     ("allowed_token_ids", frozenset([np.int64(4)]), [4]),
     ("logit_bias", {np.int64(3): np.float32(0.5), 4: np.int8(-1)}, {3: 0.5, 4: -1}),
@@ -62,10 +66,11 @@ def test_a_sampling_parameter_is_kept_as_pythons_own(name, given, expected):
 
 
 def test_a_pooling_parameter_is_kept_as_pythons_own():
-    params = PoolingParams(dimensions=np.int64(3), truncate_prompt_tokens=np.int32(-1))
+    params = PoolingParams(task=np.str_("embed"), dimensions=np.int64(3), truncate_prompt_tokens=np.int32(-1))
 
-    assert [type(value) for value in (params.dimensions, params.truncate_prompt_tokens)] == [int, int]
-    assert (params.dimensions, params.truncate_prompt_tokens) == (3, -1)
+    values = (params.task, params.dimensions, params.truncate_prompt_tokens)
+    assert [type(value) for value in values] == [str, int, int]
+    assert values == ("embed", 3, -1)
 
 
 @pytest.mark.parametrize(
@@ -77,6 +82,7 @@ def test_a_pooling_parameter_is_kept_as_pythons_own():
         ({"top_p": torch.tensor(0.5)}, r"top_p is tensor\(0\.5000\); it takes a number"),
         ({"stop_token_ids": np.array([[1]])}, r"stop_token_ids is array\(\[\[1\]\]\); it takes a list of token ids"),
         ({"stop_token_ids": np.array([1.0])}, r"stop_token_ids is array\(\[1\.\]\); it takes a list of token ids"),
+        ({"stop_token_ids": np.array(1.0)}, r"stop_token_ids is array\(1\.\); it takes a list of token ids"),
         ({"stop": b"x"}, "stop is b'x'; it takes a string or a list of strings"),
         ({"stop": {"x": 1}}, "stop is {'x': 1}; it takes a string or a list of strings"),
     ],

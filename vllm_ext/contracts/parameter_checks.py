@@ -128,8 +128,9 @@ def as_list(name: str, value: Any, item: type[int] | type[str], expected: str) -
     if value is None or (isinstance(value, list) and not value):
         return []
     convert = as_integer if item is int else _as_text
-    is_collection = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
-    entries = [convert(entry) for entry in (value if is_collection else [value])]
+    given = without_array(value)
+    is_collection = isinstance(given, Collection) and not isinstance(given, str | bytes | Mapping)
+    entries = [convert(entry) for entry in (given if is_collection else [given])]
     if None in entries:
         raise InvalidRequest(f"{name} is {value!r}; it takes {expected}")
     return list(dict.fromkeys(entries))
@@ -141,6 +142,14 @@ def as_integer(value: Any) -> int | None:
         return value
     is_other_integer = not isinstance(value, bool) and isinstance(value, Integral)
     return int(value) if is_other_integer else None
+
+
+def without_array(value: Any) -> Any:
+    """A list in place of an array or a tensor, of which neither numpy nor torch has to be known here; of one without
+    dimensions its number or text.
+    """
+    is_array = not isinstance(value, str | list) and hasattr(value, "__array__") and hasattr(value, "tolist")
+    return value.tolist() if is_array else value
 
 
 def _as_finite(value: Any) -> int | float | None:

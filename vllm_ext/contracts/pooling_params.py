@@ -46,9 +46,12 @@ class PoolingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
     extra_kwargs: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.task is not None and self.task not in POOLING_TASKS:
-            hint = did_you_mean(str(self.task), POOLING_TASKS)
-            raise InvalidRequest(f"task is {self.task!r}{hint}; it takes one of: {listing(POOLING_TASKS)}")
+        if self.task is not None:
+            if self.task not in POOLING_TASKS:
+                hint = did_you_mean(str(self.task), POOLING_TASKS)
+                raise InvalidRequest(f"task is {self.task!r}{hint}; it takes one of: {listing(POOLING_TASKS)}")
+            # In place of another library's text, which cannot pass to another process.
+            self.task = POOLING_TASKS[POOLING_TASKS.index(self.task)]
         for name, low in (("dimensions", 1), ("truncate_prompt_tokens", -1)):
             if (value := getattr(self, name)) is not None:
                 setattr(self, name, check_integer(name, value, low=low))

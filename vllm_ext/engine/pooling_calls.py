@@ -9,6 +9,7 @@ import msgspec
 import torch
 import torch.nn.functional as F
 
+from vllm_ext.contracts.parameter_checks import without_array
 from vllm_ext.contracts.pooling_outputs import (
     ClassificationOutput,
     ClassificationRequestOutput,
@@ -23,7 +24,7 @@ from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
 from vllm_ext.engine.arguments import params_for_each
 from vllm_ext.engine.data_requests import POOL, DataRequests
 from vllm_ext.engine.inputs.pairs import is_cross_encoder, pair_prompts
-from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, shown, split_prompts, without_array
+from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, shown, split_prompts
 from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:

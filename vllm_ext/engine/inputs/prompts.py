@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
-from vllm_ext.contracts.parameter_checks import as_integer
+from vllm_ext.contracts.parameter_checks import as_integer, without_array
 from vllm_ext.errors import InvalidRequest, did_you_mean, listing
 
 if TYPE_CHECKING:
@@ -111,12 +111,6 @@ def _parse_token_ids(value: Any, what: str) -> list[int]:
         position = token_ids.index(None)
         raise InvalidRequest(f"{what} has {shown(value[position])} at position {position}, not a token id; {_ACCEPTED}")
     return token_ids  # type: ignore[return-value] # there is no None
-
-
-def without_array(value: Any) -> Any:
-    """A list in place of an array or a tensor, of which neither numpy nor torch has to be known here."""
-    is_array = not isinstance(value, str | list) and hasattr(value, "__array__") and hasattr(value, "tolist")
-    return value.tolist() if is_array else value
 
 
 def _is_token_ids(value: Any) -> bool:
