@@ -121,6 +121,27 @@ class TestEqualsTransformers:
         assert text == expected(folder, tools=tools, add_generation_prompt=True)
         assert ("größe" in text) == (tools is not None)
 
+    @pytest.mark.parametrize(
+        ("config", "older", "has"),
+        [
+            ({"bos_token": None}, {"bos_token": "<M>"}, "<M>"),
+            ({"bos_token": None}, {"bos_token": {"content": "<M>", "lstrip": False}}, "<M>"),
+            ({"bos_token": "<C>"}, {"bos_token": "<M>"}, "<M>"),
+            ({"bos_token": "<C>", "added_tokens_decoder": {}}, {"bos_token": "<M>"}, "<C>"),
+            ({"extra_special_tokens": {"image_token": "<I>"}}, {}, "<I>"),
+            ({"model_specific_special_tokens": {"image_token": "<I>"}}, {}, "<I>"),
+        ],
+        ids=str,
+    )
+    def test_special_tokens_from_wherever_checkpoints_have_them(self, tmp_path, config, older, has):
+        folder = model_directory(tmp_path, chat_template="{{ bos_token }}{{ image_token }}", **config)
+        (folder / "special_tokens_map.json").write_text(json.dumps(older))
+
+        text = render(folder)
+
+        assert text == expected(folder)
+        assert has in text
+
 
 def test_the_date_is_todays(tmp_path):
     folder = model_directory(tmp_path, chat_template="{{ strftime_now('%Y-%m') }}")
@@ -170,6 +191,13 @@ class TestRefused:
 
         with pytest.raises(InvalidRequest, match="continue_final_message: .* leaves the last message out"):
             render(folder, add_generation_prompt=False, continue_final_message=True)
+
+    def test_a_character_of_the_mark_in_an_earlier_message_is_not_the_last_ones(self, tmp_path):
+        folder = model_directory(tmp_path, chat_template="{{ messages[0].content }}")
+        messages = [{"role": "user", "content": "\uf8ff Mac"}, {"role": "assistant", "content": "A Mac"}]
+
+        with pytest.raises(InvalidRequest, match="leaves the last message out"):
+            render(folder, messages, add_generation_prompt=False, continue_final_message=True)
 
     def test_a_directory_without_one_is_told_with_where_it_was_looked_for(self, tmp_path):
         with pytest.raises(TokenizerError, match=r"no chat template, neither in chat_template\.jinja nor as") as e:

@@ -19,9 +19,11 @@ from vllm_ext.errors import InvalidRequest, TokenizerError, listing
 
 _FILE, _FOLDER, _CONFIG = "chat_template.jinja", "additional_chat_templates", "tokenizer_config.json"
 _DEFAULT, _FOR_TOOLS = "default", "tool_use"
-_MARK = "\uf8ff "
-"""Stands at the end of a message while a template is rendered; of a private character, which no text has. A template
-that trims what is said takes the space."""
+_OLDER_CONFIG = "special_tokens_map.json"
+_NAMED_TOKENS = ("extra_special_tokens", "model_specific_special_tokens")
+_MARK = "\uf8ff\ue000\uf8ff "
+"""Stands at the end of a message while a template is rendered: private characters, of which a text may have some (the
+first is Apple's sign), but not these in a row. A template that trims what is said takes the space."""
 
 
 class ChatTemplates:
@@ -55,6 +57,7 @@ class ChatTemplates:
 
         Raises:
             TokenizerError: the directory has no template, or a file with one cannot be read.
+            CheckpointError: a JSON file of the tokenizer is damaged.
             InvalidRequest: the template cannot be read, refuses the messages, or does not contain the last one.
         """
         source, text = ("chat_template", template) if template is not None else self._choose(with_tools=bool(tools))
@@ -112,9 +115,16 @@ class ChatTemplates:
 
     @cached_property
     def _special_tokens(self) -> dict[str, str]:
-        """By the name that templates have for each, such as ``bos_token``."""
+        """By the name that templates have for each, such as ``bos_token``; those that transformers finds."""
+        given = dict(self._config)
+        for key in _NAMED_TOKENS:
+            if isinstance(named := self._config.get(key), dict):
+                given |= named
+        # A configuration that has no tokens by their ids leaves the names to the older file, which then comes first.
+        if "added_tokens_decoder" not in self._config and (path := self._directory / _OLDER_CONFIG).is_file():
+            given |= read_json_object(path)
         found = {}
-        for name, value in self._config.items():
+        for name, value in given.items():
             token = value.get("content") if isinstance(value, dict) else value
             if name.endswith("_token") and isinstance(token, str):
                 found[name] = token
