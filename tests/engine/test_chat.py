@@ -71,6 +71,19 @@ def test_a_message_is_either_begun_or_gone_on_with(llm):
         llm.chat(ANSWERED, continue_final_message=True)
 
 
+@pytest.mark.parametrize(
+    ("given", "complaint"),
+    [
+        ({"chat_template": 5}, r"^chat_template is 5 \(int\); it takes a template of jinja2, as a text$"),
+        ({"tools": {"type": "function"}}, r"^tools is {'type': 'function'} \(dict\); it takes a list of descriptions"),
+        ({"chat_template_kwargs": ["style"]}, r"^chat_template_kwargs is \['style'\] \(list\); it takes a dictionary"),
+    ],
+)
+def test_an_option_of_a_wrong_kind_is_said_of_the_option_and_not_of_the_template(llm, given, complaint):
+    with pytest.raises(InvalidRequest, match=complaint):
+        llm.chat(ASKED, GREEDY, **given)
+
+
 def test_where_one_conversation_is_refused_none_is_started(llm):
     with pytest.raises(InvalidRequest, match=r"messages\[0\] has role None"):
         llm.chat([ASKED, [{"content": "x"}]], GREEDY)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.inputs.conversations import Message, parse_conversation, split_conversations
-from vllm_ext.engine.inputs.prompts import TokensPrompt
+from vllm_ext.engine.inputs.prompts import TokensPrompt, shown
 from vllm_ext.engine.inputs.tokenizer import tokenizing
 from vllm_ext.errors import InvalidRequest
 
@@ -56,9 +56,11 @@ class ChatCalls:
 
         Raises:
             InvalidRequest: a message or an argument has another form, or the template refuses them; none is started.
-            TokenizerError: the model directory has no chat template, and none is given.
+            TokenizerError, CheckpointError: the model directory has no chat template, and none is given; or what it has
+                cannot be read.
             EngineError: a step failed.
         """
+        _check_options(chat_template, tools, chat_template_kwargs)
         if add_generation_prompt and continue_final_message:
             raise InvalidRequest(
                 "add_generation_prompt and continue_final_message are both true, and a message is either begun or gone "
@@ -96,3 +98,14 @@ class ChatCalls:
     ) -> list[RequestOutput]:
         """The output of each prompt; what serves them belongs to :class:`LLM`."""
         raise NotImplementedError
+
+
+def _check_options(template: object, tools: object, variables: object) -> None:
+    """InvalidRequest where one of them is of a wrong kind, which a template would be blamed for."""
+    for name, value, kind, expected in (
+        ("chat_template", template, str, "a template of jinja2, as a text"),
+        ("tools", tools, list | tuple, "a list of descriptions of functions"),
+        ("chat_template_kwargs", variables, Mapping, "a dictionary of variables of the template"),
+    ):
+        if value is not None and not isinstance(value, kind):
+            raise InvalidRequest(f"{name} is {shown(value)}; it takes {expected}")
