@@ -41,6 +41,11 @@ class TestShell:
 
         assert (code, out) == (0, '_schema="https://json-schema.org/draft/2020-12/schema"\n')
 
+    def test_cliffs_option_for_some_of_them_chooses(self, vllm_ext):
+        code, out, _ = vllm_ext("show", "cpu", "-f", "shell", "--variable", "name", "--variable", "kind")
+
+        assert (code, out) == (0, 'name="cpu"\nkind="platform"\n')
+
     @pytest.mark.parametrize("prefix", ["$(touch ran)", "a b", "1", "a=1;"])
     def test_a_prefix_of_no_name_is_refused(self, vllm_ext, prefix):
         code, out, err = vllm_ext("show", "cpu", "-f", "shell", "--prefix", prefix)

@@ -31,7 +31,7 @@ class QuotingShellFormatter(ShellFormatter):
     def emit_one(
         self, column_names: Sequence[str], data: Sequence[Any], stdout: TextIO, parsed_args: argparse.Namespace
     ) -> None:
-        """Write a line ``name="value"`` for each column.
+        """Write a line ``name="value"`` for each column, or for those of cliff's ``--variable``.
 
         Raises:
             ConfigError: no shell has variables that begin with ``--prefix``.
@@ -45,7 +45,8 @@ class QuotingShellFormatter(ShellFormatter):
         for name, value in zip(column_names, data, strict=True):
             variable = re.sub(r"\W", "_", name.lower(), flags=re.ASCII)
             quoted = _SPECIAL.sub(r"\\\g<0>", str(value))
-            stdout.write(f'{prefix}{variable}="{quoted}"\n')
+            if not parsed_args.variables or variable in parsed_args.variables:
+                stdout.write(f'{prefix}{variable}="{quoted}"\n')
 
 
 class CheckedTableFormatter(TableFormatter):
