@@ -1,6 +1,7 @@
 """Custom ops: which forward runs, and what an out-of-tree class replaces."""
 
 import copy
+import functools
 import importlib
 import subprocess
 import sys
@@ -387,6 +388,24 @@ def test_an_op_may_have_vllms_parameters_which_are_about_compiling(compile_nativ
     op = build(Compiles)
 
     assert (Compiles.name, op.told, op(ONE).item()) == ("compiles", compile_native, 7)
+
+
+def test_an_op_whose_dispatch_was_decorated_to_be_asked_without_parameters_is_asked_so():
+    def plainly(dispatch_forward):
+        @functools.wraps(dispatch_forward)
+        def decorated(self):
+            return dispatch_forward(self)
+
+        return decorated
+
+    @CustomOp.register("decorated")
+    class Decorated(CustomOp):
+        dispatch_forward = plainly(CustomOp.dispatch_forward)
+
+        def forward_oot(self, x):
+            return 7 * x
+
+    assert build(Decorated)(ONE).item() == 7
 
 
 @pytest.fixture

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.attention import AttentionBackend
+from vllm_ext.contracts.call_check import takes_keyword
 from vllm_ext.contracts.qualname import resolve_class
 from vllm_ext.errors import (
     ConfigError,
@@ -63,7 +63,9 @@ def reasons_against(
         raise ContractError(f"attention backend {name} does not implement {listing(missing)}")
     try:
         asked = {**selector._asdict(), "device_capability": capability}
-        left_out = {name: asked.pop(name) for name in _NOT_VLLMS if not _takes(backend.validate_configuration, name)}
+        left_out = {
+            name: asked.pop(name) for name in _NOT_VLLMS if not takes_keyword(backend.validate_configuration, name)
+        }
         reasons: Any = backend.validate_configuration(**asked)
         # One reason by itself is a text, whose letters are none.
         given = [reasons] if isinstance(reasons, str) else [*reasons]
@@ -76,11 +78,6 @@ def reasons_against(
         raise ContractError(
             f"attention backend {name}: validate_configuration() failed: {innermost_cause(error)}"
         ) from error
-
-
-def _takes(method: Callable[..., Any], keyword: str) -> bool:
-    parameters = inspect.signature(method).parameters
-    return keyword in parameters or any(each.kind is each.VAR_KEYWORD for each in parameters.values())
 
 
 def judge(

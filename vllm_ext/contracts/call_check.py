@@ -70,6 +70,22 @@ def check_method(
         raise ContractError(f"{slot} class of {source}: {dotted_path(cls)} {complaint}")
 
 
+def takes_keyword(method: Any, keyword: str) -> bool:
+    """Whether ``method`` can be given ``keyword``; False where it has no signature to read.
+
+    Of a decorated one, both what the decorator made and what it was made of have to take it: the first may pass on all
+    that it is given.
+    """
+    try:
+        signatures = [inspect.signature(method, follow_wrapped=follows) for follows in (False, True)]
+    except (TypeError, ValueError):
+        return False
+    return all(
+        keyword in signature.parameters or any(p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
+        for signature in signatures
+    )
+
+
 def misfit(
     method: Any,
     name: str,

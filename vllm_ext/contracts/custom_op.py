@@ -7,12 +7,12 @@ Which ``forward_*`` of a :class:`CustomOp` runs is decided once, at construction
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Self, TypeVar
 
 from torch import nn
 
+from vllm_ext.contracts.call_check import takes_keyword
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.first_result import bind_checked
 from vllm_ext.contracts.platform import PlatformEnum
@@ -103,7 +103,7 @@ class CustomOp(Replaceable):
         super().__init__()
         self._enforce_enable = enforce_enable
         # An override may be one without parameters, as it was here, or with vLLM's, which need not have a default.
-        takes_it = "compile_native" in inspect.signature(self.dispatch_forward).parameters
+        takes_it = takes_keyword(self.dispatch_forward, "compile_native")
         self._forward_method = self.dispatch_forward(**{"compile_native": compile_native} if takes_it else {})
         names = ["_forward_method"]
         if type(self).forward is CustomOp.forward:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
 from typing import Any
 
 import torch
 
+from vllm_ext.contracts.call_check import takes_keyword
 from vllm_ext.errors import ContractError, EngineError, dotted_path, one_line
 
 
@@ -68,13 +68,6 @@ def check_hidden_states(model: Any, hidden_states: Any, num_rows: int) -> torch.
 def selects_rows(model: Any) -> bool:
     """Whether the model's ``forward`` takes ``logits_indices``, and returns the hidden states of these tokens alone.
 
-    A subclass of such a model may define ``forward`` as vLLM calls it, without them. Of a decorated one, both what the
-    decorator made and what it was made of have to take them: the first may pass on all that it is given.
+    A subclass of such a model may define ``forward`` as vLLM calls it, without them.
     """
-    if not getattr(model, "supports_logits_indices", False):
-        return False
-    signatures = [inspect.signature(model.forward, follow_wrapped=follows) for follows in (False, True)]
-    return all(
-        any(p.name == "logits_indices" or p.kind is p.VAR_KEYWORD for p in signature.parameters.values())
-        for signature in signatures
-    )
+    return bool(getattr(model, "supports_logits_indices", False)) and takes_keyword(model.forward, "logits_indices")
