@@ -1,3 +1,1 @@
-"""The embedded engine. Its own modules are what a user calls, ``LLM`` and ``AsyncLLM``; a folder for each of the parts
-that these are made of.
-"""
+"""The embedded engine: ``LLM`` and ``AsyncLLM``, which users call, and in folders the parts that they are made of."""
