@@ -64,6 +64,10 @@ def test_what_is_no_list_of_messages_is_told_what_one_is(messages):
             [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "{"}}]}],
             r"messages\[0\]\['tool_calls'\] has arguments that are no JSON: '\{'",
         ),
+        (
+            [{"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": "[" * 100_000}}]}],
+            r"messages\[0\]\['tool_calls'\] has arguments that are nested too deeply: '\[\[",
+        ),
         ([{"role": "assistant", "tool_calls": 5}], r"messages\[0\] has tool_calls 5 \(int\); it takes a list"),
     ],
 )

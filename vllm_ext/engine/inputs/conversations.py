@@ -80,5 +80,7 @@ def _parse_tool_call(call: Any, where: str) -> Any:
         return call
     try:
         return {**call, "function": {**function, "arguments": json.loads(arguments or "{}")}}
+    except RecursionError as error:
+        raise InvalidRequest(f"{where} has arguments that are nested too deeply: {shown(arguments)}") from error
     except ValueError as error:
         raise InvalidRequest(f"{where} has arguments that are no JSON: {shown(arguments)}: {error}") from error
