@@ -158,7 +158,7 @@ async def killed(
 async def check_books(engine: AsyncLLM, figures: Figures) -> None:
     """At rest no block is in use, and the scheduler's books agree."""
     try:
-        await engine._call("check_integrity")
+        await engine._core.call("check_integrity")
         stats = await engine.get_stats()
     except EngineError as error:
         figures.wrong.append(f"the books do not agree: {error}")
