@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -11,6 +12,7 @@ from vllm_ext.config import Settings
 from vllm_ext.config.environment import _typed
 from vllm_ext.config.keys import Key, all_keys, unknown_key
 from vllm_ext.config.schema import PositiveInt, Seconds
+from vllm_ext.config.vllm_names import INSTEAD
 
 
 def key(hint: Any, default: Any = None) -> Key:
@@ -96,6 +98,14 @@ def test_a_name_below_a_value_is_told_that_it_cannot_be_there():
     assert unknown_key("engine.model", "x") == (
         "unknown key; engine.model has no keys below it: it is a string, or null"
     )
+
+
+def test_what_stands_in_for_a_name_of_vllm_exists():
+    named = {path for text in INSTEAD.values() for path in re.findall(r"'(.+?)'", text)}
+
+    assert "engine.kv_cache_memory" in named
+    assert named <= {*all_keys()}
+    assert not {f"engine.{name}" for name in INSTEAD} & {*all_keys()}
 
 
 def test_two_settings_share_no_mutable_value():

@@ -230,6 +230,17 @@ class TestOverrides:
         ("text", "expected"),
         [
             ("engine.sed=1", "engine.sed: unknown key (did you mean 'seed'?); keys of 'engine': block_size,"),
+            (
+                "engine.kv_cache_memory_bytes=1",
+                "engine.kv_cache_memory_bytes: unknown key (in place of vLLM's: 'engine.kv_cache_memory'); keys of "
+                "'engine': block_size,",
+            ),
+            (
+                "trust_remote_code=true",
+                "trust_remote_code: unknown key (in place of vLLM's: nothing: code in a model directory is never run; "
+                "a plugin registers what is not built in); keys: allow_distributions,",
+            ),
+            ("probe.revision=1", "probe.revision: unknown key; keys of 'probe': timeout_s"),
             ("seed=1", "seed: unknown key (did you mean 'engine.seed'?)"),
             ("engine.seed=x", "engine.seed: expected a whole number from 0 to 9223372036854775807, given 'x'"),
             (

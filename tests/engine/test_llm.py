@@ -10,6 +10,7 @@ from operator import attrgetter
 from threading import Event, Semaphore
 
 import pytest
+import torch
 from support.fake_engine import FakeDispatcher, continuation, make_vllm_config
 
 from vllm_ext.config import Override, load_config
@@ -355,6 +356,12 @@ def test_a_progress_bar_counts_requests(make_llm, capsys):
 def test_an_unknown_engine_setting_is_refused_with_the_closest_known_one():
     with pytest.raises(ConfigError, match="max_model_length.*did you mean 'max_model_len'"):
         LLM(max_model_length=5)
+
+
+@pytest.mark.parametrize("given, dtype", [("half", torch.float16), ("float", torch.float32)])
+def test_a_dtype_may_have_the_other_name_that_vllm_takes(given, dtype):
+    with LLM(dtype=given, platform="cpu") as llm:
+        assert llm.llm_engine.vllm_config.model_config.dtype is dtype
 
 
 def test_a_wrong_value_names_the_keyword():

@@ -88,3 +88,14 @@ def test_the_id_of_a_request(make_llm, given):
 def test_keywords_of_the_constructor(model_dir, cls, given, complaint):
     with pytest.raises(ConfigError, match=exactly(complaint.format(cls.__name__))):
         cls(model_dir, **given)
+
+
+@pytest.mark.parametrize("cls", [LLM, AsyncLLM])
+def test_a_keyword_that_vllm_alone_has_is_told_with_what_stands_in_for_it(model_dir, cls):
+    complaint = (
+        f"({cls.__name__}(gpu_memory_utilization=...)): engine.gpu_memory_utilization: unknown key (in place of "
+        "vLLM's: 'engine.kv_cache_memory', in bytes; by itself it takes what fits and can be used); keys of 'engine': "
+    )
+
+    with pytest.raises(ConfigError, match=re.escape(complaint)):
+        cls(model_dir, gpu_memory_utilization=0.5)

@@ -126,11 +126,18 @@ def unknown_key(section: str, name: str) -> str:
     """Text for a name that does not belong into ``section``."""
     if key := all_keys().get(section):
         return f"unknown key; {section} has no keys below it: it is {key.expected}"
-    hint = did_you_mean(name, children(section))
+    hint = _instead_of_vllms(section, name) or did_you_mean(name, children(section))
     if not hint and (elsewhere := [path for path in all_keys() if path.split(".")[-1] == name]):
         hint = f" (did you mean {' or '.join(map(repr, elsewhere))}?)"
     where = f"keys of {section!r}" if section else "keys"
     return f"unknown key{hint}; {where}: {listing(children(section))}"
+
+
+def _instead_of_vllms(section: str, name: str) -> str:
+    """What does here what ``name`` does in vLLM, in brackets; empty for a name that is none of vLLM's."""
+    from vllm_ext.config.vllm_names import INSTEAD
+
+    return f" (in place of vLLM's: {INSTEAD[name]})" if section in ("", "engine") and name in INSTEAD else ""
 
 
 def shorten(text: str) -> str:

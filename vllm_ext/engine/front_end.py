@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
     from vllm_ext.contracts.stat_logger import StatLoggerFactory
 
+_OTHER_NAMES = {"float": "float32", "half": "float16"}
+"""vLLM's and torch's further names of dtypes, which the settings have one name for."""
+
 
 class FrontEnd(ABC):
     """A model on the chosen platform; what it can be asked is a subclass's business. Arguments: :class:`LLM`."""
@@ -54,7 +57,8 @@ class FrontEnd(ABC):
         if model is not None:
             engine_settings["model"] = str(model)
         if dtype is not None:
-            engine_settings["dtype"] = dtype_name(dtype)
+            name = dtype_name(dtype)
+            engine_settings["dtype"] = _OTHER_NAMES.get(name, name)
         if isinstance(classes := engine_settings.get("logits_processors"), list | tuple):
             engine_settings["logits_processors"] = [class_path_of(each) for each in classes]
         settings += [self._keyword(name, f"engine.{name}", value) for name, value in engine_settings.items()]

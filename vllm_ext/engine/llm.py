@@ -42,7 +42,8 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
     Args:
         model: a Hugging Face model directory; the model that comes with vllm_ext if neither this nor the settings
             name one.
-        dtype: a torch dtype, or ``auto``, ``float32``, ``bfloat16`` or ``float16``; what the settings say if omitted.
+        dtype: a torch dtype, or ``auto``, ``float32`` (``float``), ``bfloat16`` or ``float16`` (``half``); what the
+            settings say if omitted.
         platform: a platform plugin's name, or several, of which the first that activates is used.
         config_files: settings files, instead of those in the usual places.
         overrides: any settings by their dotted key; they win over files and environment.
