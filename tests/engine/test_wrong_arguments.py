@@ -90,6 +90,28 @@ def test_keywords_of_the_constructor(model_dir, cls, given, complaint):
         cls(model_dir, **given)
 
 
+@pytest.mark.parametrize(
+    "call, name",
+    [
+        (lambda llm, one: llm.generate([1] for _ in range(2)), "prompts"),
+        (lambda llm, one: llm.generate({"a": 1}.keys()), "prompts"),
+        (lambda llm, one: llm.generate([[1], [2]], (one for _ in range(2))), "sampling_params"),
+        (lambda llm, one: llm.chat({"role": "user", "content": "a"} for _ in range(2)), "messages"),
+        (lambda llm, one: llm.score("a", (text for text in "bc")), "data_2"),
+    ],
+)
+def test_a_series_that_is_no_list_is_refused_with_how_to_make_one(make_llm, call, name):
+    with pytest.raises(InvalidRequest, match=rf"^{name} is .*; make a list of it: list\({name}\)$"):
+        call(make_llm(), greedy())
+
+
+def test_what_is_no_series_at_all_gets_no_such_advice(make_llm):
+    with pytest.raises(InvalidRequest) as error:
+        make_llm().generate(5)
+
+    assert "make a list of it" not in str(error.value)
+
+
 @pytest.mark.parametrize("cls", [LLM, AsyncLLM])
 def test_a_keyword_that_vllm_alone_has_is_told_with_what_stands_in_for_it(model_dir, cls):
     complaint = (

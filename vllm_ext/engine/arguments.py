@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from vllm_ext.contracts.parameter_checks import check_number
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.inputs.prompts import list_advice
 from vllm_ext.errors import InvalidRequest
 
 F = TypeVar("F")
@@ -25,7 +26,10 @@ def params_for_each(name: str, cls: type[P], params: P | Sequence[P], num_prompt
     if isinstance(params, cls):
         return [params] * num_prompts
     if not isinstance(params, list | tuple):
-        raise InvalidRequest(f"{name} is {params!r}; it takes {cls.__name__}, or a list with one for each prompt")
+        raise InvalidRequest(
+            f"{name} is {params!r}; it takes {cls.__name__}, or a list with one for each prompt"
+            f"{list_advice(name, params)}"
+        )
     each: list[P] = list(params)
     for index, entry in enumerate(each):
         if not isinstance(entry, cls):

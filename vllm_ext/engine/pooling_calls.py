@@ -24,7 +24,7 @@ from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
 from vllm_ext.engine.arguments import params_for_each
 from vllm_ext.engine.data_requests import POOL, DataRequests
 from vllm_ext.engine.inputs.pairs import is_cross_encoder, pair_prompts
-from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, shown, split_prompts
+from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, list_advice, shown, split_prompts
 from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -214,7 +214,9 @@ def _texts(name: str, data: str | Sequence[str]) -> list[str]:
     if isinstance(data, str):
         return [data]
     if not isinstance(data, list | tuple) or not data or not all(isinstance(text, str) for text in data):
-        raise InvalidRequest(f"{name} is {shown(data)}; {name} takes a text, or a list of at least one text")
+        raise InvalidRequest(
+            f"{name} is {shown(data)}; {name} takes a text, or a list of at least one text{list_advice(name, data)}"
+        )
     return list(data)
 
 

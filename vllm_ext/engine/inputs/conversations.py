@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from vllm_ext.engine.inputs.prompts import shown
+from vllm_ext.engine.inputs.prompts import list_advice, shown
 from vllm_ext.errors import InvalidRequest
 
 Message: TypeAlias = Mapping[str, Any]
@@ -19,7 +19,10 @@ _ACCEPTED = "a conversation is a list of messages, each a dictionary with 'role'
 def split_conversations(messages: Sequence[Message] | Sequence[Sequence[Message]]) -> list[Any]:
     """One conversation or several, as a list. The messages are not looked at."""
     if not isinstance(messages, list | tuple) or not messages:
-        raise InvalidRequest(f"messages is {shown(messages)}; {_ACCEPTED}; several conversations are a list of these")
+        raise InvalidRequest(
+            f"messages is {shown(messages)}; {_ACCEPTED}; several conversations are a list of these"
+            f"{list_advice('messages', messages)}"
+        )
     return [messages] if isinstance(messages[0], Mapping) else list(messages)
 
 

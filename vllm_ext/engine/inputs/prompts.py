@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypedDict
 
@@ -63,7 +63,7 @@ def split_prompts(prompts: PromptType | Sequence[PromptType]) -> list[Any]:
     if isinstance(prompts, str | Mapping) or _is_token_ids(prompts):
         return [prompts]
     if not isinstance(prompts, list | tuple):
-        raise InvalidRequest(f"prompts is {shown(prompts)}; {_ACCEPTED}")
+        raise InvalidRequest(f"prompts is {shown(prompts)}; {_ACCEPTED}{list_advice('prompts', prompts)}")
     return list(prompts)
 
 
@@ -115,6 +115,14 @@ def _parse_token_ids(value: Any, what: str) -> list[int]:
 
 def _is_token_ids(value: Any) -> bool:
     return isinstance(value, list | tuple) and bool(value) and all(isinstance(item, (int, Integral)) for item in value)
+
+
+def list_advice(name: str, value: Any) -> str:
+    """What to do where ``value`` of the argument ``name`` is refused for a generator, or another series that is no
+    list; empty of anything else.
+    """
+    is_series = isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping | list | tuple)
+    return f"; make a list of it: list({name})" if is_series else ""
 
 
 def shown(value: Any) -> str:
