@@ -51,6 +51,16 @@ GIVEN = [
 ]
 
 
+@pytest.mark.parametrize("given", [np.True_, np.False_])
+def test_true_and_false_are_kept_as_pythons_own(given):
+    names = ("ignore_eos", "detokenize", "skip_special_tokens", "include_stop_str_in_output")
+    sampling = SamplingParams(**dict.fromkeys(names, given))
+    pooling = PoolingParams(use_activation=given, skip_reading_prefix_cache=given)
+
+    kept = [*(getattr(sampling, name) for name in names), pooling.use_activation, pooling.skip_reading_prefix_cache]
+    assert all(value is bool(given) for value in kept)
+
+
 def plain_types(value: object) -> set[type]:
     if isinstance(value, dict):
         return {type(part) for item in value.items() for part in item}
@@ -78,6 +88,8 @@ def test_a_pooling_parameter_is_kept_as_pythons_own():
     [
         ({"max_tokens": np.float64(3.0)}, r"max_tokens is np\.float64\(3\.0\); it takes an integer"),
         ({"temperature": np.float32("nan")}, r"temperature is np\.float32\(nan\); it takes a number"),
+        ({"ignore_eos": np.int64(1)}, r"ignore_eos is np\.int64\(1\); it takes true or false"),
+        ({"ignore_eos": np.array([True])}, r"ignore_eos is array\(\[ True\]\); it takes true or false"),
         ({"n": np.True_}, r"n is np\.True_; it takes an integer"),
         ({"top_p": torch.tensor(0.5)}, r"top_p is tensor\(0\.5000\); it takes a number"),
         ({"stop_token_ids": np.array([[1]])}, r"stop_token_ids is array\(\[\[1\]\]\); it takes a list of token ids"),

@@ -77,10 +77,15 @@ def check_num_completions(value: Any) -> int:
     return num_completions
 
 
-def check_bool(name: str, value: Any) -> None:
-    """InvalidRequest unless ``value`` is true or false."""
-    if not isinstance(value, bool):
+def check_bool(name: str, value: Any) -> bool:
+    """``value``; InvalidRequest unless it is true or false."""
+    if isinstance(value, bool):
+        return value
+    # Whoever has one of numpy's has imported numpy, which need not be known here.
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.bool_):
         raise InvalidRequest(f"{name} is {value!r}; it takes true or false")
+    return bool(value)
 
 
 def check_unicode(name: str, texts: list[str]) -> None:
@@ -111,7 +116,11 @@ def check_logit_bias(value: Any) -> dict[int, float]:
     for token, bias in value.items() if isinstance(value, dict) else [(None, None)]:
         token_id, number = as_integer(token), _as_finite(bias)
         if token_id is None or number is None:
-            raise InvalidRequest(f"logit_bias is {value!r}; it takes a dictionary of token ids to finite numbers")
+            culprit = f"the key {token!r} is no integer" if token_id is None else f"that of {token_id} is {bias!r}"
+            raise InvalidRequest(
+                f"logit_bias is {value!r}; it takes a dictionary of token ids to finite numbers"
+                f"{f', and {culprit}' if isinstance(value, dict) else ''}"
+            )
         # An integer may have more digits than processes can hand to each other.
         checked[token_id] = float(number)
     return checked

@@ -59,6 +59,6 @@ class PoolingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
             raise InvalidRequest("truncate_prompt_tokens is 0; it takes a number from 1 on, or -1 for all that fit")
         for name in ("use_activation", "skip_reading_prefix_cache"):
             if (value := getattr(self, name)) is not None:
-                check_bool(name, value)
+                setattr(self, name, check_bool(name, value))
         if self.extra_kwargs is not None and not isinstance(self.extra_kwargs, dict):
             raise InvalidRequest(f"extra_kwargs is {self.extra_kwargs!r}; it takes a dict of names to values")

@@ -185,7 +185,7 @@ class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
 
     def _check_text(self) -> None:
         for name in ("ignore_eos", "detokenize", "skip_special_tokens", "include_stop_str_in_output"):
-            check_bool(name, getattr(self, name))
+            setattr(self, name, check_bool(name, getattr(self, name)))
         check_member("output_kind", self.output_kind, RequestOutputKind)
         for name in ("stop", "bad_words"):
             texts = as_list(name, getattr(self, name), str, "a string or a list of strings")
