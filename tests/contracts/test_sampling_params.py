@@ -175,6 +175,46 @@ def test_an_unknown_parameter_is_told_with_those_that_exist(cls):
         cls(**{f"{public[0]}s": 2})
 
 
+VLLMS_ALONE = [
+    ("flat_logprobs", False, True, "flat_logprobs is True; it takes False alone: log probabilities are a dictionary"),
+    (
+        *("spaces_between_special_tokens", True, False),
+        "spaces_between_special_tokens is False; it takes True alone: the model's tokenizer says how",
+    ),
+    (
+        *("structured_outputs", None, {"choice": ["a"]}),
+        r"structured_outputs is \{'choice': \['a'\]\}; it takes None alone: the engine holds no output to a grammar",
+    ),
+    ("truncate_prompt_tokens", None, 5, "truncate_prompt_tokens is 5; it takes None alone: a prompt is served as it"),
+]
+
+
+def test_all_parameters_that_vllm_alone_has_are_tested():
+    assert [name for name, *_ in VLLMS_ALONE] == [*SamplingParams._fixed]
+
+
+@pytest.mark.parametrize("name, default, other, complaint", VLLMS_ALONE)
+def test_a_parameter_that_vllm_alone_has_may_stand_at_its_default(name, default, other, complaint):
+    params = SamplingParams(**{name: default, "seed": 3})
+
+    assert params == SamplingParams(seed=3)
+    assert getattr(params, name) is default
+    with pytest.raises(InvalidRequest, match=f"^{complaint}"):
+        SamplingParams(**{name: other})
+
+
+def test_a_clone_shares_nothing_with_its_original():
+    original = SamplingParams(stop=["a"], logit_bias={1: 2.0}, extra_args={"words": ["b"]}, seed=3)
+
+    clone = original.clone()
+
+    assert clone == original
+    clone.stop.append("c")
+    clone.logit_bias[2] = 1.0
+    clone.extra_args["words"].append("c")
+    assert original == SamplingParams(stop=["a"], logit_bias={1: 2.0}, extra_args={"words": ["b"]}, seed=3)
+
+
 @pytest.mark.parametrize("params", [SamplingParams(seed=3, stop="x", logit_bias={1: 2.0}), PoolingParams(dimensions=2)])
 def test_parameters_can_be_copied_and_pickled(params):
     assert copy.deepcopy(params) == pickle.loads(pickle.dumps(params)) == params

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Collection, Mapping
 from enum import Enum
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
@@ -24,12 +24,20 @@ _MAX_N = 16384
 
 
 class ParamsMeta(msgspec.StructMeta):
-    """Of parameters of a request: a keyword that they do not have is a TypeError with those that they have."""
+    """Of parameters of a request: a keyword that they do not have is a TypeError with those that they have; and one
+    that vLLM alone has may stand at its default, which is a class variable.
+    """
+
+    _fixed: ClassVar[Mapping[str, str]] = {}
+    """Of those that vLLM alone has, by name: why they have no other value here."""
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         known = cls.__struct_fields__
-        for name in kwargs:
-            if name not in known:
+        for name in [*kwargs]:
+            if name in cls._fixed:
+                if (value := kwargs.pop(name)) is not (default := getattr(cls, name)):
+                    raise InvalidRequest(f"{name} is {value!r}; it takes {default!r} alone: {cls._fixed[name]}")
+            elif name not in known:
                 public = [field for field in known if not field.startswith("_")]
                 raise TypeError(
                     f"{cls.__name__} has no parameter {name!r}{did_you_mean(name, public)}; its parameters: "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from copy import deepcopy
 from enum import Enum
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import msgspec
 
@@ -110,6 +112,18 @@ class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
     output_kind: RequestOutputKind = RequestOutputKind.CUMULATIVE
     extra_args: dict[str, Any] | None = None
 
+    flat_logprobs: ClassVar[bool] = False
+    spaces_between_special_tokens: ClassVar[bool] = True
+    structured_outputs: ClassVar[None] = None
+    truncate_prompt_tokens: ClassVar[None] = None
+    """vLLM's; no other value is taken."""
+    _fixed: ClassVar[Mapping[str, str]] = {
+        "flat_logprobs": "log probabilities are a dictionary for each token",
+        "spaces_between_special_tokens": "the model's tokenizer says how tokens become text",
+        "structured_outputs": "the engine holds no output to a grammar; a logits processor of a plugin can",
+        "truncate_prompt_tokens": "a prompt is served as it is given; cut its token ids before",
+    }
+
     _all_stop_token_ids: frozenset[int] = frozenset()
     _bad_words_token_ids: tuple[tuple[int, ...], ...] = ()
 
@@ -146,6 +160,10 @@ class SamplingParams(msgspec.Struct, kw_only=True, metaclass=ParamsMeta):
     def skip_reading_prefix_cache(self) -> bool:
         """Whether every token of the prompt has to be computed, even where its keys and values are cached."""
         return self.prompt_logprobs is not None
+
+    def clone(self) -> Self:
+        """A copy with nothing in common with this one, ``extra_args`` included."""
+        return deepcopy(self)
 
     def worker_params(self) -> list[str]:
         """Those of :data:`WORKER_PARAMS` that differ from their defaults."""
