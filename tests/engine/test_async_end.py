@@ -112,6 +112,8 @@ class TestFailures:
                 assert "the engine core stopped" in str(result)
                 assert "Fatal: out of order" in str(result)
             assert not engine.is_running
+            assert engine.is_stopped
+            assert engine.errored
             for again in (collect(engine, [3], greedy()), engine.check_health()):
                 with pytest.raises(EngineError, match="out of order"):
                     await again
@@ -265,9 +267,13 @@ class TestTheEnd:
         reader = loop.create_task(collect(engine, [1], greedy(90)))
         loop.run_until_complete(asyncio.sleep(0))
 
+        assert not engine.is_stopped
+        assert not engine.errored
         engine.shutdown()
 
         assert not engine.is_running
+        assert engine.is_stopped
+        assert engine.errored
         with pytest.raises(EngineError, match="this engine is shut down"):
             loop.run_until_complete(reader)
         loop.close()

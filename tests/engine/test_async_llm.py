@@ -53,6 +53,17 @@ def test_a_text_is_tokenized_beside_the_loop(make_async_llm):
     run(main)
 
 
+def test_the_tokenizer_is_the_one_that_prompts_go_through(make_async_llm):
+    engine = make_async_llm()
+
+    async def main() -> None:
+        (*_, last) = await collect(engine, "the quick", greedy())
+
+        assert engine.get_tokenizer().encode("the quick") == last.prompt_token_ids
+
+    run(main)
+
+
 def test_many_consumers_get_their_own_tokens(make_async_llm):
     engine = make_async_llm(num_blocks=40, max_num_seqs=8, max_num_batched_tokens=16, max_model_len=60)
     prompts = [[1 + i % 5] * (1 + i % 17) + [i] for i in range(64)]

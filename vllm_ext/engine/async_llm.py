@@ -46,6 +46,7 @@ from vllm_ext.managers import make_receipt
 if TYPE_CHECKING:
     from torch import nn
 
+    from vllm_ext.contracts.tokenizer import TokenizerLike
     from vllm_ext.dispatch.dispatcher import Dispatcher
     from vllm_ext.plan import Receipt
 
@@ -227,6 +228,10 @@ class AsyncLLM(FrontEnd):
         """
         return copy(self.input_processor.default_sampling_params)
 
+    def get_tokenizer(self) -> TokenizerLike:
+        """The model's tokenizer, as :meth:`LLM.get_tokenizer`; it does not wait for the engine."""
+        return self.tokenizer
+
     @property
     def receipts(self) -> tuple[Receipt, ...]:
         """Of every process of the engine, this one first: what each proved to run. An extension of vLLM's contract."""
@@ -240,6 +245,16 @@ class AsyncLLM(FrontEnd):
     def is_running(self) -> bool:
         """Whether requests are taken."""
         return self._core.ended is None
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether no request is taken any more: the engine is dead or shut down."""
+        return not self.is_running
+
+    @property
+    def errored(self) -> bool:
+        """The same as :attr:`is_stopped`, as in vLLM, and so true also of an engine that was shut down."""
+        return self.is_stopped
 
     @property
     def dead_error(self) -> EngineError | None:
