@@ -12,6 +12,7 @@ from threading import Event, Semaphore
 import pytest
 import torch
 from support.fake_engine import FakeDispatcher, continuation, make_vllm_config
+from tqdm import tqdm
 
 from vllm_ext.config import Override, load_config
 from vllm_ext.contracts.sampling_params import SamplingParams
@@ -351,6 +352,20 @@ def test_a_progress_bar_counts_requests(make_llm, capsys):
     make_llm().generate([[1], [2], [3]], greedy(), use_tqdm=True)
 
     assert "3/3" in capsys.readouterr().err
+
+
+def test_a_program_may_make_the_progress_bar_itself(make_llm):
+    made = []
+
+    def make(**options: object) -> tqdm:
+        made.append(tqdm(**options, file=io.StringIO()))
+        return made[-1]
+
+    make_llm().generate([[1], [2], [3]], greedy(), use_tqdm=make)
+
+    (bar,) = made
+    assert (bar.n, bar.total, bar.desc) == (3, 3, "Processed prompts")
+    assert bar.disable, "it is closed"
 
 
 def test_an_unknown_engine_setting_is_refused_with_the_closest_known_one():

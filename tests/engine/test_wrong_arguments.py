@@ -8,7 +8,7 @@ import re
 import pytest
 from support.async_engine import greedy
 
-from vllm_ext import LLM, AsyncLLM
+from vllm_ext import LLM, AsyncLLM, LoRARequest
 from vllm_ext.errors import ConfigError, InvalidRequest
 
 OF_CALLS = [
@@ -88,6 +88,44 @@ def test_the_id_of_a_request(make_llm, given):
 def test_keywords_of_the_constructor(model_dir, cls, given, complaint):
     with pytest.raises(ConfigError, match=exactly(complaint.format(cls.__name__))):
         cls(model_dir, **given)
+
+
+ADAPTER = LoRARequest("words", 1, "/adapters/words")
+NO_ADAPTER = exactly(
+    f"lora_request is {ADAPTER!r}; it takes None alone, since the engine applies no adapters; merge one into the "
+    "weights"
+)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda llm: llm.generate([1], greedy(), lora_request=ADAPTER),
+        lambda llm: llm.chat([{"role": "user", "content": "a"}], chat_template="a", lora_request=ADAPTER),
+        lambda llm: llm.encode([1], lora_request=ADAPTER),
+        lambda llm: llm.embed([1], lora_request=ADAPTER),
+        lambda llm: llm.classify([1], lora_request=ADAPTER),
+        lambda llm: llm.score("a", "b", lora_request=ADAPTER),
+    ],
+)
+def test_an_adapter_is_refused_by_name(make_llm, call):
+    with pytest.raises(InvalidRequest, match=NO_ADAPTER):
+        call(make_llm())
+
+
+@pytest.mark.parametrize("method", ["generate", "encode"])
+def test_an_adapter_is_refused_by_name_by_an_async_engine(make_async_llm, method):
+    with pytest.raises(InvalidRequest, match=NO_ADAPTER):
+        getattr(make_async_llm(), method)([1], lora_request=ADAPTER)
+
+
+def test_no_adapter_at_all_may_be_passed_on(make_llm, make_async_llm):
+    (output,) = make_llm().generate([1], greedy(), lora_request=None)
+    assert output.finished
+
+    assert asyncio.run(anext(make_async_llm().generate([1], greedy(), lora_request=None))).outputs
+    with pytest.raises(InvalidRequest, match="pooling"):
+        make_llm().embed([1], lora_request=None)
 
 
 @pytest.mark.parametrize(

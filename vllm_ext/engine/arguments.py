@@ -60,6 +60,15 @@ def check_request_id(request_id: object) -> None:
         raise InvalidRequest(f"request_id is {request_id!r}; it takes a text")
 
 
+def refuse_adapter(lora_request: object) -> None:
+    """InvalidRequest for any ``lora_request`` but ``None``, which programs for vLLM pass on."""
+    if lora_request is not None:
+        raise InvalidRequest(
+            f"lora_request is {lora_request!r}; it takes None alone, since the engine applies no adapters; merge one "
+            "into the weights"
+        )
+
+
 def ids_of(request_id: str | Iterable[str]) -> list[str]:
     """The request ids that one or several are; InvalidRequest where they are no texts."""
     if isinstance(request_id, str):

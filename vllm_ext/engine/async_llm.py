@@ -19,7 +19,7 @@ from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
-from vllm_ext.engine.arguments import check_call, check_function, ids_of
+from vllm_ext.engine.arguments import check_call, check_function, ids_of, refuse_adapter
 from vllm_ext.engine.async_data_requests import AsyncDataRequests, until_ended
 from vllm_ext.engine.async_requests import AsyncRequests
 from vllm_ext.engine.core.async_client import AsyncCoreClient
@@ -73,6 +73,7 @@ class AsyncLLM(FrontEnd):
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
         *,
+        lora_request: None = None,
         priority: int = 0,
     ) -> AsyncGenerator[PoolingRequestOutput[Any], None]: ...
 
@@ -83,6 +84,7 @@ class AsyncLLM(FrontEnd):
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
         *,
+        lora_request: None = None,
         priority: int = 0,
     ) -> AsyncGenerator[RequestOutput, None]: ...
 
@@ -92,6 +94,7 @@ class AsyncLLM(FrontEnd):
         sampling_params: SamplingParams | None = None,
         request_id: str | None = None,
         *,
+        lora_request: None = None,
         priority: int = 0,
     ) -> AsyncGenerator[Any, None]:
         """Complete one prompt.
@@ -101,6 +104,7 @@ class AsyncLLM(FrontEnd):
                 ``{"data": data}`` for the IO processor.
             sampling_params: those of the model directory if omitted.
             request_id: unique among those in flight; a new one if omitted (vLLM: required).
+            lora_request: nothing but ``None``, since the engine applies no adapters.
             priority: lower values come first, where ``engine.scheduling_policy`` is ``priority``; else it has to be 0.
 
         Yields: states of the request, each with all text and tokens so far, or what ``output_kind`` says, the last one
@@ -114,6 +118,7 @@ class AsyncLLM(FrontEnd):
                 another event loop; or a request with data was aborted.
             PluginError: the IO processor failed; others go on.
         """
+        refuse_adapter(lora_request)
         return self._serve(GENERATE, prompt, sampling_params, request_id, priority=priority)
 
     def encode(
@@ -122,12 +127,13 @@ class AsyncLLM(FrontEnd):
         pooling_params: PoolingParams | None = None,
         request_id: str | None = None,
         *,
+        lora_request: None = None,
         priority: int = 0,
     ) -> AsyncGenerator[PoolingRequestOutput[Any], None]:
         """What pooling gives for one prompt.
 
         Args:
-            prompt, request_id: as for :meth:`generate`.
+            prompt, request_id, lora_request: as for :meth:`generate`.
             pooling_params: what is wanted; what the model is for if omitted.
             priority: a number, lower values come first; as for :meth:`generate`.
 
@@ -138,6 +144,7 @@ class AsyncLLM(FrontEnd):
         Raises:
             InvalidRequest, EngineError, PluginError: as of :meth:`generate`.
         """
+        refuse_adapter(lora_request)
         return self._serve(POOL, prompt, pooling_params, request_id, priority=priority)
 
     async def _serve(

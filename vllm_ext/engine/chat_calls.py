@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
+from vllm_ext.engine.arguments import refuse_adapter
 from vllm_ext.engine.inputs.conversations import Message, parse_conversation, split_conversations
 from vllm_ext.engine.inputs.prompts import TokensPrompt, shown
 from vllm_ext.engine.inputs.tokenizer import tokenizing
@@ -29,7 +30,8 @@ class ChatCalls:
         messages: Sequence[Message] | Sequence[Sequence[Message]],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
         chat_template: str | None = None,
         add_generation_prompt: bool = True,
         continue_final_message: bool = False,
@@ -42,7 +44,7 @@ class ChatCalls:
         Args:
             messages: dictionaries with ``role`` and ``content``, a text or a list of ``{"type": "text", "text":
                 text}``; or a list of such lists, which are several conversations.
-            sampling_params, use_tqdm, priority: as for :meth:`generate`.
+            sampling_params, use_tqdm, lora_request, priority: as for :meth:`generate`.
             chat_template: a template of jinja2, in place of the one in the model directory.
             add_generation_prompt: end the prompt with what comes before a message of the model; else it may write
                 whose turn it is itself.
@@ -60,6 +62,7 @@ class ChatCalls:
                 cannot be read.
             EngineError: a step failed.
         """
+        refuse_adapter(lora_request)
         _check_options(chat_template, tools, chat_template_kwargs)
         if add_generation_prompt and continue_final_message:
             raise InvalidRequest(
@@ -94,7 +97,7 @@ class ChatCalls:
         prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         priority: int | Sequence[int] | None,
-        use_tqdm: bool,
+        use_tqdm: bool | Callable[..., Any],
     ) -> list[RequestOutput]:
         """The output of each prompt; what serves them belongs to :class:`LLM`."""
         raise NotImplementedError

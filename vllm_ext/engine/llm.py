@@ -14,7 +14,7 @@ from vllm_ext.contracts.pooling_outputs import PoolingRequestOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.dispatch.dispatcher import Dispatcher
-from vllm_ext.engine.arguments import check_function, params_for_each, priorities_for_each
+from vllm_ext.engine.arguments import check_function, params_for_each, priorities_for_each, refuse_adapter
 from vllm_ext.engine.calls import Call, Calls
 from vllm_ext.engine.chat_calls import ChatCalls
 from vllm_ext.engine.data_requests import GENERATE, DataRequests
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from vllm_ext.contracts.tokenizer import TokenizerLike
 
 T = TypeVar("T")
+_BAR = "Processed prompts"
 
 
 class LLM(ChatCalls, PoolingCalls, FrontEnd):
@@ -67,7 +68,8 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
         prompts: DataPrompt,
         sampling_params: SamplingParams | None = None,
         *,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
         priority: int | None = None,
     ) -> list[PoolingRequestOutput[Any]]: ...
 
@@ -78,7 +80,8 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
         prompts: Sequence[PromptType],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
         priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -88,7 +91,8 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
         prompts: PromptType | Sequence[PromptType],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
         priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput]: ...
 
@@ -97,7 +101,8 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
         prompts: DataPrompt | PromptType | Sequence[PromptType],
         sampling_params: SamplingParams | Sequence[SamplingParams] | None = None,
         *,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
         priority: int | Sequence[int] | None = None,
     ) -> list[RequestOutput] | list[PoolingRequestOutput[Any]]:
         """Complete one prompt or many.
@@ -107,7 +112,9 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
                 these; a flat list of integers is one prompt. Or ``{"data": data}`` for the IO processor.
             sampling_params: for all prompts, or a list with one for each; those of
                 :meth:`get_default_sampling_params` if omitted.
-            use_tqdm: show a progress bar that counts finished requests.
+            use_tqdm: show a progress bar that counts finished requests; or what makes one, called as tqdm is, with
+                ``total`` and ``desc``.
+            lora_request: nothing but ``None``, since the engine applies no adapters.
             priority: for all prompts, or a list with one for each; lower ones come first, and 0 if omitted. Another
                 takes the setting ``engine.scheduling_policy: priority``.
 
@@ -119,6 +126,7 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
             EngineError: a step failed.
             PluginError: the IO processor failed.
         """
+        refuse_adapter(lora_request)
         if is_data_prompt(prompts):
 
             def run(made: list[Any], params: Any) -> list[RequestOutput]:
@@ -253,7 +261,7 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
         with shut_down_on_error(self.llm_engine.shutdown):
             self._data_requests = DataRequests(dispatcher, self.llm_engine.tokenizer)
 
-    def _run(self, call: Call, use_tqdm: bool) -> list[Any]:
+    def _run(self, call: Call, use_tqdm: bool | Callable[..., Any]) -> list[Any]:
         """The last output of each request of ``call``, in their order."""
         finished: dict[str, Any] = {}
         with (
@@ -271,11 +279,11 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
         prompts: Any,
         sampling_params: SamplingParams | Sequence[SamplingParams] | None,
         priority: int | Sequence[int] | None,
-        use_tqdm: bool,
+        use_tqdm: bool | Callable[..., Any],
     ) -> list[RequestOutput]:
         return self._run(self._make_call(prompts, sampling_params, priority), use_tqdm)
 
-    def _pool(self, prompts: list[Any], params: list[PoolingParams], use_tqdm: bool) -> list[Any]:
+    def _pool(self, prompts: list[Any], params: list[PoolingParams], use_tqdm: bool | Callable[..., Any]) -> list[Any]:
         return self._run(self._calls.make_call(prompts, params, [0] * len(prompts)), use_tqdm)
 
     def _make_call(
@@ -290,10 +298,12 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
         return self._calls.make_call(each, params, priorities_for_each(priority, len(each)))
 
 
-def _progress_bar(wanted: bool, total: int) -> Any:
+def _progress_bar(wanted: bool | Callable[..., Any], total: int) -> Any:
     """A context manager around a progress bar, or around ``None``, also where there is nowhere to show one."""
+    if callable(wanted):
+        return wanted(total=total, desc=_BAR)
     if not wanted or sys.stderr is None:
         return nullcontext()
     from tqdm import tqdm
 
-    return tqdm(total=total, desc="Processed prompts")
+    return tqdm(total=total, desc=_BAR)

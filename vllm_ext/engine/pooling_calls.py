@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -21,7 +21,7 @@ from vllm_ext.contracts.pooling_outputs import (
     ScoringRequestOutput,
 )
 from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
-from vllm_ext.engine.arguments import params_for_each
+from vllm_ext.engine.arguments import params_for_each, refuse_adapter
 from vllm_ext.engine.data_requests import POOL, DataRequests
 from vllm_ext.engine.inputs.pairs import is_cross_encoder, pair_prompts
 from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_prompt, list_advice, shown, split_prompts
@@ -47,7 +47,8 @@ class PoolingCalls:
         *,
         pooling_task: PoolingTask | None = None,
         truncate_prompt_tokens: int | None = None,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
     ) -> list[PoolingRequestOutput[Any]]:
         """What pooling gives for one prompt or many.
 
@@ -57,7 +58,7 @@ class PoolingCalls:
             pooling_task: a task for those whose parameters have none; the model's own if omitted.
             truncate_prompt_tokens: cut prompts to so many tokens, -1 is ``max_model_len``; what is too long is refused
                 if omitted.
-            use_tqdm: show a progress bar that counts finished requests.
+            use_tqdm, lora_request: as for :meth:`generate`.
 
         Returns: one output for each prompt, in the order of the prompts; ``outputs.data`` is float32 in host memory, of
             the shape that :class:`PoolingOutput` tells. For data there is one, whose ``outputs`` is what the IO
@@ -68,6 +69,7 @@ class PoolingCalls:
             EngineError: a step failed.
             PluginError: the IO processor failed.
         """
+        refuse_adapter(lora_request)
         if is_data_prompt(prompts):
             if pooling_task not in (None, "plugin"):
                 raise InvalidRequest(f"pooling_task is {pooling_task!r}; a request with data takes 'plugin', or none")
@@ -88,7 +90,8 @@ class PoolingCalls:
         *,
         pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
         truncate_prompt_tokens: int | None = None,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
     ) -> list[EmbeddingRequestOutput]:
         """A vector for each prompt; arguments and errors as of :meth:`encode`."""
         outputs = self.encode(
@@ -97,6 +100,7 @@ class PoolingCalls:
             pooling_task="embed",
             truncate_prompt_tokens=truncate_prompt_tokens,
             use_tqdm=use_tqdm,
+            lora_request=lora_request,
         )
         return [_converted(output, EmbeddingRequestOutput, EmbeddingOutput) for output in outputs]
 
@@ -106,7 +110,8 @@ class PoolingCalls:
         *,
         pooling_params: PoolingParams | Sequence[PoolingParams] | None = None,
         truncate_prompt_tokens: int | None = None,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
     ) -> list[ClassificationRequestOutput]:
         """A probability for each class, for each prompt; arguments and errors as of :meth:`encode`."""
         outputs = self.encode(
@@ -115,6 +120,7 @@ class PoolingCalls:
             pooling_task="classify",
             truncate_prompt_tokens=truncate_prompt_tokens,
             use_tqdm=use_tqdm,
+            lora_request=lora_request,
         )
         return [_converted(output, ClassificationRequestOutput, ClassificationOutput) for output in outputs]
 
@@ -125,7 +131,8 @@ class PoolingCalls:
         *,
         pooling_params: PoolingParams | None = None,
         truncate_prompt_tokens: int | None = None,
-        use_tqdm: bool = False,
+        use_tqdm: bool | Callable[..., Any] = False,
+        lora_request: None = None,
     ) -> list[ScoringRequestOutput]:
         """How well texts belong together: one with each of several, or as many with as many, pair by pair.
 
@@ -136,7 +143,7 @@ class PoolingCalls:
             data_1, data_2: a text or several; one is compared with all of the other side.
             pooling_params: for all texts.
             truncate_prompt_tokens: number of tokens to cut a text to, or a pair as a whole; as for :meth:`encode`.
-            use_tqdm: as for :meth:`encode`.
+            use_tqdm, lora_request: as for :meth:`encode`.
 
         Returns: one output for each pair.
 
@@ -144,6 +151,7 @@ class PoolingCalls:
             InvalidRequest: the numbers of texts do not go together, or the model gives neither scores nor embeddings.
             EngineError: a step failed.
         """
+        refuse_adapter(lora_request)
         pairs = _pairs(data_1, data_2)
         if pooling_params is not None and not isinstance(pooling_params, PoolingParams):
             raise InvalidRequest(f"pooling_params is {pooling_params!r}; score() takes PoolingParams, for all texts")
@@ -168,7 +176,7 @@ class PoolingCalls:
         return [_cosine(found[first], found[second]) for first, second in pairs]
 
     def _pool(
-        self, prompts: list[Any], params: list[PoolingParams], use_tqdm: bool
+        self, prompts: list[Any], params: list[PoolingParams], use_tqdm: bool | Callable[..., Any]
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
         """Serve the prompts; what does so belongs to :class:`LLM`."""
         raise NotImplementedError
