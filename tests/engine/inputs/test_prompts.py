@@ -17,6 +17,7 @@ from vllm_ext.errors import InvalidRequest
         ({"prompt": "text"}, ParsedPrompt("text", None)),
         ({"prompt_token_ids": [1, 2]}, ParsedPrompt(None, [1, 2])),
         ({"prompt_token_ids": [1, 2], "prompt": "text"}, ParsedPrompt("text", [1, 2])),
+        ({"prompt": "text", "multi_modal_data": None, "cache_salt": None}, ParsedPrompt("text", None)),
     ],
 )
 def test_accepted_forms(prompt, parsed):
@@ -40,6 +41,15 @@ def test_a_list_holds_several_prompts_unless_it_holds_token_ids(prompts, num_pro
         ({"prompt_token_ids": "abc"}, r"'prompt_token_ids' is 'abc' \(str\)"),
         ({"prompt": [1]}, r"'prompt' is \[1\] \(list\)"),
         ({}, "neither 'prompt' nor 'prompt_token_ids'"),
+        (
+            {"prompt": "x", "multi_modal_data": {"image": 1}},
+            r"'multi_modal_data' is \{'image': 1\} \(dict\); it takes None alone: the engine takes text and token ids",
+        ),
+        (
+            {"prompt": "x", "cache_salt": "a"},
+            r"'cache_salt' is 'a' \(str\); it takes None alone: the prefix cache",
+        ),
+        ({"multi_modal_data": None}, "neither 'prompt' nor 'prompt_token_ids'"),
         ({"promt": "x"}, "unknown key 'promt' .did you mean 'prompt'"),
     ],
 )

@@ -43,6 +43,15 @@ _ACCEPTED = (
     "several prompts are a list of these"
 )
 _KEYS = ("prompt", "prompt_token_ids")
+_TEXT_ALONE = "the engine takes text and token ids alone"
+_OF_VLLM = {
+    "cache_salt": "the prefix cache is one for all requests",
+    "mm_processor_kwargs": _TEXT_ALONE,
+    "multi_modal_data": _TEXT_ALONE,
+    "multi_modal_uuids": _TEXT_ALONE,
+    "prompt_embeds": _TEXT_ALONE,
+}
+"""Keys that prompts of vLLM may have besides, and why they hold nothing here but ``None``."""
 
 
 class ParsedPrompt(NamedTuple):
@@ -86,8 +95,11 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
             "{'data': ...} is for an IO processor, and stands alone: it is the whole argument of generate(), or of "
             f"encode() with pooling_task 'plugin'. Here {_ACCEPTED}"
         )
-    for key in prompt:
-        if key not in _KEYS:
+    for key, value in prompt.items():
+        if key in _OF_VLLM:
+            if value is not None:
+                raise InvalidRequest(f"{key!r} is {shown(value)}; it takes None alone: {_OF_VLLM[key]}; {_ACCEPTED}")
+        elif key not in _KEYS:
             raise InvalidRequest(
                 f"unknown key {key!r}{did_you_mean(str(key), _KEYS)}; keys of a prompt: {listing(_KEYS)}; {_ACCEPTED}"
             )
