@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+import vllm_ext
 from vllm_ext.importing import without_gc
 
 
@@ -34,6 +35,24 @@ def test_a_program_that_collects_by_itself_goes_on_to():
         assert not gc.isenabled()
     finally:
         gc.enable()
+
+
+@pytest.mark.parametrize(
+    "name, advice",
+    [
+        ("AsyncLLMEngine", "; AsyncLLM stands in its place"),
+        ("SamplingParam", " (did you mean 'SamplingParams'?)"),
+        ("EngineArgs", "; LLM takes the engine's settings as keywords"),
+        ("AsyncEngineArgs", "; AsyncLLM takes the engine's settings as keywords"),
+        ("zzz", ""),
+        ("__LLM__", ""),
+    ],
+)
+def test_a_name_that_is_not_public_is_told_with_one_that_is_like_it(name, advice):
+    with pytest.raises(AttributeError) as error:
+        getattr(vllm_ext, name)
+
+    assert str(error.value) == f"module 'vllm_ext' has no attribute {name!r}{advice}"
 
 
 def test_the_first_use_of_a_public_name_is_such_an_import():

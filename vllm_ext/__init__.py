@@ -183,14 +183,33 @@ __all__ = [
 ]
 
 
+_OF_VLLM = {
+    "AsyncEngineArgs": "AsyncLLM takes the engine's settings as keywords",
+    "AsyncLLMEngine": "AsyncLLM stands in its place",
+    "EngineArgs": "LLM takes the engine's settings as keywords",
+}
+"""Of public names of vLLM that are none here: what to use."""
+
+
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
-        raise AttributeError(f"module 'vllm_ext' has no attribute {name!r}")
+        raise AttributeError(f"module 'vllm_ext' has no attribute {name!r}{_advice(name)}")
     with without_gc():
         module = importlib.import_module(f"vllm_ext.{_MODULE_OF[name]}")
     value = getattr(module, name)
     globals()[name] = value
     return value
+
+
+def _advice(name: str) -> str:
+    """What somebody who looks for ``name`` may have meant; empty for what Python looks for by itself."""
+    if name.startswith("_"):
+        return ""
+    if name in _OF_VLLM:
+        return f"; {_OF_VLLM[name]}"
+    from vllm_ext.errors import did_you_mean
+
+    return did_you_mean(name, __all__)
 
 
 def __dir__() -> list[str]:
