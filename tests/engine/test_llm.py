@@ -379,6 +379,13 @@ def test_a_dtype_may_have_the_other_name_that_vllm_takes(given, dtype):
         assert llm.llm_engine.vllm_config.model_config.dtype is dtype
 
 
+def test_a_keyword_that_vllm_alone_has_may_be_none():
+    with LLM(platform="cpu", tokenizer=None, revision=None, max_model_len=None) as llm:
+        assert llm.platform_name == "platform 'cpu'"
+    with pytest.raises(ConfigError, match="engine.revisions: unknown key"):
+        LLM(revisions=None)
+
+
 def test_a_wrong_value_names_the_keyword():
     with pytest.raises(ConfigError, match=r"LLM\(block_size=...\).*engine.block_size"):
         LLM(block_size="many")

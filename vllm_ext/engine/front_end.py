@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from vllm_ext.config import Config, Override, load_config
+from vllm_ext.config.vllm_names import INSTEAD
 from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
@@ -61,7 +62,12 @@ class FrontEnd(ABC):
             engine_settings["dtype"] = _OTHER_NAMES.get(name, name)
         if isinstance(classes := engine_settings.get("logits_processors"), list | tuple):
             engine_settings["logits_processors"] = [class_path_of(each) for each in classes]
-        settings += [self._keyword(name, f"engine.{name}", value) for name, value in engine_settings.items()]
+        settings += [
+            self._keyword(name, f"engine.{name}", value)
+            for name, value in engine_settings.items()
+            # A program hands on what it was started with, such as revision=None.
+            if value is not None or name not in INSTEAD
+        ]
         if platform is not None:
             settings.append(self._keyword("platform", "platform.driver", platform))
         if io_processor_plugin is not None:

@@ -54,7 +54,7 @@ class LLM(ChatCalls, PoolingCalls, FrontEnd):
         io_processor_plugin: the IO processor plugin for ``{"data": ...}``; what the settings, or the model, name if
             omitted.
         engine_settings: keys of the settings' section ``engine``, such as ``max_model_len``. ``logits_processors`` also
-            takes classes.
+            takes classes. Those that vLLM alone has, such as ``revision``, may be ``None``.
 
     Raises:
         ConfigError, PluginError, ModelError, EngineError: what prevents the start.
