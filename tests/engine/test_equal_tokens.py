@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -119,18 +119,25 @@ class Watch:
         self.scheduler.schedule = watched
 
     @property
+    def admissions(self) -> Iterator[tuple[int, int, int]]:
+        """Tokens of each request that was admitted, also again, those of them in the cache, and those computed then."""
+        for step in self.steps:
+            for new in step.scheduled_new_reqs:
+                yield len(new.prompt_token_ids), new.num_computed_tokens, step.num_scheduled_tokens[new.req_id]
+            cached = step.scheduled_cached_reqs
+            for req_id, num_computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+                if req_id in cached.resumed_req_ids:
+                    yield len(cached.all_token_ids[req_id]), num_computed, step.num_scheduled_tokens[req_id]
+
+    @property
     def num_chunked(self) -> int:
         """Admissions of requests whose tokens were not all computed in the step of their admission."""
-        return sum(
-            data.num_computed_tokens + step.num_scheduled_tokens[data.req_id] < len(data.prompt_token_ids)
-            for step in self.steps
-            for data in step.scheduled_new_reqs
-        )
+        return sum(num_computed + num_now < num_tokens for num_tokens, num_computed, num_now in self.admissions)
 
     @property
     def num_cached(self) -> int:
         """Tokens that were found in the cache, at all admissions."""
-        return sum(data.num_computed_tokens for step in self.steps for data in step.scheduled_new_reqs)
+        return sum(num_computed for _, num_computed, _ in self.admissions)
 
 
 def blocks_of_memory(num_blocks: int) -> int:

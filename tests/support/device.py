@@ -61,6 +61,8 @@ class DrivenWorker:
         self.logits: torch.Tensor | None = None
         self._new: list[NewRequestData] = []
         self._finished: set[str] = set()
+        self._preempted: set[str] = set()
+        self._resumed: dict[str, list[int]] = {}
         self._unused = random.Random(0).sample(range(num_blocks), num_blocks)
         self.worker = dispatcher.worker_factory(
             local_rank=rank, rank=rank, distributed_init_method=init_method, is_driver_worker=rank == 0
@@ -91,8 +93,16 @@ class DrivenWorker:
     def finish(self, req_id: str) -> None:
         """The next step tells the worker to forget the request; its blocks are free at once."""
         self._finished.add(req_id)
+        self._resumed.pop(req_id, None)
         self._unused.extend(self.blocks.pop(req_id))
         del self.computed[req_id]
+
+    def preempt(self, req_id: str, all_token_ids: list[int]) -> None:
+        """The next step tells the worker so; the request has ``all_token_ids`` when it is resumed."""
+        self._preempted.add(req_id)
+        self._unused.extend(self.blocks.pop(req_id))
+        self.blocks[req_id], self.computed[req_id] = [], 0
+        self._resumed[req_id] = all_token_ids
 
     def step(self, num_tokens: dict[str, int]) -> dict[str, list[int]]:
         """Compute so many tokens of each request; returns the new tokens of each."""
@@ -107,10 +117,14 @@ class DrivenWorker:
                 cached.req_ids.append(req_id)
                 cached.new_block_ids.append((added,) * self.num_groups if added else None)
                 cached.num_computed_tokens.append(self.computed[req_id])
+                if req_id in self._resumed:
+                    cached.resumed_req_ids.add(req_id)
+                    cached.all_token_ids[req_id] = self._resumed.pop(req_id)
             self.computed[req_id] += count
         finished, self._finished = self._finished, set()
+        preempted, self._preempted = self._preempted, set()
         output = self.execute(
-            SchedulerOutput(list(new.values()), cached, num_tokens, sum(num_tokens.values()), finished)
+            SchedulerOutput(list(new.values()), cached, num_tokens, sum(num_tokens.values()), finished, preempted)
         )
         return {req_id: output.sampled_token_ids[output.req_id_to_index[req_id]] for req_id in output.req_ids}
 

@@ -25,7 +25,7 @@ from vllm_ext.contracts.current_platform import use_platform
 from vllm_ext.contracts.kv_cache import FullAttentionSpec, KVCacheConfig, KVCacheSpec
 from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm_ext.contracts.platform import Platform, PlatformEnum
-from vllm_ext.contracts.scheduler_output import SchedulerOutput
+from vllm_ext.contracts.scheduler_output import CachedRequestData, SchedulerOutput
 from vllm_ext.contracts.stat_logger import StatLoggerFactory
 from vllm_ext.contracts.vllm_config import (
     CacheConfig,
@@ -77,8 +77,12 @@ class _Known:
     token_ids: list[int]
     block_ids: list[int]
     num_computed_tokens: int
+    num_prompt_tokens: int
     contents: list[int] = field(default_factory=list)
     """By position: a number for the token there and all before it."""
+
+    def take_blocks(self) -> None:
+        self.block_ids, self.num_computed_tokens, self.contents = [], 0, []
 
     def contents_up_to(self, end: int) -> list[int]:
         for position in range(len(self.contents), end):
@@ -93,10 +97,12 @@ class Step:
 
     num_scheduled_tokens: dict[str, int]
     new: dict[str, int]
-    """Requests seen for the first time, or again, and how many of their tokens are said to be generated."""
+    """Requests seen for the first time, or resumed, and how many of their tokens are said to be generated."""
     cached: dict[str, int]
     """The same requests, and how many of their tokens are said to be in the cache."""
     finished: set[str]
+    preempted: set[str]
+    resumed: set[str]
 
 
 class FakeWorker(WorkerBase):
@@ -163,21 +169,43 @@ class FakeWorker(WorkerBase):
     def _remember(self, output: SchedulerOutput) -> None:
         new = {data.req_id: data.num_output_tokens for data in output.scheduled_new_reqs}
         in_cache = {data.req_id: data.num_computed_tokens for data in output.scheduled_new_reqs}
-        self.steps.append(Step(dict(output.num_scheduled_tokens), new, in_cache, set(output.finished_req_ids)))
+        cached = output.scheduled_cached_reqs
+        resumed, preempted = set(cached.resumed_req_ids), set(output.preempted_req_ids or ())
+        columns = zip(cached.req_ids, cached.num_output_tokens, cached.num_computed_tokens, strict=True)
+        for req_id, num_output_tokens, num_computed in columns:
+            if req_id in resumed:
+                new[req_id], in_cache[req_id] = num_output_tokens, num_computed
+        finished = set(output.finished_req_ids)
+        self.steps.append(Step(dict(output.num_scheduled_tokens), new, in_cache, finished, preempted, resumed))
+        for req_id in preempted:
+            self.requests[req_id].take_blocks()
         for req_id in output.finished_req_ids:
             self.requests.pop(req_id, None)
         for data in output.scheduled_new_reqs:
             assert data.req_id not in self.requests
             block_ids = self._of_all_groups(data.block_ids)
-            self.requests[data.req_id] = _Known(data.prompt_token_ids, list(block_ids), data.num_computed_tokens)
-        cached = output.scheduled_cached_reqs
+            tokens = data.prompt_token_ids
+            self.requests[data.req_id] = _Known(tokens, list(block_ids), data.num_computed_tokens, len(tokens))
+        self._check_cached(cached)
         for req_id, block_ids, num_computed in zip(
             cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
         ):
             known = self.requests[req_id]
+            if req_id in resumed:
+                assert not known.block_ids, "a request is resumed that was not preempted"
+                known.num_computed_tokens = num_computed
             known.block_ids += self._of_all_groups(block_ids) if block_ids is not None else []
             assert known.num_computed_tokens == num_computed
         assert {*new, *cached.req_ids} == set(output.num_scheduled_tokens)
+
+    def _check_cached(self, cached: CachedRequestData) -> None:
+        """That what is told of known requests is what the worker knows of them."""
+        for req_id, num_output_tokens in zip(cached.req_ids, cached.num_output_tokens, strict=True):
+            known = self.requests[req_id]
+            assert num_output_tokens == len(known.token_ids) - known.num_prompt_tokens
+        before = self.steps[-2].num_scheduled_tokens if len(self.steps) > 1 else {}
+        unseen = {req_id for req_id in cached.req_ids if req_id not in before} | cached.resumed_req_ids
+        assert cached.all_token_ids == {req_id: self.requests[req_id].token_ids for req_id in unseen}
 
     def _of_all_groups(self, block_ids: tuple[list[int], ...]) -> list[int]:
         assert len(block_ids) == len(self.kv_cache_config.kv_cache_groups)

@@ -70,6 +70,30 @@ def test_a_preempted_request_goes_on_where_it_was(driver, params):
     assert before + after == expected
 
 
+@pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
+@pytest.mark.parametrize("told", ["before", "in the same step", "never"])
+def test_a_resumed_request_goes_on_where_it_was(driver, params, told):
+    expected = generate(driver, prompt(9), 8, params)
+    driver.add("r", prompt(9), params)
+    before = driver.step({"r": 9})["r"] + driver.step({"r": 1})["r"] + driver.step({"r": 1})["r"]
+    driver.preempt("r", prompt(9) + before)
+    batch = driver.worker.model_runner.batch
+    if told == "before":
+        driver.step({})
+        assert "r" not in batch.slot_of
+    elif told == "never":
+        driver._preempted.clear()
+
+    after = driver.step({"r": 12})["r"]
+    after += [driver.step({"r": 1})["r"][0] for _ in range(4)]
+
+    assert before + after == expected
+    driver.preempt("r", prompt(9) + before + after)
+    driver.finish("r")
+    driver.step({})
+    assert (batch.slot_of, batch._params, batch._num_prompt_tokens_of_preempted) == ({}, {}, {})
+
+
 def test_requests_that_come_and_go_keep_their_own_tokens(driver):
     """Random arrivals, chunks, pauses and ends; every request gets what it gets alone."""
     rng = random.Random(1)

@@ -171,7 +171,8 @@ class WorkerBase:
         """Run one step. ``None`` announces that :meth:`sample_tokens` completes it.
 
         A step without tokens still arrives, to deliver ``finished_req_ids``; it returns
-        ``EMPTY_MODEL_RUNNER_OUTPUT``.
+        ``EMPTY_MODEL_RUNNER_OUTPUT``. A request whose blocks were taken for others is not finished: what is known of it
+        is kept, but for its blocks, until it is among ``resumed_req_ids`` with other ones.
         """
         raise self._not_implemented("execute_model")
 

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
 from vllm_ext.worker.sampling.batch import IntArray, SamplingBatch
@@ -69,14 +70,23 @@ class InputBatch:
         self.sampling = SamplingBatch(self.token_ids, self.num_tokens, self.num_prompt_tokens, processors, device)
         self.slot_of: dict[str, int] = {}
         self._free = list(range(max_num_reqs - 1, -1, -1))
+        self._params: dict[str, SamplingParams | None] = {}
+        """Of every request that has not ended, also of one that was preempted and has no slot."""
+        self._num_prompt_tokens_of_preempted: dict[str, int] = {}
 
     def update(self, scheduler_output: SchedulerOutput) -> None:
-        """Forget who ended, add who is new, and note the new blocks of the others."""
+        """Forget who ended, take the slots of who was preempted, add who is new or resumed, and note the new blocks of
+        the others.
+        """
+        for req_id in scheduler_output.preempted_req_ids or ():
+            self.preempt(req_id)
         for req_id in scheduler_output.finished_req_ids:
             self.remove(req_id)
         for new in scheduler_output.scheduled_new_reqs:
             self.add(new)
         cached = scheduler_output.scheduled_cached_reqs
+        for req_id in cached.resumed_req_ids:
+            self._resume(req_id, cached.all_token_ids[req_id])
         if cached.req_ids:
             slots = [self.slot_of[req_id] for req_id in cached.req_ids]
             self.num_computed[slots] = cached.num_computed_tokens
@@ -90,30 +100,52 @@ class InputBatch:
         Raises:
             EngineError: more requests than ``max_num_seqs`` are in flight.
         """
-        if not self._free:
-            raise EngineError(
-                f"request {new.req_id!r} comes on top of {self.max_num_reqs} that the worker holds already, which is "
-                "engine.max_num_seqs; the scheduler has to finish one first"
-            )
-        slot = self._free.pop()
-        self.slot_of[new.req_id] = slot
-        num_tokens = len(new.prompt_token_ids)
-        self.token_ids[slot, :num_tokens] = new.prompt_token_ids
-        self.num_tokens[slot] = num_tokens
-        self.num_prompt_tokens[slot] = num_tokens - new.num_output_tokens
+        self._params[new.req_id] = new.sampling_params
+        num_prompt_tokens = len(new.prompt_token_ids) - new.num_output_tokens
+        slot = self._take_slot(new.req_id, new.prompt_token_ids, num_prompt_tokens)
         self.num_computed[slot] = new.num_computed_tokens
-        if new.sampling_params is not None:
-            self.sampling.add(slot, new.sampling_params, new.prompt_token_ids[num_tokens - new.num_output_tokens :])
-        for counts in self.num_blocks:
-            counts[slot] = 0
         self._append_blocks(slot, new.block_ids)
 
     def remove(self, req_id: str) -> None:
-        """Free a request's slot; ids that are not known are passed over."""
+        """Forget a request, and free its slot; ids that are not known are passed over."""
+        self._free_slot(req_id)
+        self._params.pop(req_id, None)
+        self._num_prompt_tokens_of_preempted.pop(req_id, None)
+
+    def preempt(self, req_id: str) -> None:
+        """Free a request's slot until it is resumed; ids that have none are passed over."""
+        slot = self._free_slot(req_id)
+        if slot is not None:
+            self._num_prompt_tokens_of_preempted[req_id] = int(self.num_prompt_tokens[slot])
+
+    def _resume(self, req_id: str, token_ids: list[int]) -> None:
+        """Give a preempted request a slot without blocks; a scheduler need not have told of the preemption before."""
+        self.preempt(req_id)
+        self._take_slot(req_id, token_ids, self._num_prompt_tokens_of_preempted.pop(req_id))
+
+    def _take_slot(self, req_id: str, token_ids: list[int], num_prompt_tokens: int) -> int:
+        if not self._free:
+            raise EngineError(
+                f"request {req_id!r} comes on top of {self.max_num_reqs} that the worker holds already, which is "
+                "engine.max_num_seqs; the scheduler has to finish one first"
+            )
+        slot = self.slot_of[req_id] = self._free.pop()
+        self.token_ids[slot, : len(token_ids)] = token_ids
+        self.num_tokens[slot] = len(token_ids)
+        self.num_prompt_tokens[slot] = num_prompt_tokens
+        params = self._params[req_id]
+        if params is not None:
+            self.sampling.add(slot, params, token_ids[num_prompt_tokens:])
+        for counts in self.num_blocks:
+            counts[slot] = 0
+        return slot
+
+    def _free_slot(self, req_id: str) -> int | None:
         slot = self.slot_of.pop(req_id, None)
         if slot is not None:
             self.sampling.remove(slot)
             self._free.append(slot)
+        return slot
 
     def append_tokens(self, slots: IntArray, token_ids: IntArray) -> None:
         """Note one new token for each of ``slots``."""

@@ -320,10 +320,15 @@ class ModelRunner:
         for req_id in scheduler_output.finished_req_ids:
             self._prompt_logprobs.remove(req_id)
         for new in scheduler_output.scheduled_new_reqs:
-            # A preempted request that has output got them before.
+            # Who has output got them before.
             params = new.sampling_params
             if params is not None and params.prompt_logprobs is not None and not new.num_output_tokens:
                 self._prompt_logprobs.add(new, params.prompt_logprobs)
+        cached = scheduler_output.scheduled_cached_reqs
+        if cached.resumed_req_ids:
+            for req_id, num_computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+                if req_id in cached.resumed_req_ids:
+                    self._prompt_logprobs.restart(req_id, num_computed)
 
     def _to_device(self, array: IntArray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(self.device)

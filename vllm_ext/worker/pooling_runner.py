@@ -40,7 +40,7 @@ class PoolingRunner:
         self._states: dict[str, _State] = {}
 
     def update(self, scheduler_output: SchedulerOutput) -> None:
-        """Forget who ended, and add who is new.
+        """Forget who ended, add who is new, and begin anew with who was preempted.
 
         Raises:
             EngineError: a request has no pooling parameters, or begins in the middle of a prompt that is needed whole.
@@ -49,6 +49,13 @@ class PoolingRunner:
             self._states.pop(req_id, None)
         for new in scheduler_output.scheduled_new_reqs:
             self._states[new.req_id] = self._state_of(new)
+        cached = scheduler_output.scheduled_cached_reqs
+        if cached.resumed_req_ids:
+            for req_id, num_computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+                if req_id in cached.resumed_req_ids:
+                    state = self._states[req_id]
+                    _check_start(req_id, state, num_computed)
+                    state.chunks = []
 
     def model_inputs(self, step: StepInputs) -> dict[str, torch.Tensor]:
         """What the model gets by keyword: ``token_type_ids`` where a prompt of the step has two texts."""
@@ -110,13 +117,18 @@ class PoolingRunner:
         params = new.pooling_params
         if params is None or params.task is None:
             raise EngineError(f"request {new.req_id!r} has no pooling parameters with a task, and the model pools")
-        needs_all = self.pooler.needs_all_tokens(params.task)
-        if needs_all and new.num_computed_tokens:
-            raise EngineError(
-                f"request {new.req_id!r} begins after {new.num_computed_tokens} cached tokens, and its task, "
-                f"{params.task!r}, needs the states of all tokens"
-            )
-        return _State(params, needs_all, (params.extra_kwargs or {}).get(SECOND_TEXT))
+        second_text = (params.extra_kwargs or {}).get(SECOND_TEXT)
+        state = _State(params, self.pooler.needs_all_tokens(params.task), second_text)
+        _check_start(new.req_id, state, new.num_computed_tokens)
+        return state
 
     def _to_device(self, numbers: IntArray) -> torch.Tensor:
         return torch.from_numpy(np.asarray(numbers, dtype=np.int64)).to(self._device)
+
+
+def _check_start(req_id: str, state: _State, num_computed_tokens: int) -> None:
+    if state.needs_all_tokens and num_computed_tokens:
+        raise EngineError(
+            f"request {req_id!r} begins after {num_computed_tokens} cached tokens, and its task, "
+            f"{state.params.task!r}, needs the states of all tokens"
+        )

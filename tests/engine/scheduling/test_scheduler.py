@@ -78,7 +78,9 @@ def test_when_blocks_run_out_the_last_request_is_preempted_and_computed_again(ru
     run.finish()
     assert run.tokens == {name: continuation(prompt, 12) for name, prompt in prompts.items()}
     assert [step.new for step in run.worker.steps if step.new] == [{"first": 0, "last": 0}, {"last": len(generated)}]
-    assert any("last" in step.finished and "first" in step.num_scheduled_tokens for step in run.worker.steps)
+    assert any("last" in step.preempted and "first" in step.num_scheduled_tokens for step in run.worker.steps)
+    assert [step.resumed for step in run.worker.steps if step.new] == [set(), {"last"}]
+    assert not any("last" in step.finished for step in run.worker.steps[:-1])
 
 
 @engine(num_blocks=5, max_num_seqs=2)

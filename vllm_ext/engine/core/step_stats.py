@@ -54,9 +54,11 @@ class StepRecorder:
 
     def note_scheduled(self, scheduler_output: SchedulerOutput) -> None:
         """The scheduler has made a step."""
-        if scheduler_output.scheduled_new_reqs:
+        new, resumed = scheduler_output.scheduled_new_reqs, scheduler_output.scheduled_cached_reqs.resumed_req_ids
+        if new or resumed:
             now = self._clock()
-            self._events.scheduled.update((new.req_id, now) for new in scheduler_output.scheduled_new_reqs)
+            self._events.scheduled.update((request.req_id, now) for request in new)
+            self._events.scheduled.update(dict.fromkeys(resumed, now))
 
     def note_step(self, stats: SchedulerStats) -> None:
         """The step's tokens are there, and the scheduler knows them."""

@@ -59,6 +59,10 @@ class RequestsInFlight:
         """Like those that wait, in the order of their ``queue_key``."""
         # Requests that the workers can forget; they stay here until a step that says so is complete.
         self._finished_req_ids: set[str] = set()
+        self._preempted_req_ids: set[str] = set()
+        """Of which no step has told the workers yet."""
+        self._left_out: list[Request] = []
+        """Running requests that had no part in the last step."""
         self._arrivals = count()
         self.num_preemptions = 0
         """Preemptions since the engine started."""
@@ -88,11 +92,10 @@ class RequestsInFlight:
             request = self.requests.get(request_id)
             if request is None:
                 continue
-            if request.status is RequestStatus.RUNNING:
-                remove_in_order(self.running, request)
+            remove_in_order(self.running if request.status is RequestStatus.RUNNING else self.waiting, request)
+            # One that was preempted is known to the workers.
+            if request.status is not RequestStatus.WAITING:
                 self._finished_req_ids.add(request_id)
-            else:
-                remove_in_order(self.waiting, request)
             request.status = finished_status
             self._release(request)
 
@@ -109,6 +112,8 @@ class RequestsInFlight:
         self.requests.clear()
         self.waiting.clear()
         self.running.clear()
+        self._preempted_req_ids.clear()
+        self._left_out.clear()
         # A step may be broken off at any point, also while blocks change hands.
         self.kv_cache_manager.reset()
         return ended
@@ -158,7 +163,7 @@ class RequestsInFlight:
     def _preempt(self, request: Request) -> None:
         """Take a request's blocks. What they hold may still be there when it comes back; the rest is computed again."""
         self.kv_cache_manager.free(request)
-        self._finished_req_ids.add(request.request_id)
+        self._preempted_req_ids.add(request.request_id)
         request.status = RequestStatus.PREEMPTED
         request.num_computed_tokens = 0
         self.num_preemptions += 1

@@ -38,15 +38,18 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
         new: list[NewRequestData] = []
         num_preemptions_before = self.num_preemptions
         budget = self._schedule_running(cached, num_scheduled_tokens)
+        self._tell_of_those_left_out(cached, num_scheduled_tokens)
         # Blocks that were given up for some are not for others: they would be the next to be preempted.
         if self.num_preemptions == num_preemptions_before:
-            budget = self._schedule_waiting(new, num_scheduled_tokens, budget)
+            budget = self._schedule_waiting(new, cached, num_scheduled_tokens, budget)
+        preempted, self._preempted_req_ids = self._preempted_req_ids, set()
         return SchedulerOutput(
             scheduled_new_reqs=new,
             scheduled_cached_reqs=cached,
             num_scheduled_tokens=num_scheduled_tokens,
             total_num_scheduled_tokens=self.max_num_batched_tokens - budget,
             finished_req_ids=self._finished_req_ids.copy(),
+            preempted_req_ids=preempted,
         )
 
     def update_from_output(
@@ -110,8 +113,8 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
         # A preemption shortens the list at its end.
         while position < len(running) and budget > 0:
             request = running[position]
-            num_computed = request.num_computed_tokens
-            num_new_tokens = min(len(request.all_token_ids) - num_computed, budget)
+            num_computed, num_tokens = request.num_computed_tokens, len(request.all_token_ids)
+            num_new_tokens = min(num_tokens - num_computed, budget)
             new_block_ids = None
             if num_computed + num_new_tokens > request.num_slots:
                 # More than the whole cache holds can only come with a window, chunk by chunk.
@@ -123,13 +126,23 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             cached.req_ids.append(request.request_id)
             cached.new_block_ids.append(new_block_ids)
             cached.num_computed_tokens.append(num_computed)
+            cached.num_output_tokens.append(num_tokens - request.num_prompt_tokens)
             num_scheduled_tokens[request.request_id] = num_new_tokens
             request.num_computed_tokens = num_computed + num_new_tokens
             budget -= num_new_tokens
             position += 1
         return budget
 
-    def _schedule_waiting(self, new: list[NewRequestData], num_scheduled_tokens: dict[str, int], budget: int) -> int:
+    def _tell_of_those_left_out(self, cached: CachedRequestData, num_scheduled_tokens: dict[str, int]) -> None:
+        """Tokens of those who run now and had no part in the step before; then note who has none in this one."""
+        for request in self._left_out:
+            if request.status is RequestStatus.RUNNING and request.request_id in num_scheduled_tokens:
+                cached.all_token_ids[request.request_id] = request.all_token_ids.copy()
+        self._left_out = self.running[len(cached.req_ids) :]
+
+    def _schedule_waiting(
+        self, new: list[NewRequestData], cached: CachedRequestData, num_scheduled_tokens: dict[str, int], budget: int
+    ) -> int:
         """Admit waiting requests in their order, until one does not fit; returns what is left of the budget."""
         pool = self.kv_cache_manager.block_pool
         # At least the last token needs a block that nobody shares.
@@ -148,26 +161,45 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
             )
             if block_ids is None:
                 break
-            new.append(self._admit(self.waiting.pop(0), block_ids, num_computed))
+            self._admit(
+                self.waiting.pop(0), self.kv_cache_manager.group_block_ids(block_ids), num_computed, new, cached
+            )
             num_scheduled_tokens[request.request_id] = num_new_tokens
             request.num_computed_tokens = num_computed + num_new_tokens
             budget -= num_new_tokens
         return budget
 
-    def _admit(self, request: Request, block_ids: list[int], num_computed: int) -> NewRequestData:
-        if request.status is RequestStatus.WAITING:
-            request.num_cached_tokens = num_computed
+    def _admit(
+        self,
+        request: Request,
+        block_ids: tuple[list[int], ...],
+        num_computed: int,
+        new: list[NewRequestData],
+        cached: CachedRequestData,
+    ) -> None:
+        """Let a request run that waited, and enter it where the worker looks for it."""
+        is_new = request.status is RequestStatus.WAITING
         request.status = RequestStatus.RUNNING
         insert_in_order(self.running, request)
-        return NewRequestData(
-            req_id=request.request_id,
-            prompt_token_ids=request.all_token_ids.copy(),
-            sampling_params=request.sampling_params,
-            block_ids=self.kv_cache_manager.group_block_ids(block_ids),
-            num_computed_tokens=num_computed,
-            num_output_tokens=request.num_output_tokens,
-            pooling_params=request.pooling_params,
-        )
+        if is_new:
+            request.num_cached_tokens = num_computed
+            new.append(
+                NewRequestData(
+                    req_id=request.request_id,
+                    prompt_token_ids=request.all_token_ids.copy(),
+                    sampling_params=request.sampling_params,
+                    block_ids=block_ids,
+                    num_computed_tokens=num_computed,
+                    pooling_params=request.pooling_params,
+                )
+            )
+            return
+        cached.req_ids.append(request.request_id)
+        cached.new_block_ids.append(block_ids)
+        cached.num_computed_tokens.append(num_computed)
+        cached.num_output_tokens.append(request.num_output_tokens)
+        cached.resumed_req_ids.add(request.request_id)
+        cached.all_token_ids[request.request_id] = request.all_token_ids.copy()
 
     def _allocate_or_preempt(self, request: Request, num_new_tokens: int) -> list[int] | None:
         """Slots for a running request, taken from the last of the running ones where no block is free.

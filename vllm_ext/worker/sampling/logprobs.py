@@ -79,12 +79,24 @@ class PromptLogprobs:
         Raises:
             EngineError: part of the prompt is not computed, since it is in the cache.
         """
-        if new.num_computed_tokens:
+        self._prompts[new.req_id] = _Prompt(new.prompt_token_ids, num_logprobs)
+        self.restart(new.req_id, new.num_computed_tokens)
+
+    def restart(self, req_id: str, num_computed_tokens: int) -> None:
+        """Expect the hidden states of a prompt from its beginning, after a preemption; ids of which none are expected
+        are passed over.
+
+        Raises:
+            EngineError: as of :meth:`add`.
+        """
+        if (prompt := self._prompts.get(req_id)) is None:
+            return
+        if num_computed_tokens:
             raise EngineError(
-                f"request {new.req_id!r} asks for prompt_logprobs, and {new.num_computed_tokens} of its tokens come "
+                f"request {req_id!r} asks for prompt_logprobs, and {num_computed_tokens} of its tokens come "
                 "from the prefix cache; the scheduler must not read the cache where skip_reading_prefix_cache is set"
             )
-        self._prompts[new.req_id] = _Prompt(new.prompt_token_ids, num_logprobs)
+        prompt.num_computed, prompt.chunks = 0, []
 
     def remove(self, req_id: str) -> None:
         """Forget a prompt; ids that are not known are passed over."""

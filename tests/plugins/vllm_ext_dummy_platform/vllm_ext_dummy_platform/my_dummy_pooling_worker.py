@@ -75,6 +75,10 @@ class MyDummyPoolingWorker(MyDummyWorker):
         else:
             self.requests[new.req_id] = RequestState(list(new.prompt_token_ids), 0, None, [], 0)
 
+    def _forget_computed(self, req_id: str, request: RequestState) -> None:
+        super()._forget_computed(req_id, request)
+        self.states[req_id] = []
+
     def _model_inputs(self, spans: list[Span]) -> dict[str, torch.Tensor]:
         """Which of two texts each token is of, where there are two."""
         params = [self.pooling_params[span.req_id] for span in spans]

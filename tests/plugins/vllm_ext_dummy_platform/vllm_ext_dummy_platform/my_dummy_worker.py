@@ -248,7 +248,7 @@ class MyDummyWorker(WorkerBase):
     # Requests --------------------------------------------------------------------------------------------------------
 
     def _update_requests(self, scheduler_output: SchedulerOutput) -> None:
-        # First those that ended: one that was preempted may come back in the same step.
+        # First those that ended: a new one may have the id of one of them.
         for req_id in scheduler_output.finished_req_ids:
             self.requests.pop(req_id, None)
         for new in scheduler_output.scheduled_new_reqs:
@@ -271,8 +271,14 @@ class MyDummyWorker(WorkerBase):
         for req_id, new_block_ids, num_computed_tokens in columns:
             request = self.requests[req_id]
             request.num_computed_tokens = num_computed_tokens
+            if req_id in cached.resumed_req_ids:
+                self._forget_computed(req_id, request)
             if new_block_ids is not None:
                 request.block_ids += new_block_ids[0]
+
+    def _forget_computed(self, req_id: str, request: RequestState) -> None:
+        """It was preempted: its blocks are those of others now."""
+        request.block_ids = []
 
     def _spans(self, num_scheduled_tokens: dict[str, int]) -> list[Span]:
         spans = []
