@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import random
 
+import numpy as np
 import pytest
 import torch
 from support.device import DrivenWorker, driven_worker, make_dispatcher
 
-from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT
+from vllm_ext.contracts.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, SchedulerOutput
 from vllm_ext.errors import ConfigError, EngineError
@@ -92,6 +93,35 @@ def test_a_resumed_request_goes_on_where_it_was(driver, params, told):
     driver.finish("r")
     driver.step({})
     assert (batch.slot_of, batch._params, batch._num_prompt_tokens_of_preempted) == ({}, {}, {})
+
+
+def test_a_prompt_that_is_resumed_halfway_is_scored_from_its_beginning(driver):
+    params = SamplingParams(temperature=0, prompt_logprobs=2)
+    scored, execute = [], driver.worker.sample_tokens
+
+    def sample_tokens(grammar_output: None) -> ModelRunnerOutput:
+        output = execute(grammar_output)
+        scored.extend(output.prompt_logprobs_dict.values())
+        return output
+
+    driver.worker.sample_tokens = sample_tokens
+    try:
+        for is_preempted in (False, True):
+            driver.add("r", prompt(9), params)
+            driver.step({"r": 4})
+            if is_preempted:
+                driver.preempt("r", prompt(9))
+                driver.step({"r": 2})
+            driver.step({"r": 9 - driver.computed["r"]})
+            driver.finish("r")
+            driver.step({})
+    finally:
+        del driver.worker.sample_tokens
+
+    straight, resumed = scored
+    assert straight.logprob_token_ids.shape == (8, 3)
+    assert straight.logprob_token_ids.tolist() == resumed.logprob_token_ids.tolist()
+    np.testing.assert_allclose(straight.logprobs, resumed.logprobs, atol=1e-5)
 
 
 def test_requests_that_come_and_go_keep_their_own_tokens(driver):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -14,7 +15,7 @@ FinishReason = Literal["stop", "length", "abort"]
 
 
 class LogprobsLists(NamedTuple):
-    """Log probabilities of some tokens of one request, in host memory (vLLM's name).
+    """Log probabilities of some tokens of one request, or of a batch, in host memory (vLLM's name).
 
     In row ``i``, column 0 is the token that stands there, and the others are the ``k`` likeliest tokens, best first.
     """
@@ -25,6 +26,37 @@ class LogprobsLists(NamedTuple):
     """``[tokens, 1 + k]``"""
     sampled_token_ranks: npt.NDArray[np.int64]
     """``[tokens]``: how many tokens are at least as likely as the one in column 0, itself included."""
+    cu_num_generated_tokens: list[int] | None = None
+    """Of a batch: where the rows of each request begin; ``None`` where each has one row, in the order of the batch."""
+
+    def slice_request(self, req_idx: int, num_positions: int) -> LogprobsLists:
+        """The first ``num_positions`` rows of the batch's request ``req_idx``."""
+        start = req_idx if self.cu_num_generated_tokens is None else self.cu_num_generated_tokens[req_idx]
+        end = start + num_positions
+        return LogprobsLists(
+            self.logprob_token_ids[start:end], self.logprobs[start:end], self.sampled_token_ranks[start:end]
+        )
+
+
+class LogprobsTensors(NamedTuple):
+    """:class:`LogprobsLists` as tensors on any device, as vLLM's model runners give those of a prompt."""
+
+    logprob_token_ids: torch.Tensor
+    """Integers ``[tokens, 1 + k]``"""
+    logprobs: torch.Tensor
+    """float32 ``[tokens, 1 + k]``"""
+    selected_token_ranks: torch.Tensor
+    """Integers ``[tokens]``"""
+    cu_num_generated_tokens: list[int] | None = None
+
+    def tolists(self, cu_num_generated_tokens: list[int] | None = None) -> LogprobsLists:
+        """The same in host memory."""
+        return LogprobsLists(
+            self.logprob_token_ids.cpu().numpy(),
+            self.logprobs.cpu().numpy(),
+            self.selected_token_ranks.cpu().numpy(),
+            cu_num_generated_tokens or self.cu_num_generated_tokens,
+        )
 
 
 @dataclass(slots=True)
@@ -38,13 +70,25 @@ class ModelRunnerOutput:
     req_ids: list[str]
     req_id_to_index: dict[str, int]
     sampled_token_ids: list[list[int]] = field(default_factory=list)
-    logprobs: dict[str, LogprobsLists] = field(default_factory=dict)
-    """Of the new tokens, for requests that asked for it, by request id; ``None``, vLLM's default, is taken for none."""
-    prompt_logprobs_dict: dict[str, LogprobsLists] = field(default_factory=dict)
+    logprobs: dict[str, LogprobsLists] | LogprobsLists = field(default_factory=dict)
+    """Of the new tokens, for requests that asked for it, by request id; ``None``, vLLM's default, is taken for none. As
+    in vLLM also one for the batch, with rows for every request in the order of ``req_ids`` and as many columns as the
+    most that is asked for; each request gets its own."""
+    prompt_logprobs_dict: Mapping[str, LogprobsLists | LogprobsTensors | None] = field(default_factory=dict)
     """Of the prompt's tokens but the first, by request id, in the step that completes the prompt."""
     pooler_output: list[torch.Tensor | None] = field(default_factory=list)
     """Of a pooling model, in the order of ``req_ids``: float32 in host memory; ``None`` while a prompt is not complete.
     Empty in a step of any other model; ``None``, vLLM's default, is taken for empty."""
+
+    prompt_token_id_logprobs_dict: dict[str, Any] = field(default_factory=dict)
+    kv_connector_output: Any = None
+    ec_connector_output: Any = None
+    num_nans_in_logits: dict[str, int] | None = None
+    cudagraph_stats: Any = None
+    aux_output_connector_output: dict[str, Any] | None = None
+    sampling_masks: Any = None
+    """vLLM's, with its defaults, from ``prompt_token_id_logprobs_dict`` on: the engine asks for none of it, and does
+    not read it."""
 
     def __post_init__(self) -> None:
         # What is given and empty is kept: the worker may fill it later.

@@ -5,17 +5,22 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 import torch
 from support.reference import reference_logits
 
-from vllm_ext.contracts.outputs import Logprob, RequestOutput
+from vllm_ext.contracts.outputs import Logprob, LogprobsLists, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.llm import LLM
 
 VOCAB = 600
 PROMPTS = [random.Random(i).choices(range(1, VOCAB), k=length) for i, length in enumerate((7, 29, 1, 16))]
 TOLERANCE = 1e-4
+MIXED = [
+    SamplingParams(temperature=0, max_tokens=6, ignore_eos=True, logprobs=logprobs, prompt_logprobs=prompt_logprobs)
+    for logprobs, prompt_logprobs in ((3, 2), (None, None), (0, None), (7, 0))
+]
 
 
 @pytest.fixture
@@ -161,3 +166,31 @@ def test_a_stream_brings_them_as_they_come(llm):
 
     assert [len(state.outputs[0].logprobs) for state in states] == [1, 2, 3, 4, 5]
     assert {len(state.prompt_logprobs) for state in states} == {len(PROMPTS[0])}
+
+
+class TestOfAVendorsWorker:
+    """One that gives what vLLM's model runners give, in this process and in another."""
+
+    def of(self, llm: LLM) -> list[tuple[object, ...]]:
+        outputs = llm.generate(PROMPTS, MIXED)
+        return [(output.outputs[0].token_ids, output.outputs[0].logprobs, output.prompt_logprobs) for output in outputs]
+
+    def test_each_request_gets_what_it_asked_for(self, make_cpu_llm, random_llama):
+        expected = self.of(make_cpu_llm(random_llama, max_num_batched_tokens=16))
+        vendors = {"worker.cls": "support.vendors_workers.VendorsOutput"}
+
+        assert self.of(make_cpu_llm(random_llama, max_num_batched_tokens=16, overrides=vendors)) == expected
+
+    def test_also_from_another_process(self, make_cpu_llm, random_llama):
+        expected = self.of(make_cpu_llm(random_llama))
+        vendors = {"worker.cls": "support.vendors_workers.VendorsOutput"}
+
+        assert self.of(make_cpu_llm(random_llama, executor="multiproc", overrides=vendors)) == expected
+
+
+def test_rows_of_a_request_that_got_several_tokens_begin_where_the_worker_says():
+    rows = np.arange(8).reshape(4, 2)
+    lists = LogprobsLists(rows, rows * -1.0, np.arange(1, 5), [0, 1, 3])
+
+    assert lists.slice_request(1, 2).logprob_token_ids.tolist() == [[2, 3], [4, 5]]
+    assert lists._replace(cu_num_generated_tokens=None).slice_request(2, 1).sampled_token_ranks.tolist() == [3]

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from vllm_ext.contracts.outputs import FinishReason, LogprobsLists
+from vllm_ext.contracts.outputs import FinishReason, LogprobsLists, LogprobsTensors, ModelRunnerOutput
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.scheduling.block_hash import BlockHash
@@ -46,8 +46,33 @@ class TokenLogprobs(NamedTuple):
     ranks: list[int]
 
     @classmethod
-    def of(cls, lists: LogprobsLists | None) -> Self | None:
-        return None if lists is None else cls(*(column.tolist() for column in lists))
+    def of(cls, lists: LogprobsLists | LogprobsTensors | None) -> Self | None:
+        return None if lists is None else cls(*(column.tolist() for column in lists[:3]))
+
+    def of_best(self, num_logprobs: int) -> Self:
+        """Without those that come after the first ``num_logprobs`` of the likeliest; all are kept with -1."""
+        if num_logprobs < 0:
+            return self
+        end = 1 + num_logprobs
+        return self._replace(
+            token_ids=[row[:end] for row in self.token_ids], logprobs=[row[:end] for row in self.logprobs]
+        )
+
+
+def sampled_logprobs(
+    output: ModelRunnerOutput, position: int, num_tokens: int, request: Request
+) -> TokenLogprobs | None:
+    """Those of a request's new tokens, out of what a worker gives by request or for its batch; ``None`` where there are
+    none.
+    """
+    logprobs = output.logprobs
+    if isinstance(logprobs, dict):
+        return TokenLogprobs.of(logprobs.get(request.request_id))
+    wanted = None if request.sampling_params is None else request.sampling_params.logprobs
+    if wanted is None:
+        return None
+    found = TokenLogprobs.of(logprobs.slice_request(position, num_tokens))
+    return None if found is None else found.of_best(wanted)
 
 
 class PooledResult(NamedTuple):

@@ -9,7 +9,14 @@ from __future__ import annotations
 from vllm_ext.contracts.outputs import ModelRunnerOutput
 from vllm_ext.contracts.scheduler import SchedulerInterface
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
-from vllm_ext.engine.scheduling.request import EngineCoreOutput, PooledResult, Request, RequestStatus, TokenLogprobs
+from vllm_ext.engine.scheduling.request import (
+    EngineCoreOutput,
+    PooledResult,
+    Request,
+    RequestStatus,
+    TokenLogprobs,
+    sampled_logprobs,
+)
 from vllm_ext.engine.scheduling.request_order import insert_in_order
 from vllm_ext.engine.scheduling.requests_in_flight import RequestsInFlight
 from vllm_ext.errors import EngineError
@@ -90,7 +97,8 @@ class Scheduler(RequestsInFlight, SchedulerInterface):
                     continue
                 kept = request.append_tokens(new_token_ids, self._max_total_tokens)
                 output = EngineCoreOutput(request_id, kept, num_cached_tokens=request.num_cached_tokens)
-                output.new_logprobs = TokenLogprobs.of(model_output.logprobs.get(request_id))
+                if model_output.logprobs:
+                    output.new_logprobs = sampled_logprobs(model_output, index[request_id], len(kept), request)
                 output.new_prompt_logprobs = TokenLogprobs.of(model_output.prompt_logprobs_dict.get(request_id))
             if request.status is not RequestStatus.RUNNING:
                 output.finish_reason = request.status.finish_reason

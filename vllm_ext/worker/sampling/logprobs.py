@@ -42,7 +42,7 @@ def gather_logprobs(logits: torch.Tensor, token_ids: torch.Tensor, num_logprobs:
 def take_row(lists: LogprobsLists, row: int, num_logprobs: int) -> LogprobsLists:
     """One row with the first ``num_logprobs`` of the likeliest tokens; they may have been gathered for more."""
     end = None if num_logprobs == ALL else 1 + num_logprobs
-    token_ids, logprobs, ranks = lists
+    token_ids, logprobs, ranks = lists[:3]
     return LogprobsLists(token_ids[row : row + 1, :end], logprobs[row : row + 1, :end], ranks[row : row + 1])
 
 
@@ -141,4 +141,5 @@ def _joined(prompt: _Prompt) -> LogprobsLists:
         # A prompt of one token.
         none = np.zeros((0, 1))
         return LogprobsLists(none.astype(np.int64), none.astype(np.float32), np.zeros(0, dtype=np.int64))
-    return LogprobsLists(*(np.concatenate(column) for column in zip(*prompt.chunks, strict=True)))
+    token_ids, logprobs, ranks = zip(*(chunk[:3] for chunk in prompt.chunks), strict=True)
+    return LogprobsLists(np.concatenate(token_ids), np.concatenate(logprobs), np.concatenate(ranks))
