@@ -61,11 +61,26 @@ def test_each_hook_is_named_with_what_it_sets(start, caplog):
         "scheduler_config.async_scheduling = False",
         "parallel_config.disable_custom_all_reduce = True",
         "lora_config = None",
+        "parallel_config.enable_dbo = False",
+        "compilation_config.mode = 0",
         "_npu_state = 3",
     ],
 )
 def test_what_asks_for_nothing_else_than_there_is_goes_without_a_word(start, caplog, assignment):
     start(f"vllm_config.{assignment}")
+
+    assert caplog.messages == []
+
+
+def test_what_only_vllm_can_be_asked_for_can_be_read(start, caplog):
+    start(
+        "parallel, model = vllm_config.parallel_config, vllm_config.model_config\n"
+        "if parallel.pipeline_parallel_size > 1 or parallel.data_parallel_size > 1 or model.use_mla:\n"
+        "    raise ValueError('not on this device')\n"
+        "if vllm_config.speculative_config or vllm_config.lora_config or vllm_config.kv_transfer_config:\n"
+        "    raise ValueError('not on this device')\n"
+        "parallel.enable_dbo = model.get_num_kv_heads(parallel) > 2"
+    )
 
     assert caplog.messages == []
 

@@ -2,6 +2,9 @@
 
 It is mutable, because a platform's hooks exist to change it; :class:`vllm_ext.dispatch.dispatcher.Dispatcher` records
 what they changed. One object belongs to one engine.
+
+What is a class variable here is a field in vLLM that platforms and workers read; it says how things are in this engine,
+and cannot be otherwise. A hook that sets it to something else is warned about, or refused where it would matter.
 """
 
 from __future__ import annotations
@@ -12,8 +15,9 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from vllm_ext.contracts.model_shape import ModelShape
 from vllm_ext.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -121,7 +125,7 @@ class PoolerConfig:
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(ModelShape):
     """The model: its directory, the dtype of weights and computation, and its length limit in tokens."""
 
     model: str
@@ -171,6 +175,17 @@ class CacheConfig:
     kv_cache_layout: KVCacheLayout | None = None
     """What all workers agreed on, once they did."""
 
+    cache_dtype: ClassVar[str] = "auto"
+    """That of the model."""
+    gpu_memory_utilization: ClassVar[float] = 0.92
+    """vLLM's default, for workers that go by it; the engine has a limit in bytes, ``kv_cache_memory_bytes``."""
+    num_gpu_blocks_override: ClassVar[int | None] = None
+    is_attention_free: ClassVar[bool] = False
+    mamba_block_size: ClassVar[int | None] = None
+    mamba_cache_mode: ClassVar[str] = "none"
+    kv_sharing_fast_prefill: ClassVar[bool] = False
+    kv_offloading_size: ClassVar[float | None] = None
+
     @property
     def block_size_of_user(self) -> int | None:
         """``block_size`` where it is the user's; ``None`` while the platform may still choose."""
@@ -191,10 +206,45 @@ class ParallelConfig:
     all2all_backend: str = "allgather_reducescatter"
     """How tokens reach experts of other ranks; a platform's communicator may know other names."""
 
+    pipeline_parallel_size: ClassVar[int] = 1
+    data_parallel_size: ClassVar[int] = 1
+    data_parallel_size_local: ClassVar[int] = 1
+    data_parallel_rank: ClassVar[int] = 0
+    data_parallel_rank_local: ClassVar[int | None] = None
+    data_parallel_index: ClassVar[int] = 0
+    data_parallel_external_lb: ClassVar[bool] = False
+    data_parallel_hybrid_lb: ClassVar[bool] = False
+    decode_context_parallel_size: ClassVar[int] = 1
+    prefill_context_parallel_size: ClassVar[int] = 1
+    cp_kv_cache_interleave_size: ClassVar[int] = 1
+    enable_expert_parallel: ClassVar[bool] = False
+    enable_eplb: ClassVar[bool] = False
+    enable_elastic_ep: ClassVar[bool] = False
+    enable_dbo: ClassVar[bool] = False
+    use_ubatching: ClassVar[bool] = False
+    use_sequence_parallel_moe: ClassVar[bool] = False
+    use_ray: ClassVar[bool] = False
+    """Tensors are split over workers, and nothing else is."""
+    nnodes: ClassVar[int] = 1
+    node_rank: ClassVar[int] = 0
+    """All workers are on this machine."""
+    disable_custom_all_reduce: ClassVar[bool] = True
+    max_parallel_loading_workers: ClassVar[int | None] = None
+
     @property
     def world_size(self) -> int:
         """Number of workers."""
         return self.tensor_parallel_size
+
+    @property
+    def local_world_size(self) -> int:
+        """Number of workers on this machine."""
+        return self.world_size
+
+    @property
+    def world_size_across_dp(self) -> int:
+        """Number of workers over all engines of a service, which is one."""
+        return self.world_size
 
 
 @dataclass
@@ -208,6 +258,18 @@ class SchedulerConfig:
     """Whether layers with different sliding windows, or with and without one, come in one KV cache group."""
     scheduler_cls: str | type = "auto"
     """Class path of the scheduler, or the class itself; ``auto`` is the engine's own."""
+
+    enable_chunked_prefill: ClassVar[bool] = True
+    chunked_prefill_enabled: ClassVar[bool] = True
+    """A long prompt is computed in parts."""
+    long_prefill_token_threshold: ClassVar[int] = 0
+    max_num_scheduled_tokens: ClassVar[int | None] = None
+    """No limit besides ``max_num_batched_tokens``."""
+    async_scheduling: ClassVar[bool] = False
+    is_multimodal_model: ClassVar[bool] = False
+    disable_chunked_mm_input: ClassVar[bool] = False
+    max_num_encoder_input_tokens: ClassVar[int] = 0
+    encoder_cache_size: ClassVar[int] = 0
 
 
 @dataclass
@@ -244,12 +306,31 @@ class CompilationConfig:
     """vLLM's name of a graph mode: ``FULL``, ``FULL_DECODE_ONLY`` and ``FULL_AND_PIECEWISE`` let decode steps be
     replayed; ``NONE`` unless the platform supports it."""
 
+    mode: ClassVar[int] = 0
+    """vLLM's number for no compilation."""
+    backend: ClassVar[str] = ""
+    splitting_ops: ClassVar[list[str] | None] = None
+    compile_sizes: ClassVar[list[int | str] | None] = None
+    cudagraph_num_of_warmups: ClassVar[int] = 0
+
 
 @dataclass
 class ProfilerConfig:
     """``torch_profiler_dir``: folder for the traces of :meth:`WorkerBase.profile`; ``None`` for no profiling."""
 
     torch_profiler_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class ObservabilityConfig:
+    """What is recorded of requests besides what stat loggers get: nothing."""
+
+    otlp_traces_endpoint: str | None = None
+    collect_detailed_traces: list[str] | None = None
+    kv_cache_metrics: bool = False
+    cudagraph_metrics: bool = False
+    enable_layerwise_nvtx_tracing: bool = False
+    enable_mfu_metrics: bool = False
 
 
 @dataclass
@@ -268,6 +349,21 @@ class VllmConfig:
     quant_config: QuantizationConfig | None = None
     """How the weights are quantized, where they are."""
     additional_config: dict[str, Any] = field(default_factory=dict)
+
+    lora_config: ClassVar[Any] = None
+    speculative_config: ClassVar[Any] = None
+    num_speculative_tokens: ClassVar[int] = 0
+    kv_transfer_config: ClassVar[Any] = None
+    kv_events_config: ClassVar[Any] = None
+    ec_transfer_config: ClassVar[Any] = None
+    weight_transfer_config: ClassVar[Any] = None
+    reasoning_config: ClassVar[Any] = None
+    diffusion_config: ClassVar[Any] = None
+    watermark_config: ClassVar[Any] = None
+    """``None``, as in a vLLM of which none of it is asked: there are no adapters, drafts and connectors."""
+    observability_config: ClassVar[ObservabilityConfig] = ObservabilityConfig()
+    use_v2_model_runner: ClassVar[bool] = False
+    """What a worker is told of a step is what vLLM's first model runner takes."""
 
 
 _current: ContextVar[VllmConfig | None] = ContextVar("vllm_ext_vllm_config", default=None)

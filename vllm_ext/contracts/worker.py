@@ -58,6 +58,10 @@ class WorkerBase:
         self.device_config = vllm_config.device_config
         self.load_config = vllm_config.load_config
         self.compilation_config = vllm_config.compilation_config
+        self.lora_config = vllm_config.lora_config
+        self.speculative_config = vllm_config.speculative_config
+        self.observability_config = vllm_config.observability_config
+        self.kv_transfer_config = vllm_config.kv_transfer_config
         self.local_rank = local_rank
         self.rank = rank
         self.distributed_init_method = distributed_init_method

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import functools
 import logging
 import operator
 from collections.abc import Iterable
@@ -39,16 +40,7 @@ _GRAPH_MODES = ("NONE", "PIECEWISE", "FULL", "FULL_DECODE_ONLY", "FULL_AND_PIECE
 """vLLM's names."""
 _ALWAYS_SET = ("model_config.max_model_len",)
 """Of these, fields that are never ``None`` where the setting may be null."""
-_IS_SO_HERE = {
-    "cache_config.cache_dtype": "auto",
-    "parallel_config.data_parallel_size": 1,
-    "parallel_config.disable_custom_all_reduce": True,
-    "parallel_config.pipeline_parallel_size": 1,
-    "scheduler_config.async_scheduling": False,
-    "scheduler_config.chunked_prefill_enabled": True,
-    "scheduler_config.enable_chunked_prefill": True,
-}
-"""Fields of vLLM that are no fields here, with the value by which a platform asks for what it gets."""
+_UNKNOWN = object()
 _WHOLE_PROMPTS = ("scheduler_config.enable_chunked_prefill", "scheduler_config.chunked_prefill_enabled")
 
 
@@ -89,7 +81,7 @@ def check_added_attributes(vllm_config: VllmConfig, changes: Iterable[Change]) -
                 f"platform plugin {change.plugin!r}: {change.hook}() sets {path} to {shorten(repr(change.after))}, "
                 f"and {reason}"
             )
-        if path not in _IS_SO_HERE or change.after != _IS_SO_HERE[path]:
+        if not _is_so_here(vllm_config, path, change.after):
             hint = did_you_mean(path.rpartition(".")[2], names[path])
             by_hook.setdefault((change.plugin, change.hook), []).append(f"{path}{hint}")
     for (plugin, hook), found in by_hook.items():
@@ -99,6 +91,13 @@ def check_added_attributes(vllm_config: VllmConfig, changes: Iterable[Change]) -
             hook,
             ", ".join(found),
         )
+
+
+def _is_so_here(vllm_config: VllmConfig, path: str, value: Any) -> bool:
+    """Whether the platform asks for what it gets: what is no field may still be known, with a value that stays."""
+    *owners, name = path.split(".")
+    stays = getattr(type(functools.reduce(getattr, owners, vllm_config)), name, _UNKNOWN)
+    return bool(stays == value)
 
 
 def _why_needed(vllm_config: VllmConfig, path: str, value: Any) -> str:
