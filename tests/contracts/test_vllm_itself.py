@@ -6,6 +6,7 @@ others here, that is known, and this table says why it does no harm.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Iterator
@@ -59,6 +60,27 @@ DIFFERENCES = {
     "SchedulerInterface.reset_prefix_cache": "given by keyword; there is no connector",
     "_TokenizerRegistry.load_tokenizer_cls": "named_by is for messages, and has a default",
 }
+RECORDS = {
+    "contracts.scheduler_output.NewRequestData": "v1.core.sched.output.NewRequestData",
+    "contracts.scheduler_output.CachedRequestData": "v1.core.sched.output.CachedRequestData",
+    "contracts.scheduler_output.SchedulerOutput": "v1.core.sched.output.SchedulerOutput",
+    "contracts.outputs.ModelRunnerOutput": "v1.outputs.ModelRunnerOutput",
+}
+"""All of vLLM's fields are there, and can be given."""
+CONFIGS = {
+    "contracts.vllm_config.VllmConfig": "config.VllmConfig",
+    "contracts.vllm_config.ModelConfig": "config.ModelConfig",
+    "contracts.vllm_config.CacheConfig": "config.CacheConfig",
+    "contracts.vllm_config.ParallelConfig": "config.ParallelConfig",
+    "contracts.vllm_config.SchedulerConfig": "config.SchedulerConfig",
+    "contracts.vllm_config.ObservabilityConfig": "config.ObservabilityConfig",
+}
+OTHER_VALUES = {
+    "ModelConfig.max_logprobs": "no limit is set",
+    "ParallelConfig.disable_custom_all_reduce": "there are no such kernels",
+    "SchedulerConfig.async_scheduling": "vLLM decides it where it is None",
+}
+"""Constants that are not vLLM's default."""
 ENUMS = {
     "contracts.device.PlatformEnum": "platforms.interface.PlatformEnum",
     "contracts.device.CpuArchEnum": "platforms.interface.CpuArchEnum",
@@ -106,6 +128,39 @@ def test_methods_have_vllms_parameters_unless_it_is_known_why_not(path):
     known = {name for name in DIFFERENCES if name.startswith(f"{ours.__name__}.")}
     assert {name: texts for name, texts in odd.items() if name not in known} == {}
     assert known - set(odd) == set()
+
+
+@pytest.mark.parametrize("path", RECORDS)
+def test_records_have_vllms_fields(path):
+    ours, theirs = find("vllm_ext", path), find("vllm", RECORDS[path])
+    missing = {field.name for field in dataclasses.fields(theirs)} - {field.name for field in dataclasses.fields(ours)}
+
+    assert missing == set()
+
+
+@pytest.mark.parametrize("path", CONFIGS)
+def test_what_cannot_be_otherwise_is_vllms_default(path):
+    ours, theirs = find("vllm_ext", path), find("vllm", CONFIGS[path])
+    defaults = {f.name: getattr(f.default, "default", f.default) for f in dataclasses.fields(theirs)}
+    found = vars_of(ours)
+    constants = {name: found[name] for name in defaults if name in found and isinstance(found[name], PLAIN)}
+    fields = {field.name for field in dataclasses.fields(ours)} if ours.__name__ != "ObservabilityConfig" else set()
+
+    assert {
+        f"{ours.__name__}.{name}": value
+        for name, value in constants.items()
+        if name not in fields
+        and isinstance(defaults[name], PLAIN)
+        and value != defaults[name]
+        and f"{ours.__name__}.{name}" not in OTHER_VALUES
+    } == {}
+
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+def vars_of(cls: type) -> dict[str, Any]:
+    return {name: value for base in reversed(cls.__mro__) for name, value in vars(base).items()}
 
 
 @pytest.mark.parametrize("path", ENUMS)

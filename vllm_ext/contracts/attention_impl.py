@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import enum
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
     import torch
@@ -75,6 +75,29 @@ class CommonAttentionMetadata:
     is_prefilling: torch.Tensor | None = None
     """bool ``[reqs]``, in host memory: whether some of the request's prompt was not computed before this step. A single
     query token may be the prompt's last. ``None`` where the worker does not say."""
+
+    logits_indices_padded: ClassVar[Any] = None
+    num_logits_indices: ClassVar[int | None] = None
+    max_logits_per_req: ClassVar[int | None] = None
+    encoder_seq_lens: ClassVar[Any] = None
+    encoder_seq_lens_cpu: ClassVar[Any] = None
+    dcp_local_seq_lens: ClassVar[Any] = None
+    mm_req_doc_ranges: ClassVar[Any] = None
+    """vLLM's: layers do not share their cache, there is no encoder beside the model, and a context is on one rank."""
+
+    @property
+    def seq_lens_cpu_upper_bound(self) -> torch.Tensor:
+        """``seq_lens_cpu``, which is exact here."""
+        return self.seq_lens_cpu
+
+    @property
+    def num_computed_tokens_cpu(self) -> torch.Tensor:
+        """int32 ``[reqs]``, in host memory: tokens in the cache before this step, by request."""
+        return self.seq_lens_cpu - (self.query_start_loc_cpu[1:] - self.query_start_loc_cpu[:-1])
+
+    def replace(self, **changes: Any) -> CommonAttentionMetadata:
+        """The same with other values of some fields."""
+        return replace(self, **changes)
 
     def batch_size(self) -> int:
         """Number of requests."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Self
 
 if TYPE_CHECKING:
     import torch
+
+    from vllm_ext.contracts.vllm_config import VllmConfig
 
 
 class KVCacheLayout(enum.StrEnum):
@@ -46,6 +48,18 @@ class KVCacheSpec:
         """Bytes of one block of one layer."""
         raise NotImplementedError(f"{type(self).__name__} does not define page_size_bytes")
 
+    def max_num_blocks_per_req(self, vllm_config: VllmConfig, max_len: int) -> int:
+        """Blocks of a request of ``max_len`` tokens."""
+        return -(-max_len // self.block_size)
+
+    def max_memory_usage_bytes(self, vllm_config: VllmConfig) -> int:
+        """Bytes that one layer stores of a request of ``max_model_len`` tokens."""
+        return self.max_num_blocks_per_req(vllm_config, vllm_config.model_config.max_model_len) * self.page_size_bytes
+
+    def copy_with_new_block_size(self, block_size: int) -> Self:
+        """The same with blocks of so many tokens."""
+        return replace(self, block_size=block_size)
+
 
 @dataclass(frozen=True, slots=True)
 class FullAttentionSpec(KVCacheSpec):
@@ -60,6 +74,22 @@ class FullAttentionSpec(KVCacheSpec):
     head_size: int
     dtype: torch.dtype
     sliding_window: int | None = None
+
+    attention_chunk_size: ClassVar[int | None] = None
+    page_size_padded: ClassVar[int | None] = None
+    dcp_sharded: ClassVar[bool] = False
+    non_causal: ClassVar[bool] = False
+    """vLLM's: there are no windows of another kind, blocks have no padding, and a context is on one rank."""
+
+    @property
+    def head_size_v(self) -> int:
+        """Numbers in a value, as many as in a key."""
+        return self.head_size
+
+    @property
+    def real_page_size_bytes(self) -> int:
+        """Bytes of one block of one layer, of which none are padding."""
+        return self.page_size_bytes
 
     @property
     def page_size_bytes(self) -> int:
@@ -81,6 +111,10 @@ class KVCacheGroupSpec:
 
     layer_names: tuple[str, ...]
     kv_cache_spec: KVCacheSpec
+
+    is_eagle_group: ClassVar[bool] = False
+    enable_kv_transfer: ClassVar[bool] = False
+    """Layers are those of the model, and their cache goes to no other engine."""
 
 
 @dataclass(frozen=True, slots=True)

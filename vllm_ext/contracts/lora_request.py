@@ -24,6 +24,21 @@ class LoRARequest:
     base_model_name: str | None = None
     """The model it was trained for, where that is known."""
 
+    @property
+    def name(self) -> str:
+        """vLLM's shorter name of ``lora_name``."""
+        return self.lora_name
+
+    @property
+    def adapter_id(self) -> int:
+        """vLLM's shorter name of ``lora_int_id``."""
+        return self.lora_int_id
+
+    @property
+    def path(self) -> str:
+        """vLLM's shorter name of ``lora_path``."""
+        return self.lora_path
+
     def __post_init__(self) -> None:
         if not self.lora_name:
             raise InvalidRequest("lora_name is empty; an adapter has a name")

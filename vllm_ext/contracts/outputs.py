@@ -61,7 +61,7 @@ class LogprobsTensors(NamedTuple):
 
 @dataclass(slots=True)
 class ModelRunnerOutput:
-    """What a worker returns for one step.
+    """What a worker returns for one step. vLLM: ``ModelRunnerOutput``.
 
     ``sampled_token_ids[req_id_to_index[id]]`` holds the request's new tokens: one for a request whose prompt is
     complete, none for one that is still being prefilled.

@@ -16,7 +16,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 
 @dataclass(slots=True)
 class NewRequestData:
-    """A request that the worker sees for the first time."""
+    """A request that the worker sees for the first time. vLLM: ``NewRequestData``."""
 
     req_id: str
     prompt_token_ids: list[int]
@@ -55,7 +55,7 @@ class NewRequestData:
 @dataclass(slots=True)
 class CachedRequestData:
     """Requests the worker already knows, column by column; first those that went on running, then those that were
-    preempted and run again.
+    preempted and run again. vLLM: ``CachedRequestData``.
     """
 
     req_ids: list[str] = field(default_factory=list)
@@ -76,22 +76,22 @@ class CachedRequestData:
 
     @property
     def num_reqs(self) -> int:
-        """How many there are."""
+        """How many requests there are. vLLM: ``num_reqs``."""
         return len(self.req_ids)
 
     def is_context_phase(self, req_id: str) -> bool:
-        """Whether it is one of these and has no generated token yet."""
+        """Whether it is one of these and has no generated token yet. vLLM: ``is_context_phase``."""
         return req_id in self.req_ids and not self.num_output_tokens[self.req_ids.index(req_id)]
 
     @classmethod
     def make_empty(cls) -> Self:
-        """No request."""
+        """No request. vLLM: ``make_empty``."""
         return cls()
 
 
 @dataclass(slots=True)
 class SchedulerOutput:
-    """One step: who runs, with how many tokens, and whom the worker can forget."""
+    """One step: who runs, with how many tokens, and whom the worker can forget. vLLM: ``SchedulerOutput``."""
 
     scheduled_new_reqs: list[NewRequestData]
     scheduled_cached_reqs: CachedRequestData
@@ -131,5 +131,5 @@ class SchedulerOutput:
 
     @classmethod
     def make_empty(cls) -> Self:
-        """A step without tokens."""
+        """A step without tokens. vLLM: ``make_empty``."""
         return cls([], CachedRequestData(), {}, 0)

@@ -25,6 +25,12 @@ class PrefixCacheStats:
     hits: int = 0
     """Those of the tokens that were in the cache."""
 
+    reset: ClassVar[bool] = False
+    preempted_requests: ClassVar[int] = 0
+    preempted_queries: ClassVar[int] = 0
+    preempted_hits: ClassVar[int] = 0
+    """vLLM's: that the cache was reset is not told here, and requests that were preempted are among the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStats:
