@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,16 @@ class StepInputs:
     def is_decode(self) -> bool:
         """Whether each request has one token, and none of a prompt."""
         return isinstance(self.token_rows, slice) and not self.is_prefilling.any()
+
+
+def resumed(scheduler_output: SchedulerOutput) -> Iterator[tuple[str, int]]:
+    """Preempted requests that run again in this step, each with how many of its tokens need not be computed."""
+    cached = scheduler_output.scheduled_cached_reqs
+    # Most steps have none, and are not searched for any.
+    if cached.resumed_req_ids:
+        for req_id, num_computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
+            if req_id in cached.resumed_req_ids:
+                yield req_id, num_computed
 
 
 class InputBatch:

@@ -22,7 +22,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.contracts.scheduler_output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm_ext.contracts.static_graph import AbstractStaticGraphWrapper, BatchDescriptor
 from vllm_ext.errors import ConfigError, EngineError
-from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs
+from vllm_ext.worker.input_batch import InputBatch, IntArray, StepInputs, resumed
 from vllm_ext.worker.kv_cache import allocate_kv_cache, bind_kv_cache
 from vllm_ext.worker.memory import LargestStep
 from vllm_ext.worker.model_calls import check_hidden_states, compute_logits, selects_rows
@@ -324,11 +324,8 @@ class ModelRunner:
             params = new.sampling_params
             if params is not None and params.prompt_logprobs is not None and not new.num_output_tokens:
                 self._prompt_logprobs.add(new, params.prompt_logprobs)
-        cached = scheduler_output.scheduled_cached_reqs
-        if cached.resumed_req_ids:
-            for req_id, num_computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
-                if req_id in cached.resumed_req_ids:
-                    self._prompt_logprobs.restart(req_id, num_computed)
+        for req_id, num_computed in resumed(scheduler_output):
+            self._prompt_logprobs.restart(req_id, num_computed)
 
     def _to_device(self, array: IntArray) -> torch.Tensor:
         return torch.from_numpy(array.astype(np.int64, copy=False)).to(self.device)

@@ -13,7 +13,7 @@ from vllm_ext.contracts.pooler import Pooler, PoolingMetadata
 from vllm_ext.contracts.pooling_params import SECOND_TEXT, PoolingParams
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
-from vllm_ext.worker.input_batch import IntArray, StepInputs
+from vllm_ext.worker.input_batch import IntArray, StepInputs, resumed
 
 
 @dataclass(slots=True)
@@ -49,13 +49,10 @@ class PoolingRunner:
             self._states.pop(req_id, None)
         for new in scheduler_output.scheduled_new_reqs:
             self._states[new.req_id] = self._state_of(new)
-        cached = scheduler_output.scheduled_cached_reqs
-        if cached.resumed_req_ids:
-            for req_id, num_computed in zip(cached.req_ids, cached.num_computed_tokens, strict=True):
-                if req_id in cached.resumed_req_ids:
-                    state = self._states[req_id]
-                    _check_start(req_id, state, num_computed)
-                    state.chunks = []
+        for req_id, num_computed in resumed(scheduler_output):
+            state = self._states[req_id]
+            _check_start(req_id, state, num_computed)
+            state.chunks = []
 
     def model_inputs(self, step: StepInputs) -> dict[str, torch.Tensor]:
         """What the model gets by keyword: ``token_type_ids`` where a prompt of the step has two texts."""
