@@ -223,6 +223,7 @@ class TestTheEnd:
             async with engine:
                 task = asyncio.create_task(collect(engine, [1], greedy(100)))
                 await gate.make_steps(1)
+                await until(lambda: gate.is_holding)
                 ticking = asyncio.create_task(tick_and_release())
             assert gate.is_open
             assert own_threads() == []

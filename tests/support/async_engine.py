@@ -58,13 +58,19 @@ class StepGate:
     def __init__(self) -> None:
         self._allowed = threading.Semaphore(0)
         self.is_open = False
+        self.is_holding = False
+        """Whether the worker waits in a step that it is not allowed yet."""
 
     def __call__(self, worker: FakeWorker) -> None:
         self._worker = worker
         worker.before_step = self._pass
 
     def _pass(self) -> None:
-        assert self.is_open or self._allowed.acquire(timeout=20), "nobody has let the step go on"
+        if self.is_open or self._allowed.acquire(blocking=False):
+            return
+        self.is_holding = True
+        assert self._allowed.acquire(timeout=20), "nobody has let the step go on"
+        self.is_holding = False
 
     def open(self) -> None:
         """Let the worker make all further steps."""
