@@ -41,6 +41,7 @@ ROWS = (
     "platforms",
     "stat_loggers",
     "engine",
+    "hosts",
     "check",
     "cli",
     "__main__",

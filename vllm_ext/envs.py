@@ -4,6 +4,7 @@ from __future__ import annotations
 
 PREFIX = "VLLM_EXT_"
 VLLM_PLUGINS = "VLLM_PLUGINS"
+VLLM_TARGET_DEVICE = "VLLM_TARGET_DEVICE"
 VLLM_EXT_CONFIG = "VLLM_EXT_CONFIG"
 VLLM_EXT_SAFE_MODE = "VLLM_EXT_SAFE_MODE"
 VLLM_MAX_N_SEQUENCES = "VLLM_MAX_N_SEQUENCES"
@@ -13,6 +14,7 @@ CLIFF_FIT_WIDTH = "CLIFF_FIT_WIDTH"
 VARIABLES: dict[str, str] = {
     VLLM_PLUGINS: "names, separated by commas: no other out-of-tree plugin of any group may be used; "
     "unset allows all, empty allows none",
+    VLLM_TARGET_DEVICE: "read for a vLLM only: with cpu it takes its own cpu platform, and asks no platform plugin",
     VLLM_EXT_CONFIG: "settings files, separated as in PATH, that are read instead of the usual ones",
     VLLM_EXT_SAFE_MODE: "1, true, yes or on: no out-of-tree plugin and no class path from the settings is used",
     VLLM_MAX_N_SEQUENCES: "the most completions that a request may ask for (n); 16384 where unset, as in vLLM",

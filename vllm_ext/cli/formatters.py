@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from typing import Any, TextIO
 
+from cliff.formatters.base import SingleFormatter
 from cliff.formatters.shell import ShellFormatter
 from cliff.formatters.table import TableFormatter
 
@@ -47,6 +49,20 @@ class QuotingShellFormatter(ShellFormatter):
             quoted = _SPECIAL.sub(r"\\\g<0>", str(value))
             if not parsed_args.variables or variable in parsed_args.variables:
                 stdout.write(f'{prefix}{variable}="{quoted}"\n')
+
+
+class ExportFormatter(SingleFormatter):
+    """Lines ``export NAME='value'`` for a shell; names are taken as they are."""
+
+    def add_argument_group(self, parser: argparse.ArgumentParser) -> None:
+        """It has no options."""
+
+    def emit_one(
+        self, column_names: Sequence[str], data: Sequence[Any], stdout: TextIO, parsed_args: argparse.Namespace
+    ) -> None:
+        """Write a line for each variable; a shell runs nothing of what is in a value."""
+        for name, value in zip(column_names, data, strict=True):
+            stdout.write(f"export {name}={shlex.quote(str(value))}\n")
 
 
 class CheckedTableFormatter(TableFormatter):

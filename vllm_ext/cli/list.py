@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from vllm_ext.cli.base import ListCommand, report_problems
 from vllm_ext.cli.loading import exit_code, load_reports, outcome_columns
-from vllm_ext.contracts.groups import KIND_OF_GROUP
+from vllm_ext.contracts.groups import ENTRY_POINT_GROUPS, KIND_OF_GROUP
 from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.errors import ConfigError, did_you_mean, listing, printable
 from vllm_ext.plan import Decision, Plan, Status
@@ -21,7 +21,7 @@ class ListPlugins(ListCommand):
 
     def get_parser(self, prog_name: str) -> argparse.ArgumentParser:
         parser = super().get_parser(prog_name)
-        parser.add_argument("--group", help=f"only this entry-point group, such as {', '.join(KIND_OF_GROUP)}")
+        parser.add_argument("--group", help=f"only this entry-point group, such as {', '.join(ENTRY_POINT_GROUPS)}")
         parser.add_argument("--status", choices=get_args(Status), help="only plugins of this status")
         parser.add_argument(
             "--load",

@@ -33,6 +33,8 @@ _COMMANDS = {
     "config schema": "vllm_ext.cli.config:ShowSchema",
     "config show": "vllm_ext.cli.config:ShowConfig",
     "doctor": "vllm_ext.cli.doctor:Doctor",
+    "env": "vllm_ext.cli.host:ShowEnvironment",
+    "exec": "vllm_ext.cli.host:Execute",
     "explain": "vllm_ext.cli.explain:Explain",
     "list": "vllm_ext.cli.list:ListPlugins",
     "plan": "vllm_ext.cli.plan:ShowPlan",

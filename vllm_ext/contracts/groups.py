@@ -19,6 +19,10 @@ LOGITSPROCS_GROUP = "vllm.logits_processors"
 IN_TREE_PLATFORMS_GROUP = "vllm_ext.platforms"
 IN_TREE_STAT_LOGGERS_GROUP = "vllm_ext.stat_loggers"
 EXECUTORS_GROUP = "vllm_ext.executors"
+VLLM_BUILTIN_PLATFORMS_GROUP = "vllm built-in"
+"""Where vLLM's own platforms are listed when it is the host; no metadata can declare a group of this form."""
+VLLM_BUILTIN_PLATFORMS = ("cpu", "cuda", "rocm", "tpu", "xpu")
+"""Names in ``vllm.platforms.builtin_platform_plugins``; each is detected by ``vllm.platforms.NAME_platform_plugin``."""
 
 GROUP_PREFIXES = ("vllm.", "vllm_ext.")
 
@@ -56,7 +60,7 @@ _CONTRACTS = "vllm_ext.contracts"
 GENERAL = PluginKind("general", (GENERAL_PLUGINS_GROUP,), "hook", "hook", None)
 PLATFORM = PluginKind(
     "platform",
-    (PLATFORM_PLUGINS_GROUP, IN_TREE_PLATFORMS_GROUP),
+    (PLATFORM_PLUGINS_GROUP, IN_TREE_PLATFORMS_GROUP, VLLM_BUILTIN_PLATFORMS_GROUP),
     "driver",
     "class path",
     f"{_CONTRACTS}.platform.Platform",
@@ -97,7 +101,16 @@ EXECUTOR = PluginKind("executor", (EXECUTORS_GROUP,), "driver", "class", f"{_CON
 
 KINDS: tuple[PluginKind, ...] = (GENERAL, PLATFORM, IO_PROCESSOR, STAT_LOGGER, ENDPOINT, LOGITS_PROCESSOR, EXECUTOR)
 
+
+def is_read_by_vllm(group: str) -> bool:
+    """Whether a group is of vLLM, and not one of our own, which it does not know."""
+    return group.partition(".")[0] == "vllm" or group == VLLM_BUILTIN_PLATFORMS_GROUP
+
+
 KIND_OF_GROUP: dict[str, PluginKind] = {group: kind for kind in KINDS for group in kind.groups}
+
+ENTRY_POINT_GROUPS: tuple[str, ...] = tuple(g for g in KIND_OF_GROUP if g != VLLM_BUILTIN_PLATFORMS_GROUP)
+"""Groups that a distribution may declare plugins in."""
 
 
 def closest_group(group: str) -> str | None:
@@ -105,7 +118,7 @@ def closest_group(group: str) -> str | None:
     head, stem = _parts(group)
     near = [
         (SequenceMatcher(None, group, known).ratio(), known)
-        for known in KIND_OF_GROUP
+        for known in ENTRY_POINT_GROUPS
         if SequenceMatcher(None, head, "vllm").ratio() >= _HEAD_LIKENESS
         and SequenceMatcher(None, stem, _parts(known)[1]).ratio() >= _STEM_LIKENESS
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from vllm_ext.contracts.groups import GROUP_PREFIXES, KIND_OF_GROUP, closest_group
+from vllm_ext.contracts.groups import ENTRY_POINT_GROUPS, GROUP_PREFIXES, closest_group
 from vllm_ext.discovery.findings import Finding, Severity
 from vllm_ext.discovery.folders import MetadataFolder
 from vllm_ext.discovery.metadata import declaration_lines, decode, split_declaration
@@ -40,7 +40,7 @@ def _is_ours(group: str) -> bool:
 
 def _check_groups(file: str, groups: list[str]) -> Iterator[Finding]:
     for group in groups:
-        if group in KIND_OF_GROUP:
+        if group in ENTRY_POINT_GROUPS:
             continue
         right = closest_group(group)
         if right is not None:
@@ -49,7 +49,7 @@ def _check_groups(file: str, groups: list[str]) -> Iterator[Finding]:
             yield Finding("warning", "misspelt-group", group, text, remedy)
         elif _is_ours(group):
             text = f"{file} declares plugins in the unknown group {group!r}, which nothing reads"
-            remedy = f"If it is meant for vllm_ext, use one of {', '.join(sorted(KIND_OF_GROUP))}."
+            remedy = f"If it is meant for vllm_ext, use one of {', '.join(sorted(ENTRY_POINT_GROUPS))}."
             yield Finding("note", "unknown-group", group, text, remedy)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from vllm_ext.contracts.groups import VLLM_BUILTIN_PLATFORMS_GROUP
+
 IN_TREE_DISTRIBUTION = "vllm-ext"
 
 
@@ -30,8 +32,8 @@ class ExtensionRecord(msgspec.Struct, frozen=True):
 
     @property
     def in_tree(self) -> bool:
-        """Whether it comes with vllm_ext itself."""
-        return self.distribution == IN_TREE_DISTRIBUTION
+        """Whether it comes with vllm_ext itself, or is one of vLLM's own platforms: nobody installed it as a plugin."""
+        return self.distribution == IN_TREE_DISTRIBUTION or self.group == VLLM_BUILTIN_PLATFORMS_GROUP
 
     def __str__(self) -> str:
         return f"{self.name!r} of {self.distribution} {self.version}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 
 from vllm_ext.config import Config
-from vllm_ext.discovery import find_providers, scan
+from vllm_ext.discovery import builtin_platforms, find_providers, scan
 from vllm_ext.plan import Plan, modules_in_question, resolve
+from vllm_ext.plan.requirements import VLLM
 
 logger = logging.getLogger(__name__)
 
@@ -17,7 +18,10 @@ def plan_installed(config: Config) -> Plan:
     What is wrong with names in the settings is in ``Plan.errors``.
     """
     records = scan()
-    return resolve(records, config, find_providers(modules_in_question(records, config)))
+    providers = find_providers(modules_in_question(records, config))
+    if config.settings.host == VLLM and VLLM in providers:
+        records = [*records, *builtin_platforms(providers[VLLM])]
+    return resolve(records, config, providers)
 
 
 def make_plan(config: Config) -> Plan:

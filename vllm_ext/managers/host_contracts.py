@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from vllm_ext.contracts.groups import KINDS, PluginKind
+from vllm_ext.contracts.groups import KINDS, PluginKind, is_read_by_vllm
 from vllm_ext.errors import ContractError, dotted_path, innermost_cause
 from vllm_ext.plan import Decision
 
@@ -25,7 +25,7 @@ def source_of(decision: Decision) -> str:
 
 def is_for_vllm(decision: Decision, host: str) -> bool:
     """Whether vLLM would be the one to use the plugin; groups of our own it does not read."""
-    return host == _VLLM and decision.group.partition(".")[0] == _VLLM
+    return host == _VLLM and is_read_by_vllm(decision.group)
 
 
 def contracts_of(decision: Decision, host: str) -> tuple[Any, ...]:

@@ -14,6 +14,7 @@ from stevedore.extension import Extension
 from vllm_ext._version import __version__
 from vllm_ext.config import Settings
 from vllm_ext.contracts.current_platform import probing, refuse_while_probing
+from vllm_ext.contracts.groups import is_read_by_vllm
 from vllm_ext.contracts.platform import Platform, UnspecifiedPlatform
 from vllm_ext.contracts.platform_check import METHODS, check_platform, is_inherited
 from vllm_ext.contracts.qualname import is_class_path
@@ -213,14 +214,18 @@ def _several_active(active: Sequence[PlatformCandidate], probed: Sequence[Platfo
 
 def _reference(decision: Decision, plan: Plan) -> str:
     """How the settings file names this platform and no other."""
-    namesakes = [d for d in plan.find("platform", decision.name) if d.status in _NAMEABLE]
+    namesakes = [d for d in plan.find("platform", decision.name) if _is_nameable(d, plan)]
     is_unique = len(namesakes) == 1 and decision.name != "auto"
     return in_yaml(decision.name if is_unique else f"{decision.distribution}:{decision.name}")
 
 
 def _cpu_reference(plan: Plan) -> str:
-    found = (d for d in plan.find("platform", "cpu") if d.in_tree and d.status in _NAMEABLE)
+    found = (d for d in plan.find("platform", "cpu") if d.in_tree and _is_nameable(d, plan))
     return next((_reference(decision, plan) for decision in found), "cpu")
+
+
+def _is_nameable(decision: Decision, plan: Plan) -> bool:
+    return decision.status in _NAMEABLE and (plan.settings.host != "vllm" or is_read_by_vllm(decision.group))
 
 
 def _verb(outcome: Outcome) -> str:

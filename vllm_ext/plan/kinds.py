@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 from vllm_ext import envs
 from vllm_ext.config import Origin
+from vllm_ext.contracts.groups import is_read_by_vllm
 from vllm_ext.discovery import ExtensionRecord
 from vllm_ext.errors import ConfigError, VllmExtError, did_you_mean
 from vllm_ext.plan.decisions import Decision, Status
 from vllm_ext.plan.names import ambiguous, matches, matches_any, not_found, tell_apart
+from vllm_ext.plan.requirements import VLLM
 from vllm_ext.plan.rules import Rule, value_of
 from vllm_ext.plan.screen import SAFE_MODE_ORIGIN, VLLM_PLUGINS_ORIGIN, Screen, Verdict
 
@@ -60,12 +62,16 @@ class KindResolution:
 
     def _take(self) -> None:
         asked = value_of(self.config.settings, self.rule.asked_key)
-        if asked is None:
+        if asked is None or self._is_unread():
             self._take_named([])
         elif asked == self.rule.everything or self._is_opened_by_allow_list(asked):
             self._take_all()
         else:
             self._take_named([asked] if isinstance(asked, str) else asked)
+
+    def _is_unread(self) -> bool:
+        """Whether the host has plugins of other kinds only."""
+        return self.config.settings.host == VLLM and not any(map(is_read_by_vllm, self.rule.kind.groups))
 
     def _is_opened_by_allow_list(self, asked: object) -> bool:
         """Of a kind that is off by default, VLLM_PLUGINS turns on what it names, unless the user asked otherwise."""

@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 from vllm_ext import envs
 from vllm_ext.config import Config, Origin
 from vllm_ext.config.schema import Settings
+from vllm_ext.contracts.groups import is_read_by_vllm
 from vllm_ext.discovery import ExtensionRecord, Provider
 from vllm_ext.discovery.records import IN_TREE_DISTRIBUTION
 from vllm_ext.errors import ConfigError, IncompatiblePlugin, PluginLoadError, VllmExtError, did_you_mean, listing
@@ -49,7 +50,15 @@ class Screen(msgspec.Struct, frozen=True):
 
         Without a rule (for a name in ``VLLM_PLUGINS``) the settings of single kinds are not asked.
         """
-        checks = (_fault, self._disabled, self._safe_mode, self._allowed, self._permitted, self._named_at_all)
+        checks = (
+            _fault,
+            self._unread,
+            self._disabled,
+            self._safe_mode,
+            self._allowed,
+            self._permitted,
+            self._named_at_all,
+        )
         for check in checks:
             if (verdict := check(record, rule)) is not None:
                 return verdict
@@ -61,6 +70,18 @@ class Screen(msgspec.Struct, frozen=True):
             return ()
         unmet = unmet_on_vllm(record, self.providers)
         return (f"{unmet}; the host is embedded, so nothing depends on it",) if unmet else ()
+
+    def _unread(self, record: ExtensionRecord, rule: Rule | None) -> Verdict | None:
+        if self.config.settings.host != VLLM or is_read_by_vllm(record.group):
+            return None
+        where = self.config.where("host")
+
+        def error(plugin: str, asking: str) -> VllmExtError:
+            text = f"{asking} names {plugin!r}, which is in group {record.group!r}, but {where} is 'vllm'"
+            return ConfigError(f"{text}, and vLLM does not read that group. Do not name it, or set host: embedded")
+
+        reason = "the host is vllm, which does not read this group"
+        return Verdict("available", reason, self.config.origin("host"), error)
 
     def _disabled(self, record: ExtensionRecord, rule: Rule | None) -> Verdict | None:
         if rule is None or rule.disabled_key is None:
@@ -76,7 +97,7 @@ class Screen(msgspec.Struct, frozen=True):
 
     def _allowed(self, record: ExtensionRecord, rule: Rule | None) -> Verdict | None:
         refusal = refused_distribution(self.config.settings, record.distribution, record.version)
-        if refusal is None:
+        if refusal is None or record.in_tree:
             return None
         where = self.config.where(ALLOWED_KEY)
 
