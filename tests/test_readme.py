@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.stand_in_vllm import install_vllm
 
 import vllm_ext
 from vllm_ext.cli.main import main
@@ -24,7 +25,8 @@ def blocks(language):
 
 PLUGIN_INSTALL = ".venv/bin/pip install ./"
 (FIRST_PLUGIN,) = (block for block in blocks("sh") if block.startswith(PLUGIN_INSTALL))
-COMMANDS = [line for block in blocks("sh") if block != FIRST_PLUGIN for line in block.splitlines()]
+(HOST,) = (block for block in blocks("sh") if block.startswith("vllm-ext exec -- vllm "))
+COMMANDS = [line for block in blocks("sh") if block not in (FIRST_PLUGIN, HOST) for line in block.splitlines()]
 MAIN_LINES = [line for line in COMMANDS if INSTALL in line]
 
 
@@ -72,6 +74,22 @@ def test_the_first_plugin_is_installed_listed_and_computes(tmp_path):
     assert (installed.returncode, listed.returncode, generated.returncode) == (0, 0, 0), installed.stderr
     assert re.search(r"\| dummy +\| vllm[-_]ext[-_]dummy[-_]platform +\|", listed.stdout)
     assert generated.stdout
+
+
+@pytest.mark.parametrize("line", HOST.splitlines())
+def test_the_lines_for_a_vllm_give_it_the_plugins_of_the_plan(line, plugins, tmp_path):
+    install_vllm(plugins)
+    plugins.distribution("acme", {"vllm.general_plugins": ["a = acme:run"]}, {"acme.py": "def run(): ..."})
+    show = 'echo "$VLLM_PLUGINS $VLLM_TARGET_DEVICE $*"\n'
+    for name, text in {"vllm": show, "vllm-ext": f'{sys.executable} -m vllm_ext "$@"\n'}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{text}")
+        (tmp_path / name).chmod(0o755)
+    path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+    done = run(["sh", "-ec", f"{line}\n{show}"], tmp_path, **path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("a cpu ")
 
 
 @pytest.mark.parametrize("program", blocks("python"))

@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 from support.compatibility import public_methods
+from support.distributions import GENERAL, config
 
-from vllm_ext.contracts.groups import KINDS
+from vllm_ext.contracts.groups import KINDS, STAT_LOGGER_PLUGINS_GROUP, VLLM_BUILTIN_PLATFORMS
+from vllm_ext.dispatch.planning import plan_installed
+from vllm_ext.hosts.variables import host_variables
 
 pytest.importorskip("vllm", reason="no vLLM is installed beside vllm_ext")
 pytestmark = pytest.mark.filterwarnings("ignore")  # what vLLM's imports warn of is not ours
@@ -183,3 +186,30 @@ def test_the_groups_are_those_that_vllm_reads():
     groups = [group for kind in KINDS for group in kind.groups if group.startswith("vllm.")]
 
     assert [group for group in groups if f'"{group}"' not in read] == []
+
+
+def test_its_own_platforms_are_those_that_are_candidates():
+    detectors = importlib.import_module("vllm.platforms").builtin_platform_plugins
+
+    assert {name: detector.__name__ for name, detector in detectors.items()} == {
+        name: f"{name}_platform_plugin" for name in VLLM_BUILTIN_PLATFORMS
+    }
+
+
+def test_it_loads_what_the_variables_say(plugins, monkeypatch):
+    files = {"acme.py": "def a(): pass\ndef b(): pass\n"}
+    plugins.distribution(
+        "acme", {GENERAL: ["a = acme:a", "b = acme:b"], STAT_LOGGER_PLUGINS_GROUP: ["c = acme:a"]}, files
+    )
+    plan = plan_installed(config(host="vllm", platform__driver="cpu", plugins__general__disabled=["b"]))
+    variables = host_variables(plan.bind(plan.candidates()[0]), {})
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    load = importlib.import_module("vllm.plugins").load_plugins_by_group
+    own = {"lora_filesystem_resolver", "lora_hf_hub_resolver"}
+    assert set(load(GENERAL)) == {"a"} | own
+    assert set(load(STAT_LOGGER_PLUGINS_GROUP)) == {"c"}
+    assert set(load(GENERAL)) == {d.name for d in plan.selected("general")}
+    resolve = importlib.import_module("vllm.platforms").resolve_current_platform_cls_qualname
+    assert resolve() == "vllm.platforms.cpu.CpuPlatform"
