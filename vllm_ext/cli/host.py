@@ -49,7 +49,7 @@ class _HostCommand(SettingsCommand):
 
 
 class ShowEnvironment(_HostCommand, FieldsCommand):
-    """Print the plan as environment variables of a vLLM: ``eval "$(vllm-ext env)"``.
+    """Print the plan as environment variables of a vLLM: ``variables="$(vllm-ext env)" && eval "$variables"``.
 
     Chooses the platform, and tries each plugin in a process of its own. One that fails is left out, unless the settings
     name it; then that is the error. So is a plan that a vLLM cannot be given. Settings that need an option of vLLM's

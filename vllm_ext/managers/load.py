@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from stevedore.extension import Extension
 
-from vllm_ext.contracts.groups import KIND_OF_GROUP, PluginKind
+from vllm_ext.contracts.groups import ENTRY_POINT_GROUPS, KIND_OF_GROUP, PluginKind
 from vllm_ext.errors import PluginNotFound, did_you_mean, listing
 from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.managers.planned import NamedPlugins, PlannedDriver, without_secrets
@@ -46,10 +46,10 @@ def load_group(plan: Plan | BoundPlan, group: str) -> dict[str, Any]:
         PluginNotFound: there is no such group.
         PluginLoadError: a plugin that the user named failed.
     """
-    if group not in KIND_OF_GROUP:
+    if group not in ENTRY_POINT_GROUPS:
         raise PluginNotFound(
-            f"no entry-point group {group!r} is known{did_you_mean(group, KIND_OF_GROUP)}; "
-            f"known: {listing(KIND_OF_GROUP)}"
+            f"no entry-point group {group!r} is known{did_you_mean(group, ENTRY_POINT_GROUPS)}; "
+            f"known: {listing(ENTRY_POINT_GROUPS)}"
         )
     decisions = [decision for decision in plan.used(KIND_OF_GROUP[group].key) if decision.group == group]
     counts = Counter(decision.name for decision in decisions)
