@@ -45,6 +45,7 @@ VALUES = {
     "engine.executor": ("from_file", "from_env", "from_cli"),
     "engine.core_process": ("true", "false", "true"),
     "engine.enforce_eager": ("true", "false", "true"),
+    "engine.enable_sleep_mode": ("true", "false", "true"),
     "engine.disable_log_stats": ("false", "true", "false"),
     "engine.log_stats_interval_s": ("1.5", "2.5", "3.5"),
     "engine.join_timeout_s": ("1.5", "2.5", "3.5"),

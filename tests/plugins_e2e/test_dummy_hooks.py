@@ -13,8 +13,8 @@ from vllm_ext import LLM, AsyncLLM, SamplingParams, WorkerBase
 from vllm_ext.contracts.platform_check import CALLS
 from vllm_ext.errors import InvalidRequest, VllmExtError
 
-PLATFORM = sorted({*CALLS, "get_attn_backend_cls"} - {"is_sleep_mode_available", "get_static_graph_wrapper_cls"})
-"""There is no sleep mode whose user would be answered, and only the in-tree worker asks for a wrapper."""
+PLATFORM = sorted({*CALLS, "get_attn_backend_cls"} - {"get_static_graph_wrapper_cls"})
+"""Only the in-tree worker asks for a wrapper."""
 ELSEWHERE = ("get_kv_cache_spaces", "sample_tokens", "get_whole_prompt_tasks")
 """Deprecated, for workers in two phases, and for models that pool (tests/models/test_pooling_decoders.py)."""
 WORKER = sorted(
@@ -30,6 +30,7 @@ FATAL = {
     "check_and_update_config": "worker_cls at 'auto'",
     "pre_register_and_update": "no attention backend is called 'DUMMY_ATTN'",
     "device_control_id_to_physical_device_id": "names device 'dummy0'; platform .*MyDummyPlatform takes numbers",
+    "is_sleep_mode_available": r"engine.enable_sleep_mode is true, and platform 'dummy' has no sleep mode",
     "get_attn_backend_cls": f"{MISSING} get_attn_backend_cls",
     **{name: f"{MISSING} {name}" for name in ("get_device_name", "get_device_total_memory")},
     **{
@@ -45,6 +46,8 @@ FATAL = {
             "init_device",
             "initialize_from_config",
             "load_model",
+            "sleep",
+            "wake_up",
         )
     },
 }
@@ -71,10 +74,13 @@ def reached(model: Path, traces: Path, monkeypatch: pytest.MonkeyPatch) -> set[s
     count_calls(MyDummyPlatform, seen, monkeypatch.setattr)
     count_calls(MyDummyWorker, seen, monkeypatch.setattr)
     overrides = {"profiler.torch_profiler_dir": str(traces)}
-    with LLM(model, platform="dummy", kv_cache_memory=6 * BLOCK_BYTES, quantization="int8", overrides=overrides) as llm:
+    engine = {"kv_cache_memory": 6 * BLOCK_BYTES, "quantization": "int8", "enable_sleep_mode": True}
+    with LLM(model, platform="dummy", overrides=overrides, **engine) as llm:
         llm.generate([[5, 6, 7]], SamplingParams(temperature=0, max_tokens=3))
         assert llm.reset_prefix_cache()
         llm.llm_engine.engine_core.check_health()
+        llm.sleep()
+        llm.wake_up()
         llm.start_profile("run")
         llm.stop_profile()
         llm.collective_rpc("get_model_inspection")

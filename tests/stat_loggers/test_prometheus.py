@@ -53,6 +53,21 @@ def step(**fields) -> IterationStats:
     return IterationStats(**fields)
 
 
+@pytest.mark.parametrize(
+    ("told", "state"), [(None, "awake"), ((1, 0), None), ((1, 1), "weights_offloaded"), ((1, 2), "discard_all")]
+)
+def test_one_of_the_sleep_states_is_1(stat_logger, registry, told, state):
+    if told is not None:
+        stat_logger.record_sleep_state(*told)
+
+    scraped = Scraped(registry)
+    states = ("awake", "weights_offloaded", "discard_all")
+    assert [scraped.value("engine_sleep_state", sleep_state=name) for name in states] == [s == state for s in states]
+
+    stat_logger.record_sleep_state(0, 0)
+    assert Scraped(registry).value("engine_sleep_state", sleep_state="awake") == 1
+
+
 def test_gauges_have_the_last_values(stat_logger, registry):
     stat_logger.record(SchedulerStats(4, 7, kv_cache_usage=0.75), None)
     stat_logger.record(SchedulerStats(3, 9, kv_cache_usage=0.25), None)

@@ -116,6 +116,7 @@ class FakeWorker(WorkerBase):
         self.next_token: NextToken = checksum_token
         self.available_memory = 1 << 30
         self.before_step: Callable[[], None] = lambda: None
+        self.asleep: set[str] = set()
         self._cache: dict[tuple[int, int], int] = {}
         self._windows = self.model_config.hf_config.get("sliding_windows", (None, None))
         """By layer."""
@@ -149,6 +150,7 @@ class FakeWorker(WorkerBase):
 
     def execute_model(self, scheduler_output: SchedulerOutput) -> ModelRunnerOutput:
         self.before_step()
+        assert not self.asleep, "a step is made while memory sleeps"
         self._remember(scheduler_output)
         scheduled = scheduler_output.num_scheduled_tokens
         assert scheduler_output.total_num_scheduled_tokens == sum(scheduled.values())
@@ -162,6 +164,15 @@ class FakeWorker(WorkerBase):
             self._store(req_id, num_tokens)
         sampled = [self._attend(req_id, num_tokens) for req_id, num_tokens in scheduled.items()]
         return ModelRunnerOutput(req_ids, {req_id: i for i, req_id in enumerate(req_ids)}, sampled)
+
+    def sleep(self, level: int = 1) -> None:
+        self.calls.append(f"sleep {level}")
+        self._cache.clear()
+        self.asleep = {"weights", "kv_cache"}
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        self.calls.append(f"wake_up {tags}")
+        self.asleep -= self.asleep if tags is None else set(tags)
 
     def shutdown(self) -> None:
         self.calls.append("shutdown")
@@ -324,6 +335,7 @@ def make_vllm_config(
     max_num_batched_tokens: int = 64,
     enable_prefix_caching: bool = True,
     policy: SchedulingPolicy = "fcfs",
+    enable_sleep_mode: bool = False,
     **hf_values: object,
 ) -> VllmConfig:
     """A configuration for the fake worker; ``num_blocks`` sets the memory of the cache to that many blocks."""
@@ -336,6 +348,7 @@ def make_vllm_config(
             max_model_len=max_model_len,
             tokenizer=str(model),
             original_max_model_len=max_model_len,
+            enable_sleep_mode=enable_sleep_mode,
         ),
         cache_config=CacheConfig(
             block_size=block_size, kv_cache_memory_bytes=memory, enable_prefix_caching=enable_prefix_caching

@@ -27,6 +27,7 @@ class Kept(StatLoggerBase):
     def __init__(self, vllm_config=None, engine_index: int = 0) -> None:
         self.arguments = (vllm_config, engine_index)
         self.records: list[tuple[SchedulerStats | None, IterationStats | None]] = []
+        self.sleep_states: list[tuple[int, int]] = []
         self.calls: list[str] = []
         self.threads: set[str] = set()
         self.has_record = threading.Event()
@@ -42,6 +43,9 @@ class Kept(StatLoggerBase):
 
     def log_engine_initialized(self) -> None:
         self._note("log_engine_initialized")
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None:
+        self.sleep_states.append((is_awake, level))
 
     def log(self) -> None:
         self._note("log")

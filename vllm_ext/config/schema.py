@@ -167,6 +167,10 @@ class EngineSettings(_Section, frozen=True):
         bool,
         Meta(description="whether every step is computed op by op, and none replayed as a static graph"),
     ] = False
+    enable_sleep_mode: Annotated[
+        bool,
+        Meta(description="whether the engine can be put to sleep: sleep() gives its memory back until wake_up()"),
+    ] = False
     disable_log_stats: Annotated[
         bool,
         Meta(description="whether stat loggers that come with vllm-ext are off unless plugins.stat_logger names them"),

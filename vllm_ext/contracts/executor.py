@@ -177,6 +177,20 @@ class Executor(ABC):
         """Tell the workers that the engine forgot what cached blocks hold. An extension of vLLM's contract."""
         self.collective_rpc("reset_prefix_cache")
 
+    def sleep(self, level: int = 1) -> None:
+        """Let the workers give memory back, once their devices are done. In vLLM it also remembers it, which here the
+        engine core does.
+
+        Args:
+            level: the number of the sleep level, 1 or 2; see :meth:`WorkerBase.sleep`.
+        """
+        self.collective_rpc("synchronize_device")
+        self.collective_rpc("sleep", kwargs={"level": level})
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        """Let the workers take it again; see :meth:`WorkerBase.wake_up`."""
+        self.collective_rpc("wake_up", kwargs={"tags": tags})
+
     def profile(self, is_start: bool, profile_prefix: str | None = None) -> None:
         """Let the workers begin to record, or finish what their devices were given and write the traces, into files
         whose names begin with ``profile_prefix``.

@@ -37,7 +37,6 @@ class ModelShape:
     tokenizer_revision: ClassVar[str | None] = None
     """A model is a directory, whose code is never run."""
     enable_prompt_embeds: ClassVar[bool] = False
-    enable_sleep_mode: ClassVar[bool] = False
     skip_tokenizer_init: ClassVar[bool] = False
     disable_cascade_attn: ClassVar[bool] = True
     disable_sliding_window: ClassVar[bool] = False

@@ -59,8 +59,12 @@ class StatLoggerBase(ABC):
         """
 
     def record_sleep_state(self, is_awake: int, level: int) -> None:  # noqa: B027 - optional
-        """Take a change of the sleep state: ``is_awake`` is the number 1 or 0, ``level`` the number of vLLM's
-        sleep level, 1 or 2. The default ignores it.
+        """Take a change of the sleep state, given by position. The default ignores it.
+
+        Args:
+            is_awake: the number 1 where the engine went to sleep, 0 where it is awake again: what vLLM gives, whatever
+                the name says.
+            level: the number of vLLM's sleep level, 0, 1 or 2.
         """
 
 

@@ -151,6 +151,8 @@ class ModelConfig(ModelShape):
     """What a model class for generation is made into, where it has to pool."""
     pooler_config: PoolerConfig | None = None
     """Where ``runner_type`` is ``pooling``."""
+    enable_sleep_mode: bool = False
+    """Whether the worker may be asked to give its memory back, and to go on later."""
 
     @property
     def architectures(self) -> list[str]:

@@ -209,6 +209,25 @@ class WorkerBase:
         """
         raise self._not_implemented("profile")
 
+    def sleep(self, level: int = 1) -> None:
+        """Give memory back until :meth:`wake_up`. Nothing is in flight that has a place in the KV cache, and no step is
+        made meanwhile.
+
+        Args:
+            level: the number 1 or 2. 1 gives that of the KV cache, whose contents are lost, and where the device's
+                memory is its own, that of the weights, which are kept elsewhere; 2 gives both and keeps nothing.
+        """
+        raise self._not_implemented("sleep")
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        """Take memory again, and go on as before :meth:`sleep`; after level 2 with weights loaded anew (in vLLM whoever
+        called has to load them).
+
+        Args:
+            tags: what is taken, ``weights`` or ``kv_cache``, the former first; ``None`` for all that sleeps.
+        """
+        raise self._not_implemented("wake_up")
+
     def get_model(self) -> torch.nn.Module:
         """The model, for inspection."""
         raise self._not_implemented("get_model")

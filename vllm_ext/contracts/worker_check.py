@@ -17,11 +17,17 @@ REQUIRED_METHODS = (
 )
 """What every worker implements itself. ``sample_tokens`` depends on what ``execute_model`` returns; ``get_model`` and
 ``profile`` are only needed by who asks for them."""
+SLEEP_METHODS = ("sleep", "wake_up")
+"""What it implements besides where the settings want sleep mode."""
 
 
-def missing_methods(worker_cls: type[WorkerBase]) -> list[str]:
-    """Methods that the engine calls, and that the class leaves as they are in :class:`WorkerBase`, where they raise."""
-    missing = [name for name in REQUIRED_METHODS if _is_inherited(worker_cls, name)]
+def missing_methods(worker_cls: type[WorkerBase], *, with_sleep: bool = False) -> list[str]:
+    """Methods that the engine calls, and that the class leaves as they are in :class:`WorkerBase`, where they raise.
+
+    ``with_sleep`` adds those of sleep mode.
+    """
+    required = (*REQUIRED_METHODS, *SLEEP_METHODS) if with_sleep else REQUIRED_METHODS
+    missing = [name for name in required if _is_inherited(worker_cls, name)]
     if "get_kv_cache_spec" in missing and not _is_inherited(worker_cls, "get_kv_cache_spaces"):
         missing.remove("get_kv_cache_spec")
     return missing

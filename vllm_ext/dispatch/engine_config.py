@@ -105,7 +105,22 @@ def _model_config(engine: EngineSettings, model: Path, hf_config: HFConfig, plat
         runner_type=purpose.runner_type,
         convert_type=purpose.convert_type,
         pooler_config=make_pooler_config(engine, model, hf_config, purpose.convert_type) if is_pooling else None,
+        enable_sleep_mode=_sleep_mode(engine, platform),
     )
+
+
+def _sleep_mode(engine: EngineSettings, platform: Platform) -> bool:
+    """Whether it is wanted; ConfigError where the platform has none."""
+    if not engine.enable_sleep_mode:
+        return False
+    with platform_code(platform):
+        is_available = platform.is_sleep_mode_available()
+    if not is_available:
+        raise ConfigError(
+            f"engine.enable_sleep_mode is true, and {platform_name(platform)} has no sleep mode: its "
+            "is_sleep_mode_available() is false. Set it to false, or choose another platform"
+        )
+    return True
 
 
 def resolve_dtype(wanted: str, hf_config: HFConfig, platform: Platform) -> torch.dtype:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from vllm_ext.contracts.parameter_checks import check_number
+from vllm_ext.contracts.parameter_checks import check_integer, check_number
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.inputs.prompts import list_advice
@@ -100,3 +100,19 @@ def check_function(func: F) -> F:
     if not callable(func):
         raise InvalidRequest(f"func is {func!r}; it takes a function that is called with the model of each worker")
     return func
+
+
+def check_sleep(level: object, mode: object, modes: Sequence[str]) -> int:
+    """The level; InvalidRequest where these are no arguments of ``sleep()``."""
+    number = check_integer("level", level, low=0, high=2)
+    if mode not in modes:
+        hint = "; others than 'abort' are for AsyncLLM" if len(modes) == 1 else ""
+        raise InvalidRequest(f"mode is {mode!r}; it takes {' or '.join(map(repr, modes))}{hint}")
+    return number
+
+
+def check_tags(tags: object) -> None:
+    """InvalidRequest where these are no tags of ``wake_up()``."""
+    is_list = isinstance(tags, list | tuple) and all(isinstance(tag, str) for tag in tags)
+    if tags is not None and not is_list:
+        raise InvalidRequest(f"tags is {tags!r}; it takes a list of names, or None for all that sleeps")

@@ -40,6 +40,7 @@ from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_promp
 from vllm_ext.engine.metrics.manager import StatLoggerManager
 from vllm_ext.engine.outputs.pooling_output_processor import make_output_processor
 from vllm_ext.engine.processes.cleanup import shut_down_on_error
+from vllm_ext.engine.sleep_calls import AsyncSleepCalls
 from vllm_ext.errors import EngineError, InvalidRequest
 from vllm_ext.managers import make_receipt
 
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class AsyncLLM(FrontEnd):
+class AsyncLLM(AsyncSleepCalls, FrontEnd):
     """A model on the chosen platform, for many concurrent tasks of one event loop.
 
     It is started at once, which takes seconds, and shut down by :meth:`shutdown` or at the end of ``async with``. Its

@@ -95,6 +95,10 @@ class AsyncRequests:
             return core_ids
         return processed.stopped
 
+    def request_ids(self) -> list[str]:
+        """The users' ids of all requests that have not ended."""
+        return list(self._internal_ids)
+
     def abort(self, request_ids: Iterable[str]) -> list[str]:
         """End requests by the users' ids, with a last output; returns what :meth:`close` does."""
         internal_ids = [self._internal_ids[i] for i in dict.fromkeys(request_ids) if i in self._internal_ids]

@@ -23,6 +23,7 @@ from vllm_ext.engine.inputs.prompts import DataPrompt, PromptType, is_data_promp
 from vllm_ext.engine.llm_engine import LLMEngine
 from vllm_ext.engine.pooling_calls import PoolingCalls
 from vllm_ext.engine.processes.cleanup import shut_down_on_error
+from vllm_ext.engine.sleep_calls import SleepCalls
 from vllm_ext.managers import make_receipt
 from vllm_ext.plan import Receipt
 
@@ -35,7 +36,7 @@ T = TypeVar("T")
 _BAR = "Processed prompts"
 
 
-class LLM(ChatCalls, PoolingCalls, FrontEnd):
+class LLM(ChatCalls, PoolingCalls, SleepCalls, FrontEnd):
     """A model on the chosen platform, for use from Python. vLLM: ``LLM``.
 
     Several threads may use it: they take turns, step by step. :meth:`close` is for when they have ended.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 from vllm_ext.contracts.pooling_params import PoolingParams
 from vllm_ext.contracts.sampling_params import RequestOutputKind, SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
-from vllm_ext.engine.arguments import check_call, check_request_id, ids_of
+from vllm_ext.engine.arguments import check_call, check_request_id, check_sleep, check_tags, ids_of
 from vllm_ext.engine.core.engine_core import EngineCore
 from vllm_ext.engine.inputs.input_processor import InputProcessor
 from vllm_ext.engine.inputs.prompts import PromptType
@@ -75,9 +75,11 @@ class LLMEngine:
 
         Raises:
             InvalidRequest: the prompt, or a parameter, cannot be served; nothing is changed.
-            EngineError: the engine is shut down, or the scheduler failed.
+            EngineError: the engine is shut down or sleeps, or the scheduler failed.
         """
         self._check_running()
+        if self.engine_core.is_sleeping():
+            raise EngineError("the engine sleeps, and nobody would compute a request; wake_up() first")
         check_request_id(request_id)
         arrival = self._stats.now()
         text, request = self.input_processor.process_inputs(request_id, prompt, params, priority)
@@ -155,6 +157,27 @@ class LLMEngine:
         """
         self._check_running()
         return self.engine_core.reset_prefix_cache(reset_running_requests=reset_running_requests)
+
+    def sleep(self, level: int = 1, mode: str = "abort") -> None:
+        """End the requests in flight, and stop; see :meth:`LLM.sleep`. The next step gives their last outputs."""
+        self._check_running()
+        level = check_sleep(level, mode, ("abort",))
+        self.abort_request(self.output_processor.request_ids())
+        self.engine_core.sleep(level)
+        self._stats.record_sleep_state(is_asleep=True, level=level)
+
+    def wake_up(self, tags: list[str] | None = None) -> bool:
+        """Go on; see :meth:`LLM.wake_up`."""
+        self._check_running()
+        check_tags(tags)
+        is_awake = self.engine_core.wake_up(tags)
+        if is_awake:
+            self._stats.record_sleep_state(is_asleep=False)
+        return is_awake
+
+    def is_sleeping(self) -> bool:
+        """Whether no steps are made."""
+        return self.engine_core.is_sleeping()
 
     def collective_rpc(
         self,

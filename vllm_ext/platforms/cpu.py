@@ -25,6 +25,9 @@ class CpuPlatform(Platform):
     dispatch_key = "CPU"
     dist_backend = "gloo"
 
+    def is_sleep_mode_available(self) -> bool:
+        return True
+
     @property
     def supported_dtypes(self) -> list[torch.dtype]:
         return [torch.float32, torch.bfloat16, torch.float16]

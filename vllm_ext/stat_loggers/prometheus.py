@@ -8,7 +8,7 @@ from typing import Any
 from vllm_ext.contracts.stat_logger import StatLoggerBase
 from vllm_ext.contracts.stats import FinishedRequestStats, IterationStats, SchedulerStats
 from vllm_ext.contracts.vllm_config import VllmConfig
-from vllm_ext.stat_loggers.prometheus_families import REGISTRY, CollectorRegistry, Families, Metrics
+from vllm_ext.stat_loggers.prometheus_families import REGISTRY, SLEEP_STATES, CollectorRegistry, Families, Metrics
 
 
 class PrometheusStatLogger(StatLoggerBase):
@@ -30,6 +30,7 @@ class PrometheusStatLogger(StatLoggerBase):
         self.engine_label = self._families.reserve(model_name, engine_index)
         self._metrics: Metrics = self._families.metrics_of(model_name, self.engine_label)
         weakref.finalize(self, self._families.release, model_name, self.engine_label).atexit = False
+        self.record_sleep_state(0, 0)
 
     def log_engine_initialized(self) -> None:
         """Publish the KV cache's shape."""
@@ -40,6 +41,12 @@ class PrometheusStatLogger(StatLoggerBase):
             "enable_prefix_caching": config.enable_prefix_caching,
         }
         self._families.publish_cache_config(self.engine_label, {name: str(value) for name, value in shape.items()})
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None:
+        """Enter that the engine went to sleep (1) or is awake (0)."""
+        now = ("", *SLEEP_STATES[1:])[level] if is_awake else SLEEP_STATES[0]
+        for state in SLEEP_STATES:
+            self._metrics["engine_sleep_state", state].set(state == now)
 
     def record(
         self,

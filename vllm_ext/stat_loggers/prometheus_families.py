@@ -12,15 +12,18 @@ try:
 except ImportError as error:
     raise Unavailable("it needs prometheus_client; pip install 'vllm-ext[prometheus]'") from error
 
-__all__ = ["FINISH_REASONS", "PREFIX", "REGISTRY", "CollectorRegistry", "Families", "Metrics"]
+__all__ = ["FINISH_REASONS", "PREFIX", "REGISTRY", "SLEEP_STATES", "CollectorRegistry", "Families", "Metrics"]
 
 PREFIX = "vllm:"
 _KEPT_AS = "_vllm_ext_families"
 _LABELS = ("model_name", "engine")
 FINISH_REASONS = ("stop", "length", "abort")
+SLEEP_STATES = ("awake", "weights_offloaded", "discard_all")
+"""Of which one is 1: the last two are the levels 1 and 2; none of them is, where an engine sleeps at level 0."""
 
 Metrics: TypeAlias = dict[Any, Any]
-"""What one engine changes, by the name without the prefix; ``request_success`` by name and finish reason."""
+"""What one engine changes, by the name without the prefix; ``request_success`` by name and finish reason, and
+``engine_sleep_state`` by name and state."""
 
 
 class _Metric(NamedTuple):
@@ -74,6 +77,9 @@ class Families:
         self._success = Counter(
             f"{PREFIX}request_success", "Requests that have ended.", (*_LABELS, "finished_reason"), registry=registry
         )
+        self._sleep_state = Gauge(
+            f"{PREFIX}engine_sleep_state", "1 for how the engine sleeps.", (*_LABELS, "sleep_state"), registry=registry
+        )
         names = ("engine", "block_size", "num_gpu_blocks", "enable_prefix_caching")
         self._cache_config = Gauge(f"{PREFIX}cache_config_info", "The KV cache's shape.", names, registry=registry)
         self._taken: set[tuple[str, str]] = set()
@@ -104,6 +110,8 @@ class Families:
         metrics: Metrics = {name: family.labels(model_name, engine) for name, family in self._families.items()}
         for reason in FINISH_REASONS:
             metrics["request_success", reason] = self._success.labels(model_name, engine, reason)
+        for state in SLEEP_STATES:
+            metrics["engine_sleep_state", state] = self._sleep_state.labels(model_name, engine, state)
         return metrics
 
     def publish_cache_config(self, engine: str, shape: dict[str, str]) -> None:

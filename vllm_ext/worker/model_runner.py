@@ -67,24 +67,22 @@ class ModelRunner:
     ) -> None:
         self.vllm_config = vllm_config
         self.platform = platform
-        self.model: Any = model
         self.device = device
         self.layers = vllm_config.compilation_config.static_forward_context
         self.sampler = Sampler(vllm_config.model_config.seed)
-        pooler: Any = model.pooler if vllm_config.model_config.runner_type == "pooling" else None
-        self.pooling = None if pooler is None else PoolingRunner(pooler, device)
-        vocab_size = vllm_config.model_config.hf_config.get("vocab_size")
-        self._compute_logits = partial(compute_logits, model, vocab_size)
-        self._selects_rows = selects_rows(model)
-        self._runnable: Callable[..., torch.Tensor] = model
+        is_pooling = vllm_config.model_config.runner_type == "pooling"
+        self.pooling = PoolingRunner(device) if is_pooling else None
+        self._bind_model(model)
         self._processors = build_logits_processors(
             vllm_config, device, platform.is_pin_memory_available(), logits_processors
         )
         # A model that pools has none, and its requests ask for none.
-        self._prompt_logprobs = PromptLogprobs(self._compute_logits)
+        self._prompt_logprobs = PromptLogprobs()
         self._pending: tuple[StepInputs, torch.Tensor | None, dict[str, LogprobsLists]] | None = None
+        self._runnable: Callable[..., torch.Tensor]
         # From initialize_kv_cache() on:
         self.batch: InputBatch
+        self._kv_cache_config: KVCacheConfig
         self._block_sizes: list[int]
         self._buffers: StepBuffers
         self._metadata: StepMetadata
@@ -105,10 +103,44 @@ class ModelRunner:
         self._make_room_for_requests()
         if config.kv_cache_groups:
             warn_of_unread_shapes(self._attention_backends(), config.kv_cache_layout)
-        bind_kv_cache(allocate_kv_cache(config, self.device), self.layers)
+        self._kv_cache_config = config
+        self.allocate_kv_cache()
         self._num_blocks = config.num_blocks
         self._metadata = StepMetadata(config, self.layers, self.vllm_config, self.device)
         self._runnable = self._wrap_model()
+
+    def allocate_kv_cache(self) -> None:
+        """Take the memory of the cache, zeroed; EngineError where the model is not there (see :meth:`free_model`)."""
+        if self.model is None:
+            raise EngineError("the weights sleep; they are woken up before the KV cache, or together with it")
+        bind_kv_cache(allocate_kv_cache(self._kv_cache_config, self.device), self.layers)
+
+    def free_kv_cache(self) -> None:
+        """Give the memory of the cache back, until :meth:`allocate_kv_cache`."""
+        names = [name for group in self._kv_cache_config.kv_cache_groups for name in group.layer_names]
+        bind_kv_cache(dict.fromkeys(names, torch.empty(0, device=self.device)), self.layers)
+        self.clear_graphs()
+
+    def free_model(self) -> None:
+        """Drop the model and its weights, until :meth:`use_model`; what is known of requests stays."""
+        self.layers.clear()
+        self._bind_model(None)
+        del self._metadata
+
+    def use_model(self, model: nn.Module) -> None:
+        """Go on with a model like the first one, whose layers are registered."""
+        self._bind_model(model)
+        self._metadata = StepMetadata(self._kv_cache_config, self.layers, self.vllm_config, self.device)
+        self._runnable = self._wrap_model()
+
+    def _bind_model(self, model: Any) -> None:
+        self.model: Any = model
+        vocab_size = self.vllm_config.model_config.hf_config.get("vocab_size")
+        self._compute_logits = partial(compute_logits, model, vocab_size)
+        self._selects_rows = selects_rows(model)
+        self._runnable = model
+        if self.pooling is not None:
+            self.pooling.pooler = getattr(model, "pooler", None)
 
     def clear_graphs(self) -> None:
         """Record decode steps anew: they hold the addresses of weights, which may be others now."""
@@ -158,7 +190,9 @@ class ModelRunner:
             )
             if self.pooling is not None:
                 return self.pooling.pool(step, hidden_states)
-            prompt_logprobs = self._prompt_logprobs.collect(step.req_ids, step.query_start_loc, hidden_states)
+            prompt_logprobs = self._prompt_logprobs.collect(
+                step.req_ids, step.query_start_loc, hidden_states, self._compute_logits
+            )
             if indices is not None and "logits_indices" not in inputs:
                 hidden_states = hidden_states.index_select(0, indices)
             logits = self._compute_logits(hidden_states) if len(step.sampling_reqs) else None

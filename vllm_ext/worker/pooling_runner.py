@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
 
 from vllm_ext.contracts.outputs import ModelRunnerOutput
-from vllm_ext.contracts.pooler import Pooler, PoolingMetadata
+from vllm_ext.contracts.pooler import PoolingMetadata
 from vllm_ext.contracts.pooling_params import SECOND_TEXT, PoolingParams
 from vllm_ext.contracts.scheduler_output import NewRequestData, SchedulerOutput
 from vllm_ext.errors import EngineError
@@ -30,12 +31,13 @@ class PoolingRunner:
     """Keeps the requests of a pooling model, and pools those that are complete.
 
     Args:
-        pooler: the model's.
         device: where the model lives.
     """
 
-    def __init__(self, pooler: Pooler, device: torch.device) -> None:
-        self.pooler = pooler
+    pooler: Any
+    """A :class:`Pooler`, that of the model, to be set with it."""
+
+    def __init__(self, device: torch.device) -> None:
         self._device = device
         self._states: dict[str, _State] = {}
 
@@ -79,7 +81,7 @@ class PoolingRunner:
                 prompt_lens=self._to_device(step.seq_lens[complete]),
                 query_start_loc=self._to_device(np.concatenate(([0], np.cumsum(lens)))),
             )
-            pooled = self.pooler(rows, metadata)  # type: ignore[operator] # an nn.Module
+            pooled = self.pooler(rows, metadata)
             for req, result in zip(complete, pooled, strict=True):
                 results[req] = result.float().cpu()
         return ModelRunnerOutput(

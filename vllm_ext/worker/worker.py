@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -58,10 +59,14 @@ class Worker(WorkerBase):
         self.tp_group = GroupCoordinator(TP_GROUP, ranks, self.device, get_current_dispatcher())
 
     def load_model(self, *, load_dummy_weights: bool = False) -> None:
-        with use_tp_group(self.tp_group):
-            model = load_model(self.vllm_config, self.device, dummy_weights=load_dummy_weights)
+        self._has_dummy_weights = load_dummy_weights
         processors = get_current_dispatcher().logits_processors
+        model = self._build_model()
         self.model_runner = ModelRunner(self.vllm_config, self.current_platform, model, self.device, processors)
+
+    def _build_model(self) -> torch.nn.Module:
+        with use_tp_group(self.tp_group):
+            return load_model(self.vllm_config, self.device, dummy_weights=self._has_dummy_weights)
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return self.model_runner.get_kv_cache_spec()
@@ -107,8 +112,24 @@ class Worker(WorkerBase):
         else:
             logger.info("the profile is in %s", self._profiler.stop())
 
+    def sleep(self, level: int = 1) -> None:
+        self.model_runner.free_kv_cache()
+        if level == 2:
+            self.model_runner.free_model()
+            # Modules may lead back to themselves, as those do that call a method of their own by an attribute.
+            gc.collect()
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        if (tags is None or "weights" in tags) and self.model_runner.model is None:
+            self.model_runner.use_model(self._build_model())
+        if tags is None or "kv_cache" in tags:
+            self.model_runner.allocate_kv_cache()
+
     def get_model(self) -> torch.nn.Module:
-        return self.model_runner.model
+        if self.model_runner.model is None:
+            raise EngineError("the worker sleeps, and its weights are not there; wake_up() loads them")
+        model: torch.nn.Module = self.model_runner.model
+        return model
 
     def clear_graphs(self) -> None:
         # There is none before the model is loaded, and after the end.

@@ -173,3 +173,15 @@ def test_a_second_engine_starts_after_the_first_has_failed(make_multiproc_llm):
     assert wait_until(lambda: first.llm_engine.engine_core.executor.failure)
 
     assert len(tokens(make_multiproc_llm())) == len(PROMPTS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("level", [1, 2])
+def test_workers_sleep_and_go_on_as_before(make_multiproc_llm, level):
+    llm = make_multiproc_llm(enable_sleep_mode=True)
+    expected = tokens(llm)
+
+    llm.sleep(level)
+    llm.wake_up()
+
+    assert tokens(llm) == expected

@@ -12,6 +12,7 @@ from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.dispatch.blame import whose_code
 from vllm_ext.dispatch.naming_code import NamingCode, platform_code
 from vllm_ext.engine.core.messages import Capabilities
+from vllm_ext.engine.core.sleep_mode import SleepMode
 from vllm_ext.engine.core.step_stats import StepRecorder, StepStats
 from vllm_ext.engine.executors.worker_calls import name_of_method
 from vllm_ext.engine.processes.cleanup import shut_down_on_error
@@ -65,6 +66,8 @@ class EngineCore:
             with self._worker_code("to say what it can do"):
                 self.capabilities = self._ask_capabilities()
             self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
+        is_enabled = self.vllm_config.model_config.enable_sleep_mode
+        self._sleep_mode = SleepMode(self.executor, is_enabled=is_enabled)
         queueing = f"scheduler {dotted_path(type(self.scheduler))} failed in add_request()"
         self._queueing = NamingCode(queueing, (InvalidRequest,), self._bound_plan)
 
@@ -105,8 +108,10 @@ class EngineCore:
         return self.scheduler.abort_all()
 
     def has_requests(self) -> bool:
-        """Whether :meth:`step` has something to do, be it only to tell the workers who has ended."""
-        return self.scheduler.has_requests()
+        """Whether :meth:`step` has something to do, be it only to tell the workers who has ended. While the engine
+        sleeps it has not.
+        """
+        return not self._sleep_mode.is_asleep and self.scheduler.has_requests()
 
     def step(self) -> list[EngineCoreOutput]:
         """Make one step.
@@ -160,6 +165,44 @@ class EngineCore:
         if done:
             self.executor.reset_prefix_cache()
         return done
+
+    def sleep(self, level: int = 1) -> None:
+        """Stop the steps, and above level 0 let the workers give memory back. Requests in flight stay; above level 0
+        they are preempted, and computed again later.
+
+        Raises:
+            ConfigError: sleep mode is not enabled.
+            EngineError: the scheduler does not let go of the cache, or a worker failed.
+        """
+        self._sleep_mode.check(level)
+        if level and self._sleep_mode.has_given_memory:
+            logger.warning("the engine sleeps already; wake it up before it sleeps otherwise")
+            return
+        if level and not self.reset_prefix_cache(reset_running_requests=True):
+            raise EngineError(
+                f"scheduler {dotted_path(type(self.scheduler))} did not reset the prefix cache, so that the KV cache "
+                "is in use; the engine stays awake"
+            )
+        with self._worker_code("in sleep()"):
+            self._sleep_mode.enter(level)
+
+    def wake_up(self, tags: list[str] | None = None) -> bool:
+        """Go on after :meth:`sleep`, with all that sleeps or with what ``tags`` name (``weights``, ``kv_cache``,
+        ``scheduling``); steps are made again once no memory is missing.
+
+        Returns: whether that is so.
+
+        Raises:
+            InvalidRequest: nothing has such a name.
+            EngineError: a worker failed, and sleeps on; or the KV cache was to come before the weights.
+        """
+        with self._worker_code("in wake_up()"):
+            self._sleep_mode.leave(tags)
+        return not self.is_sleeping()
+
+    def is_sleeping(self) -> bool:
+        """Whether no steps are made."""
+        return self._sleep_mode.is_asleep
 
     def check_health(self) -> None:
         """Raise whatever a worker has to complain about."""

@@ -12,7 +12,15 @@ from vllm_ext.engine.core.step_stats import StepStats
 from vllm_ext.engine.scheduling.request import EngineCoreOutput, Request
 
 UtilityMethod = Literal[
-    "reset_prefix_cache", "check_health", "get_stats", "check_integrity", "collective_rpc", "profile"
+    "reset_prefix_cache",
+    "check_health",
+    "get_stats",
+    "check_integrity",
+    "collective_rpc",
+    "profile",
+    "sleep",
+    "wake_up",
+    "is_sleeping",
 ]
 """Methods of the core that the front end may call between two steps."""
 

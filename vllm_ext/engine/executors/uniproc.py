@@ -39,7 +39,7 @@ class UniProcExecutor(Executor):
             distributed_init_method=f"tcp://127.0.0.1:{_free_port()}",
             is_driver_worker=True,
         )
-        check_worker_cls(type(self._worker), self.dispatcher.platform_name)
+        check_worker_cls(self._worker, self.dispatcher.platform_name)
         with shut_down_on_error(self.shutdown):
             self.collective_rpc("init_device")
             self.collective_rpc("load_model")

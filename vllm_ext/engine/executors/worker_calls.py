@@ -46,14 +46,15 @@ def name_of_method(method: str | Callable[..., Any]) -> str:
     return method if isinstance(method, str) else getattr(method, "__qualname__", repr(method))
 
 
-def check_worker_cls(worker_cls: type[WorkerBase], platform_name: str) -> None:
-    """ContractError where the class lacks methods that the engine calls, with all of them; a warning for one that may
+def check_worker_cls(worker: WorkerBase, platform_name: str) -> None:
+    """ContractError where its class lacks methods that the engine calls, with all of them; a warning for one that may
     be needed.
     """
-    worker = f"worker {dotted_path(worker_cls)} of {platform_name}"
-    if missing := missing_methods(worker_cls):
+    worker_cls = type(worker)
+    described = f"worker {dotted_path(worker_cls)} of {platform_name}"
+    if missing := missing_methods(worker_cls, with_sleep=worker.model_config.enable_sleep_mode):
         raise ContractError(
-            f"{worker} does not implement: {describe_missing(worker_cls, missing)}. "
+            f"{described} does not implement: {describe_missing(worker_cls, missing)}. "
             "The engine calls these methods of every worker",
             plugin=platform_name,
         )
@@ -61,7 +62,7 @@ def check_worker_cls(worker_cls: type[WorkerBase], platform_name: str) -> None:
         logger.warning(
             "%s does not implement sample_tokens(), which follows on an execute_model() that returns None; by its "
             "annotation it may",
-            worker,
+            described,
         )
 
 

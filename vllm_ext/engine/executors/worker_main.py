@@ -74,7 +74,7 @@ class WorkerProcess:
             distributed_init_method=start.distributed_init_method,
             is_driver_worker=start.is_driver_worker,
         )
-        check_worker_cls(type(self._worker), self._dispatcher.platform_name)
+        check_worker_cls(self._worker, self._dispatcher.platform_name)
 
     def _update_block_size(self) -> int:
         """The size of KV cache blocks, once the platform has had its say."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from vllm_ext.contracts.stat_logger import StatLoggerBase
 from vllm_ext.contracts.stats import IterationStats, SchedulerStats
@@ -35,6 +35,13 @@ class StatRecord(NamedTuple):
     engine_idx: int
 
 
+class SleepState(NamedTuple):
+    """Arguments of one call of ``record_sleep_state()``."""
+
+    is_asleep: int
+    level: int
+
+
 class StatLoggerThread:
     """Calls the methods of one logger, one after the other.
 
@@ -48,7 +55,7 @@ class StatLoggerThread:
         self._logger = stat_logger
         self._interval_s = interval_s
         self._changed = threading.Condition()
-        self._records: deque[StatRecord] = deque()
+        self._records: deque[StatRecord | SleepState] = deque()
         self._num_put = 0
         self._num_lost = 0
         self._failures: Counter[str] = Counter()
@@ -68,7 +75,7 @@ class StatLoggerThread:
         )
         self._thread.start()
 
-    def put(self, record: StatRecord) -> None:
+    def put(self, record: StatRecord | SleepState) -> None:
         """Let the logger have a record; one that is too far behind loses it."""
         with self._changed:
             if self.is_dropped or self._is_closing:
@@ -119,7 +126,9 @@ class StatLoggerThread:
         due = time.monotonic() + self._interval_s
         while not self.is_dropped:
             record = self._next_record(due)
-            if record is not None:
+            if isinstance(record, SleepState):
+                self._call("record_sleep_state", self._logger.record_sleep_state, *record)
+            elif record is not None:
                 self._call("record", self._record, record)
             elif self._is_closing:
                 self._call("log", self._logger.log)
@@ -128,7 +137,7 @@ class StatLoggerThread:
                 self._call("log", self._logger.log)
                 due = time.monotonic() + self._interval_s
 
-    def _next_record(self, due: float) -> StatRecord | None:
+    def _next_record(self, due: float) -> StatRecord | SleepState | None:
         """Wait for a record; ``None`` where none came until ``due``, or none will come any more."""
         with self._changed:
             if not self._records:
@@ -147,7 +156,7 @@ class StatLoggerThread:
             engine_idx=record.engine_idx,
         )
 
-    def _call(self, name: str, method: Callable[..., None], *args: StatRecord) -> None:
+    def _call(self, name: str, method: Callable[..., None], *args: Any) -> None:
         """Call a method of the logger; a failure is reported once, too many in a row drop the logger."""
         try:
             method(*args)

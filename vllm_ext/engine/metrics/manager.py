@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from vllm_ext.contracts.stats import IterationStats
 from vllm_ext.dispatch.stat_loggers import ENGINE_INDEX
-from vllm_ext.engine.metrics.logger_thread import StatLoggerThread, StatRecord
+from vllm_ext.engine.metrics.logger_thread import SleepState, StatLoggerThread, StatRecord
 from vllm_ext.engine.metrics.request_times import RequestTimes
 from vllm_ext.engine.processes.cleanup import shut_down_on_error
 
@@ -104,6 +104,11 @@ class StatLoggerManager:
         if stats.finished_requests or step_stats is not None:
             self._put(StatRecord(step_stats.scheduler_stats if step_stats else None, stats, ENGINE_INDEX))
 
+    def record_sleep_state(self, *, is_asleep: bool, level: int = 0) -> None:
+        """The engine went to sleep, or is awake again."""
+        if self.is_active:
+            self._put(SleepState(int(is_asleep), level))
+
     def forget(self, core_ids: Iterable[str]) -> None:
         """Requests were refused, by the core's ids: nothing is told of them."""
         self._times.abort(core_ids, 0.0, IterationStats())
@@ -115,7 +120,7 @@ class StatLoggerManager:
     def _iteration_stats(self, now: float) -> IterationStats:
         return IterationStats(iteration_timestamp=self._epoch + now)
 
-    def _put(self, record: StatRecord) -> None:
+    def _put(self, record: StatRecord | SleepState) -> None:
         for thread in self._threads:
             thread.put(record)
 

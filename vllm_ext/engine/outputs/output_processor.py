@@ -178,6 +178,10 @@ class OutputProcessor:
         states = [state for child_id in child_ids if (state := self._states.get(child_id)) is not None]
         return list(dict.fromkeys(state.parent.request_id if state.parent else state.request_id for state in states))
 
+    def request_ids(self) -> list[str]:
+        """Of all requests in flight."""
+        return self.parent_ids(self._states)
+
     def is_in_flight(self, request_id: str) -> bool:
         return request_id in self._states or request_id in self._parents
 

@@ -39,6 +39,10 @@ class PoolingOutputProcessor:
         """The other way round, of those in flight."""
         return [request_id for request_id in child_ids if request_id in self._prompts]
 
+    def request_ids(self) -> list[str]:
+        """Of all requests in flight."""
+        return list(self._prompts)
+
     def is_in_flight(self, request_id: str) -> bool:
         return request_id in self._prompts
 

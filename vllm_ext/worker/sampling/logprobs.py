@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,8 @@ import torch
 from vllm_ext.contracts.outputs import LogprobsLists
 from vllm_ext.contracts.scheduler_output import NewRequestData
 from vllm_ext.errors import EngineError
+
+ComputeLogits: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 ALL = -1
 """As a number of log probabilities: the whole vocabulary."""
@@ -58,14 +61,9 @@ class _Prompt:
 
 
 class PromptLogprobs:
-    """Collects the log probabilities of prompts, which may be computed in chunks.
+    """Collects the log probabilities of prompts, which may be computed in chunks."""
 
-    Args:
-        compute_logits: of hidden states ``[rows, hidden size]``: ``[rows, vocabulary]``.
-    """
-
-    def __init__(self, compute_logits: Callable[[torch.Tensor], torch.Tensor]) -> None:
-        self._compute_logits = compute_logits
+    def __init__(self) -> None:
         self._prompts: dict[str, _Prompt] = {}
 
     @property
@@ -103,13 +101,18 @@ class PromptLogprobs:
         self._prompts.pop(req_id, None)
 
     def collect(
-        self, req_ids: Sequence[str], query_start_loc: npt.NDArray[np.integer], hidden_states: torch.Tensor
+        self,
+        req_ids: Sequence[str],
+        query_start_loc: npt.NDArray[np.integer],
+        hidden_states: torch.Tensor,
+        compute_logits: ComputeLogits,
     ) -> dict[str, LogprobsLists]:
         """Take in one step's hidden states.
 
         Args:
             req_ids, query_start_loc: request ``i`` has the hidden states ``[loc[i], loc[i + 1])``.
             hidden_states: ``[tokens, hidden size]``.
+            compute_logits: of hidden states ``[rows, hidden size]``: ``[rows, vocabulary]``.
 
         Returns: for each prompt that is complete now, log probabilities of all its tokens but the first.
         """
@@ -120,20 +123,21 @@ class PromptLogprobs:
         for req_id, start, end in zip(req_ids, starts[:-1], starts[1:], strict=True):
             if (prompt := self._prompts.get(req_id)) is None:
                 continue
-            self._score(prompt, hidden_states[start:end])
+            _score(prompt, hidden_states[start:end], compute_logits)
             if prompt.num_computed >= len(prompt.token_ids):
                 complete[req_id] = _joined(prompt)
                 del self._prompts[req_id]
         return complete
 
-    def _score(self, prompt: _Prompt, hidden_states: torch.Tensor) -> None:
-        # A token's hidden state predicts the token after it; the last one's predicts no token of the prompt.
-        targets = prompt.token_ids[prompt.num_computed + 1 : prompt.num_computed + 1 + len(hidden_states)]
-        for start in range(0, len(targets), _ROWS_AT_ONCE):
-            token_ids = torch.tensor(targets[start : start + _ROWS_AT_ONCE], device=hidden_states.device)
-            logits = self._compute_logits(hidden_states[start : start + len(token_ids)])
-            prompt.chunks.append(gather_logprobs(logits, token_ids, prompt.num_logprobs))
-        prompt.num_computed += len(hidden_states)
+
+def _score(prompt: _Prompt, hidden_states: torch.Tensor, compute_logits: ComputeLogits) -> None:
+    # A token's hidden state predicts the token after it; the last one's predicts no token of the prompt.
+    targets = prompt.token_ids[prompt.num_computed + 1 : prompt.num_computed + 1 + len(hidden_states)]
+    for start in range(0, len(targets), _ROWS_AT_ONCE):
+        token_ids = torch.tensor(targets[start : start + _ROWS_AT_ONCE], device=hidden_states.device)
+        logits = compute_logits(hidden_states[start : start + len(token_ids)])
+        prompt.chunks.append(gather_logprobs(logits, token_ids, prompt.num_logprobs))
+    prompt.num_computed += len(hidden_states)
 
 
 def _joined(prompt: _Prompt) -> LogprobsLists:

@@ -91,6 +91,9 @@ class MyDummyPlatform(Platform):
         if dtype.itemsize > 4:
             raise ValueError(f"the dummy device does not compute in {dtype}")
 
+    def is_sleep_mode_available(self) -> bool:
+        return True
+
     @classmethod
     def is_pin_memory_available(cls) -> bool:
         return False

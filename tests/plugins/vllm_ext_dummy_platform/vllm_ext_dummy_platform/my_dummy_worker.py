@@ -135,6 +135,7 @@ class MyDummyWorker(WorkerBase):
         return int(platform.get_device_total_memory() - platform.get_current_memory_usage()) // 2
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
+        self.kv_cache_config = kv_cache_config
         # The platform may have changed it when the model was loaded.
         self.block_size = self.cache_config.block_size
         # More than one where layers differ, for example in their sliding window.
@@ -197,6 +198,20 @@ class MyDummyWorker(WorkerBase):
         output.sampled_token_ids = self._sample(spans, hidden_states)
 
     # Between steps ---------------------------------------------------------------------------------------------------
+
+    def sleep(self, level: int = 1) -> None:
+        self.groups = []
+        for layer in self._attention_layers().values():
+            layer.bind_kv_cache(torch.empty(0, device=self.device))
+        if level == 2:
+            self.model = None
+            self.compilation_config.static_forward_context.clear()
+
+    def wake_up(self, tags: list[str] | None = None) -> None:
+        if self.model is None and (tags is None or "weights" in tags):
+            self.load_model()
+        if tags is None or "kv_cache" in tags:
+            self.initialize_from_config(self.kv_cache_config)
 
     def get_model(self) -> nn.Module:
         if self.model is None:
