@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import io
 import subprocess
+import sys
 
 import pytest
+from cliff.formatters.table import TableFormatter
+
+from vllm_ext.cli.formatters import CheckedTableFormatter
 
 GENERAL = "vllm.general_plugins"
 
@@ -52,6 +58,41 @@ class TestShell:
 
         assert (code, out) == (2, "")
         assert f"command line (--prefix): {prefix!r} begins no name of a variable" in err
+
+
+class TestTable:
+    @pytest.mark.parametrize("max_width", [0, 20, 21, 80])
+    @pytest.mark.parametrize(
+        "rows",
+        [
+            [("cpu", "candidate")],
+            [("a longer text", ""), ("", "x"), ("-", "  blanks  ")],
+            [("全角", "wide"), ("e\u0301", "combining")],
+            [("two\nlines", "a\ttab"), ("x", "y")],
+            [(1, "a number"), (None, "nothing"), (1.5, "x"), (True, "x")],
+            [],
+        ],
+        ids=["plain", "blanks", "wide", "control", "values", "none"],
+    )
+    @pytest.mark.parametrize("print_empty", [False, True])
+    def test_it_is_cliffs(self, rows, max_width, print_empty):
+        arguments = argparse.Namespace(max_width=max_width, fit_width=False, print_empty=print_empty)
+        expected, out = io.StringIO(), io.StringIO()
+        TableFormatter().emit_list(("name", "status"), rows, expected, arguments)
+
+        CheckedTableFormatter().emit_list(("name", "status"), iter(rows), out, arguments)
+
+        assert out.getvalue() == expected.getvalue()
+
+    def test_one_of_plain_texts_needs_no_library_for_the_widths_of_characters(self):
+        code = (
+            "import sys; from vllm_ext.cli.main import main; main(['list', '--group', 'vllm_ext.executors']); "
+            "sys.exit('wcwidth was imported' if 'wcwidth' in sys.modules else 0)"
+        )
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize("variable", ["CLIFF_MAX_TERM_WIDTH", "CLIFF_FIT_WIDTH"])

@@ -1,5 +1,6 @@
 """``vllm-ext list``: what is there, without running any of it."""
 
+import gc
 import json
 import os
 import subprocess
@@ -70,6 +71,21 @@ def test_commands_that_inspect_import_neither_torch_nor_a_plugin(tmp_path, plugi
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout
     assert not canary.exists()
+
+
+@pytest.mark.parametrize(("arguments", "is_whole_process"), [((), True), ((["list"],), False)])
+def test_only_a_process_of_its_own_is_kept_from_searching_what_was_imported(
+    monkeypatch, capsys, arguments, is_whole_process
+):
+    monkeypatch.setattr(sys, "argv", ["vllm-ext", "list"])
+    before = gc.get_freeze_count()
+    try:
+        assert main(*arguments) == 0
+
+        assert (gc.get_freeze_count() > before) == is_whole_process
+    finally:
+        gc.unfreeze()
+    assert "vllm_ext.executors" in capsys.readouterr().out
 
 
 def test_a_broken_formatter_of_another_distribution_changes_nothing(plugins, capsys):
