@@ -53,6 +53,30 @@ def test_where_standard_error_is_full_the_exit_code_is_still_that_of_the_command
         assert run(*arguments.split(), stderr=full.fileno()).returncode == code
 
 
+@pytest.mark.parametrize(
+    ("arguments", "unbuffered"),
+    [
+        ("run --max-tokens 2", ""),
+        ("config schema", ""),
+        ("list", "1"),
+        ("--help", ""),
+    ],
+)
+def test_a_standard_output_that_is_full_is_named_once(arguments, unbuffered):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "vllm_ext", *arguments.split()],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.stderr == "ERROR: standard output cannot be written: No space left on device\n"
+    assert done.returncode == 1
+
+
 def test_the_help_says_what_is_logged(vllm_ext, capsys):
     with pytest.raises(SystemExit):
         vllm_ext("--help")

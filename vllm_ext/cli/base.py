@@ -12,13 +12,14 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any, ClassVar, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cliff.command import Command
 from cliff.lister import Lister
 from cliff.show import ShowOne
 from stevedore.extension import Extension, ExtensionManager
 
+from vllm_ext.cli.output import Output
 from vllm_ext.config import Config, Override, load_config, parse_set
 from vllm_ext.config.environment import split_names
 from vllm_ext.config.redaction import secrets_in
@@ -173,7 +174,7 @@ def _check_columns(option: str, names: Iterable[str], columns: Sequence[str]) ->
 
 
 @contextlib.contextmanager
-def output_to_stderr(stdout: TextIO) -> Iterator[TextIO]:
+def output_to_stderr(stdout: Output) -> Iterator[Output]:
     """What is written to standard output inside the block goes to standard error: by Python, and by anything else.
 
     Yields: a stream that still leads to standard output; ``stdout`` itself where that was replaced by another.
@@ -188,9 +189,8 @@ def output_to_stderr(stdout: TextIO) -> Iterator[TextIO]:
         with contextlib.ExitStack() as stack:
             out = stdout
             if is_descriptor:
-                out = stack.enter_context(
-                    os.fdopen(kept, "w", encoding=stdout.encoding, errors="backslashreplace", closefd=False)
-                )
+                out = Output(os.fdopen(kept, "w", encoding=stdout.encoding, errors="backslashreplace", closefd=False))
+                stack.callback(out.close)
             stack.enter_context(contextlib.redirect_stdout(sys.stderr))
             yield out
     finally:
@@ -234,9 +234,9 @@ def ends_on_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _descriptor(stream: TextIO) -> int | None:
+def _descriptor(stream: Output) -> int | None:
     try:
-        return stream.fileno()
+        return int(stream.fileno())
     except (OSError, ValueError):
         return None
 

@@ -13,13 +13,14 @@ import logging
 import os
 import sys
 from importlib.metadata import EntryPoint
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from cliff.app import App
 from cliff.commandmanager import CommandManager
 
 from vllm_ext._version import __version__
 from vllm_ext.cli.log_handlers import LogFile, QuietStreamHandler
+from vllm_ext.cli.output import Output
 from vllm_ext.errors import VllmExtError, innermost_cause, message_of, plugin_traceback, printable
 
 if TYPE_CHECKING:
@@ -79,10 +80,12 @@ class VllmExtApp(App):
 
     NAME = "vllm-ext"
     LOG = logging.getLogger("vllm_ext")
+    stdout: Output
 
     def __init__(self, *, is_whole_process: bool = False) -> None:
         _make_streams_usable()
         super().__init__(_DESCRIPTION, __version__, StaticCommandManager(), deferred_help=True)
+        self.stdout = Output(sys.stdout)
         # cliff has put its own command there.
         self.command_manager.commands["complete"] = _entry_point("complete")
         self._is_whole_process = is_whole_process
@@ -230,12 +233,15 @@ def _make_streams_usable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _flush(stream: TextIO) -> None:
-    if not stream.closed:
+def _flush(stream: Output) -> None:
+    if stream.has_failed:
+        # That was said; what is left in the buffer would say it once more.
+        _discard(stream)
+    elif not stream.closed:
         stream.flush()
 
 
-def _discard(stream: TextIO) -> None:
+def _discard(stream: Output) -> None:
     """Let what is still in the stream's buffer go nowhere: the interpreter tries to write it once more at its end."""
     with contextlib.suppress(OSError, ValueError):
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import time
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from vllm_ext.cli.base import SettingsCommand, ends_on_signals, json_array, output_to_stderr
+from vllm_ext.cli.output import Output
 from vllm_ext.cli.run_data import (
     add_data_options,
     answer,
@@ -103,7 +104,7 @@ class Run(SettingsCommand):
         return 0
 
     def _answer(
-        self, llm: LLM, parsed_args: argparse.Namespace, prompts: list[str], params: SamplingParams, out: TextIO
+        self, llm: LLM, parsed_args: argparse.Namespace, prompts: list[str], params: SamplingParams, out: Output
     ) -> int:
         """Do what is asked, and print what comes of it; returns the tokens that were computed for it."""
         task = task_of(parsed_args, llm.llm_engine.vllm_config.model_config)
@@ -134,7 +135,7 @@ class Run(SettingsCommand):
 class _OrderedPrinter:
     """Prints the texts of several requests one after the other, each while it grows."""
 
-    def __init__(self, out: TextIO, num_requests: int) -> None:
+    def __init__(self, out: Output, num_requests: int) -> None:
         self._out = out
         self._num_requests = num_requests
         self._latest: dict[int, RequestOutput] = {}

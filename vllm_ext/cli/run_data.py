@@ -7,10 +7,11 @@ import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
+from vllm_ext.cli.output import Output
 from vllm_ext.cli.run_pooling import refuse_sampling
 from vllm_ext.config import Config, Override
 from vllm_ext.errors import ConfigError, InvalidRequest, PluginError, dotted_path, innermost_cause
@@ -113,16 +114,14 @@ def answer(llm: LLM, data: Data, params: SamplingParams, given: Iterable[str]) -
     return output.outputs
 
 
-def write_answer(value: Any, out: TextIO) -> None:
+def write_answer(value: Any, out: Output) -> None:
     """A text or bytes as they are, anything else as a line of JSON.
 
     Raises:
         PluginError: JSON has nothing for it.
     """
     if isinstance(value, bytes):
-        out.flush()
-        out.buffer.write(value)
-        out.buffer.flush()
+        out.write_bytes(value)
         return
     if not isinstance(value, str):
         try:
