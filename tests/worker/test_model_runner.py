@@ -195,10 +195,11 @@ def test_more_requests_than_max_num_seqs_are_an_error(random_llama):
             driver.step({"a": 2, "b": 2})
 
 
-def test_more_requests_than_memory_can_hold_are_refused_with_the_settings(random_llama):
-    # More bytes than there are addresses, whatever the system promises.
-    with pytest.raises(ConfigError, match=r"engine.max_num_seqs is 10{15}, .* lower$") as caught:
-        driven_worker(random_llama, engine__max_num_seqs=10**15).__enter__()
+# More bytes than there are addresses, whatever the system promises; and more than numpy can count.
+@pytest.mark.parametrize("zeros", [15, 30])
+def test_more_requests_than_memory_can_hold_are_refused_with_the_settings(random_llama, zeros):
+    with pytest.raises(ConfigError, match=rf"engine.max_num_seqs is 10{{{zeros}}}, .* lower$") as caught:
+        driven_worker(random_llama, engine__max_num_seqs=10**zeros).__enter__()
 
     assert "engine.max_model_len" in str(caught.value)
 

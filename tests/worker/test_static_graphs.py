@@ -128,6 +128,19 @@ def test_sizes_share_the_memory_of_what_is_computed_in_between(random_llama):
 
 
 @needs_kernels
+def test_memory_for_steps_that_are_not_recorded_is_not_asked_for(random_llama):
+    sizes = []
+    for max_num_seqs in (512, 100_000):
+        with driven_worker(random_llama, engine__block_size=4, engine__max_num_seqs=max_num_seqs) as driver:
+            driver.add("a", [1])
+            driver.step({"a": 1})
+            driver.step({"a": 1})
+            sizes.append(wrapper_of(driver)._arena.nbytes)
+
+    assert sizes[0] == sizes[1] > 0
+
+
+@needs_kernels
 def test_recording_does_not_import_torchs_compiler(random_llama):
     """Which would double the time to the first token."""
     program = (

@@ -162,8 +162,8 @@ class KernelGraphWrapper(AbstractStaticGraphWrapper):
         """The address of memory that all graphs share, since they never run at the same time."""
         start = -self._arena.data_ptr() % _ALIGNMENT
         if start + size > self._arena.nbytes:
-            # So that the largest batch will fit; pages that are never touched cost nothing.
-            largest = size * max(1, self._max_num_seqs // num_tokens)
+            # So that the largest batch that is recorded will fit; pages that are never touched cost nothing.
+            largest = size * max(1, min(self._max_num_seqs, _MAX_CAPTURE_SIZE) // num_tokens)
             self._arena = torch.empty(largest + _ALIGNMENT, dtype=torch.uint8, device="cpu")
             start = -self._arena.data_ptr() % _ALIGNMENT
         return self._arena.data_ptr() + start

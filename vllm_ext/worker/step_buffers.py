@@ -24,10 +24,14 @@ class StepBuffers:
         self._used: dict[str, _Place] = {}
 
     def add(self, name: str, dtype: npt.DTypeLike, width: int | None = None) -> None:
-        """Make room for arrays ``[rows]``, or ``[rows, up to width]``, of ``dtype``."""
+        """Make room for arrays ``[rows]``, or ``[rows, up to width]``, of ``dtype``; MemoryError where none is."""
         shape = (self._max_num_reqs,) if width is None else (self._max_num_reqs, width)
         # Its pages are there only where something was written.
-        host = np.zeros(shape, dtype=dtype)
+        try:
+            host = np.zeros(shape, dtype=dtype)
+        except ValueError as error:
+            # What no address reaches is of the wrong size to numpy.
+            raise MemoryError(f"Unable to allocate an array with shape {shape}: {error}") from error
         self._buffers[name] = host, torch.from_numpy(host).to(self._device)
 
     def put(self, name: str, array: npt.NDArray[np.integer]) -> torch.Tensor:

@@ -55,6 +55,18 @@ def test_memory_for_no_block_at_all_is_an_error_with_the_sizes():
         num_blocks(100)
 
 
+def test_where_the_largest_step_leaves_no_memory_the_error_says_what_makes_it_smaller():
+    expected = (
+        r"0 bytes are available beside a step of engine.max_num_batched_tokens \(1000\) tokens .*"
+        r"or engine.max_num_batched_tokens or engine.block_size lower$"
+    )
+    with pytest.raises(EngineError, match=expected):
+        num_blocks(0, max_num_batched_tokens=1000)
+
+    with pytest.raises(EngineError, match=r"0 bytes are available \(.*, or engine.block_size lower$"):
+        num_blocks(0, num_blocks=1)
+
+
 def test_layers_that_store_the_same_share_a_group():
     other = FullAttentionSpec(4, num_kv_heads=1, head_size=8, dtype=torch.float32)
     config = make_kv_cache_config(make_vllm_config(), {"a": SPEC, "b": other, "c": SPEC}, LBNHC, 1 << 20)

@@ -124,11 +124,16 @@ def make_kv_cache_config(
         fitting = limit // block_bytes
         num_blocks = min(fitting, num_blocks) if wanted_bytes is None else fitting
         if num_blocks < 1:
+            beside, lower = "", "engine.block_size"
+            if wanted_bytes is None:
+                num_tokens = vllm_config.scheduler_config.max_num_batched_tokens
+                beside = f" beside a step of engine.max_num_batched_tokens ({num_tokens}) tokens"
+                lower = "engine.max_num_batched_tokens or engine.block_size"
             raise EngineError(
                 f"not one KV cache block fits: a block of {vllm_config.cache_config.block_size} tokens takes "
-                f"{block_bytes} bytes over {len(spec)} layers, and {limit} bytes are available "
+                f"{block_bytes} bytes over {len(spec)} layers, and {limit} bytes are available{beside} "
                 f"(engine.kv_cache_memory: {wanted_bytes or 'not set'}). Set engine.kv_cache_memory to at least "
-                f"{block_bytes}, or engine.block_size lower"
+                f"{block_bytes}, or {lower} lower"
             )
     groups = _groups(spec, hybrid=not vllm_config.scheduler_config.disable_hybrid_kv_cache_manager)
     return KVCacheConfig(num_blocks=num_blocks, kv_cache_groups=groups, kv_cache_layout=layout)
