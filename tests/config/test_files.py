@@ -149,6 +149,29 @@ def test_the_element_of_a_list_that_does_not_fit_is_named_with_its_line(write):
     assert "given 'no', which YAML reads as a boolean; quote it: 'no'" in message(path)
 
 
+@pytest.mark.parametrize(
+    ("number", "read_as"), [("1:30", "90"), ("-1:30", "-90"), ("0777", "511"), ("1:30.5", "90.5"), ("0_7", "7")]
+)
+def test_a_number_that_yaml_reads_to_another_base_is_refused_with_what_it_reads(write, number, read_as):
+    refused = f"given '{number}', which YAML reads as {read_as}; write {read_as} for that"
+    option = message(write(f"options: {{npu: {{x: [{number}]}}}}"))
+
+    if read_as.isdecimal():
+        assert refused in message(write(f"engine: {{max_num_seqs: {number}}}"))
+    if not read_as.startswith("-"):
+        assert refused in message(write(f"probe: {{timeout_s: {number}}}"))
+    assert f"options.npu.x[0]: expected a number to the base of ten, {refused}, or quote it: '{number}'" in option
+
+
+@pytest.mark.parametrize(("number", "read_as"), [("1_000", 1000), ("0x10", 16), ("0b11", 3), ("+5", 5), ("0", 0)])
+def test_a_number_that_says_of_itself_how_it_is_read_is_taken(write, number, read_as):
+    path = write(f"options: {{npu: {{x: {number}, y: '0777', z: 0.5}}}}\nengine: {{seed: {number}}}")
+    settings = load_config([path], environ={}).settings
+
+    assert settings.options["npu"] == {"x": read_as, "y": "0777", "z": 0.5}
+    assert settings.engine.seed == read_as
+
+
 def test_a_number_where_a_string_is_wanted_is_to_be_quoted(write):
     assert "given '123', which YAML reads as a number; quote it: '123'" in message(write("engine: {model: 123}"))
 

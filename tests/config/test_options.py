@@ -188,6 +188,12 @@ class TestMistakesInFiles:
             ("options: {npu: !!str {x: 1}}", "options.npu: expected a mapping, given a mapping"),
             ("options: {npu: {x: 2024-01-01}}", "options.npu.x: expected a plain value, given '2024-01-01'"),
             ("options: {npu: {x: 2024-01-01}}", "which YAML reads as a date; quote it: '2024-01-01'"),
+            ("options: {npu: {x: =}}", "given '=', which YAML reads as a sign of its own; quote it: '='"),
+            ("options: {npu: {x: <<}}", "given '<<', which YAML reads as a sign to merge; quote it: '<<'"),
+            (
+                "options: {npu: {api_key: 0777}}",
+                "api_key: a number that YAML reads otherwise than it is written; quote",
+            ),
             (
                 "options: {npu: {1: x}}",
                 "options.npu: expected a string as key, given '1', which YAML reads as a number",

@@ -274,6 +274,11 @@ class TestOverrides:
                 "probe.timeout_s: expected a number above 0 and of at most 86400, given '1e3', which YAML reads as a "
                 "string; write 1000.0",
             ),
+            (
+                "engine.seed=0777",
+                "engine.seed: expected a number to the base of ten, given '0777', which YAML reads as 511; write 511 "
+                "for that, or quote it: '0777'",
+            ),
             ("probe.timeout_s=true", "probe.timeout_s: expected a number above 0 and of at most 86400, given True"),
             ("engin.seed=1", "engin.seed: unknown key (did you mean 'engine'?); keys: allow_distributions,"),
             ("engine.seed.x=1", "engine.seed.x: unknown key; engine.seed has no keys below it: it is a whole number"),

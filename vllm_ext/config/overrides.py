@@ -32,7 +32,7 @@ def parse_set(text: str) -> Override:
     Raises:
         ConfigError: it has another form.
     """
-    from vllm_ext.config.yaml_file import read_value
+    from vllm_ext.config.yaml_file import find_misread, read_value
 
     assignment = split_assignment(text)
     if assignment is None:
@@ -41,6 +41,8 @@ def parse_set(text: str) -> Override:
     key, value = assignment
     hidden = may_hold_secret(key, text)
     where = f"--set {key if hidden else text}"
+    if fault := find_misread(value, may_be_shown=not hidden):
+        raise ConfigError(f"command line ({where}): {key}: {fault}")
     try:
         return Override(key, read_value(value), where)
     except ValueError as error:

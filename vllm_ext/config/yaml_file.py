@@ -56,6 +56,16 @@ def read_settings(path: Path, problems: list[str]) -> list[Setting]:
         return []
 
 
+def find_misread(text: str, *, may_be_shown: bool) -> str | None:
+    """What to say of a number in a YAML value that YAML reads otherwise than it is written; ``None`` without one."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        return None if node is None else nodes.find_misread(node, may_be_shown=may_be_shown)
+    except (yaml.YAMLError, RecursionError):
+        # Whoever reads the value says what is wrong with it.
+        return None
+
+
 def read_value(text: str) -> Any:
     """The value of one YAML scalar, list or mapping; ValueError, with what is wrong, if it is none."""
     try:
@@ -119,12 +129,17 @@ class _FileWalk:
             self._report(foreign, f"{key.path}: {nodes.refused(foreign)}")
             return
         try:
-            yield Setting(key.parts, key.convert(nodes.construct(node)), self._origin(key_node))
+            setting = Setting(key.parts, key.convert(nodes.construct(node)), self._origin(key_node))
         except ValueError:
             culprit = _find_culprit(key, node)
             word = culprit.value if culprit.tag == nodes.STR else None
             text = key.mismatch(word, nodes.given(culprit)) + nodes.advice(key, culprit, in_list=culprit is not node)
             self._report(culprit, f"{key.path}: {text}")
+            return
+        if hint := nodes.misread(node):
+            self._report(node, f"{key.path}: {key.mismatch(node.value)}{hint}")
+            return
+        yield setting
 
     def _options(self, key: Key, key_node: Node, node: Node) -> Iterator[Setting]:
         if faults := list(nodes.find_faults(node, key.parts)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ BOOL, DATE, MAP, MERGE, NULL, STR = (_TAG + name for name in ("bool", "timestamp
 _VALUE = f"{_TAG}value"
 _PLAIN_TAGS = frozenset({BOOL, DATE, MAP, MERGE, NULL, STR, _VALUE, *(_TAG + name for name in ("int", "float", "seq"))})
 _READ_AS = {BOOL: "a boolean", NULL: "null", DATE: "a date", MERGE: "a sign to merge", _VALUE: "a sign of its own"}
+_NO_VALUES = (DATE, MERGE, _VALUE)
+_OTHERWISE = re.compile(r"[-+]?(0[0-7_]+|[^:]+:.*)")
+"""Numbers of another base, without a sign of it: 0777 is 511 in YAML 1.1, and 1:30 is 90."""
 _MAX_VALUES = 100_000
 
 ENDLESS = f"holds itself, or more than {_MAX_VALUES} values"
@@ -110,6 +114,36 @@ def advice(key: Key, node: Node, *, in_list: bool = False) -> str:
     return ""
 
 
+def misread(node: Node) -> str:
+    """Advice for a plain scalar that YAML reads as another number than is written; empty for others.
+
+    It begins with its own punctuation.
+    """
+    is_plain = isinstance(node, ScalarNode) and node.style is None
+    if not is_plain or node.tag not in (f"{_TAG}int", f"{_TAG}float") or not _OTHERWISE.fullmatch(node.value):
+        return ""
+    try:
+        number = construct(node)
+    except ValueError:
+        return ""
+    return f", which YAML reads as {number}; write {number} for that"
+
+
+def misread_option(node: Node, *, may_be_shown: bool) -> str | None:
+    """Text for a :func:`misread` scalar where a string may stand as well."""
+    if not (hint := misread(node)):
+        return None
+    if not may_be_shown:
+        return "a number that YAML reads otherwise than it is written; quote it"
+    return f"expected a number to the base of ten, given {given(node)}{hint}, or quote it: {node.value!r}"
+
+
+def find_misread(root: Node, *, may_be_shown: bool) -> str | None:
+    """Text for the first number in ``root`` that is :func:`misread`."""
+    texts = (misread_option(node, may_be_shown=may_be_shown) for node in _unique(root, set()))
+    return next(filter(None, texts), None)
+
+
 def quote_it(node: Node) -> str:
     """Advice for a plain scalar that YAML does not read as a string."""
     return f", {_read_as(node)}; quote it: {node.value!r}"
@@ -169,11 +203,13 @@ def _faults(node: Node, parts: tuple[str, ...], seen: set[int]) -> Iterator[Faul
         for key, below in node.value:
             yield from _key_faults(key, below, path)
             yield from _faults(below, (*parts, key.value) if key.tag == STR else parts, seen)
-    elif node.tag == DATE:
-        what = "a date; quote it" if may_hold_secret(path, path) else given(node) + quote_it(node)
+    elif node.tag in _NO_VALUES:
+        what = f"{_READ_AS[node.tag]}; quote it" if may_hold_secret(path, path) else given(node) + quote_it(node)
         yield Fault(node, path, f"expected a plain value, given {what}")
-    elif isinstance(node, ScalarNode) and (fault := _not_carried(node)):
-        yield Fault(node, path, fault)
+    elif isinstance(node, ScalarNode):
+        may_be_shown = not may_hold_secret(path, path)
+        if fault := misread_option(node, may_be_shown=may_be_shown) or _not_carried(node):
+            yield Fault(node, path, fault)
 
 
 def _key_faults(key: Node, below: Node, path: str) -> Iterator[Fault]:
