@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from textwrap import dedent
@@ -48,6 +49,22 @@ def test_every_slot_has_what_was_chosen_and_who_chose_it(vllm_ext):
     assert steps(done, "attention")[0][0] == f"{BACKEND_OF_CPU.__module__}.{BACKEND_OF_CPU.__qualname__}"
     assert steps(done, "communicator")[0][1] == "chosen"
     assert "rms_norm" in str(steps(done, "ops"))
+
+
+@pytest.mark.parametrize("arguments", [("explain",), ("explain", "platform"), ("run",), ("run", "--data", "-")])
+def test_with_vllm_as_the_host_nothing_is_run_and_no_rows_are_shown(vllm_ext, plugins, monkeypatch, arguments):
+    plugins.distribution("vllm", {}, {"vllm/__init__.py": ""})
+    body = "import sys\ndef run(): print('it ran', file=sys.stderr)\n"
+    plugins.distribution("acme", {"vllm.general_plugins": ["a = acme:run"]}, {"acme.py": body})
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"x")))
+
+    done = vllm_ext(*arguments, "--set", "host=vllm")
+
+    assert (done.code, done.out) == (2, "")
+    assert done.err == (
+        "ERROR: host (command line (--set host=vllm)) is 'vllm', and the engine that comes with vllm-ext is the host "
+        "'embedded'; set host to that, or start vLLM itself; 'vllm-ext list --load' tries its plugins\n"
+    )
 
 
 def test_attention_backends_have_the_reason_why_each_was_passed_over(vllm_ext):

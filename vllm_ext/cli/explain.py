@@ -10,6 +10,7 @@ from vllm_ext.check.used_trail import never_used, process_entries, used_trail
 from vllm_ext.cli.base import ListCommand, ends_on_signals, output_to_stderr
 from vllm_ext.config import Config
 from vllm_ext.dispatch.bootstrap import Bootstrapped, bootstrap
+from vllm_ext.dispatch.engine_config import require_embedded
 from vllm_ext.dispatch.planning import make_plan
 from vllm_ext.dispatch.trail import dispatch_trail, plugin_trail
 from vllm_ext.dispatch.trail_entry import SLOTS, TrailEntry
@@ -66,6 +67,7 @@ class Explain(ListCommand):
 
     def _entries(self, config: Config, slot: str | None, *, with_run: bool) -> list[TrailEntry]:
         """Where something prevents an engine, the trail so far; the error is kept for after it was shown."""
+        require_embedded(config.settings, config.where("host"))
         plan = make_plan(config)
         try:
             started = bootstrap(config, plan)

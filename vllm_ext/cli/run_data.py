@@ -91,8 +91,10 @@ def read_data(parsed_args: argparse.Namespace) -> Data | None:
 def start_with_processor(config: Config, stat_loggers: Sequence[StatLoggerFactory]) -> LLM:
     """An engine with an IO processor; InvalidRequest before anything is loaded where there is none."""
     from vllm_ext.dispatch.bootstrap import bootstrap
+    from vllm_ext.dispatch.engine_config import require_embedded
     from vllm_ext.engine.llm import LLM
 
+    require_embedded(config.settings, config.where("host"))
     dispatcher = bootstrap(config).dispatcher(progress=sys.stderr.isatty())
     if refusal := dispatcher.io_processor.refusal:
         raise InvalidRequest(f"--data takes an IO processor: {refusal}")

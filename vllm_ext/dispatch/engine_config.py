@@ -39,17 +39,26 @@ _DEFAULT_CONTEXT = 2048
 """Length limit of a model whose configuration names none, in tokens (transformers' default for Llama)."""
 
 
+def require_embedded(settings: Settings, where: str = "host") -> None:
+    """That the engine that comes with vllm-ext is the one to be started; ``where`` names the setting and its origin.
+
+    Raises:
+        ConfigError: another host is.
+    """
+    if settings.host != "embedded":
+        raise ConfigError(
+            f"{where} is {settings.host!r}, and the engine that comes with vllm-ext is the host 'embedded'; set host "
+            "to that, or start vLLM itself; 'vllm-ext list --load' tries its plugins"
+        )
+
+
 def build_vllm_config(settings: Settings, platform: Platform, *, progress: bool = False) -> VllmConfig:
     """The configuration before the platform's hooks have seen it; reads the model's ``config.json``.
 
     ``progress`` lets the loader show a progress bar.
     """
     engine = settings.engine
-    if settings.host != "embedded":
-        raise ConfigError(
-            f"host is {settings.host!r}, and the engine that comes with vllm-ext is the host 'embedded'; set host to "
-            "that, or start vLLM itself"
-        )
+    require_embedded(settings)
     check_custom_ops(settings.custom_ops)
     if engine.model == "":
         raise ConfigError(

@@ -15,6 +15,7 @@ from vllm_ext.config.vllm_names import INSTEAD
 from vllm_ext.contracts.attention import dtype_name
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.engine_config import require_embedded
 from vllm_ext.dispatch.logits_processors import class_path_of
 from vllm_ext.errors import ConfigError
 
@@ -116,6 +117,7 @@ def _dispatcher_for(
     config: Config, progress: bool | None, stat_loggers: Sequence[StatLoggerFactory] | None
 ) -> Dispatcher:
     """A dispatcher for settings that are loaded; ``progress`` is shown on a terminal where it is ``None``."""
+    require_embedded(config.settings, config.where("host"))
     dispatcher = bootstrap(config).dispatcher(progress=_is_terminal(sys.stderr) if progress is None else progress)
     dispatcher.stat_logger_factories = tuple(stat_loggers or ())
     return dispatcher
