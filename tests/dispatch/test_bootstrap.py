@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,6 +11,7 @@ from vllm_ext import current_platform, load_general_plugins, load_plugins_by_gro
 from vllm_ext.config import Override, load_config
 from vllm_ext.dispatch.bootstrap import bootstrap
 from vllm_ext.errors import PlatformUnavailable, PluginNotFound
+from vllm_ext.managers import current, find_bound_plan
 
 GENERAL = "vllm.general_plugins"
 
@@ -50,6 +52,31 @@ def test_the_first_platform_bound_is_the_process_default():
     bootstrap(load_config())
 
     assert current_platform.get() is first.binding.platform
+
+
+def test_a_process_has_the_default_platform_and_its_plan_or_neither(monkeypatch):
+    class Interrupted(type):
+        def __setattr__(cls, name, value):
+            raise KeyboardInterrupt
+
+    class Default(metaclass=Interrupted):
+        bound_plan = None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(current, "_ProcessDefault", Default)
+        with pytest.raises(KeyboardInterrupt):
+            bootstrap(load_config())
+
+    assert (current_platform.has_default(), find_bound_plan()) == (False, None)
+
+
+def test_of_threads_that_start_at_once_one_has_both_the_default_platform_and_its_plan():
+    with ThreadPoolExecutor(8) as pool:
+        started = list(pool.map(lambda _: bootstrap(load_config()), range(8)))
+
+    pairs = [(one.binding.platform, one.binding.bound_plan) for one in started]
+    default = current_platform.get(), find_bound_plan()
+    assert [pair for pair in pairs if pair[0] is default[0] and pair[1] is default[1]]
 
 
 def test_the_process_default_is_chosen_on_first_use_without_an_engine():

@@ -44,11 +44,16 @@ class CurrentPlatform:
         refuse_while_probing("for current_platform")
         if (running := _running.get()) is not None:
             return running
+        return self.default_or(self._resolver or _no_resolver)
+
+    def default_or(self, resolver: Callable[[], Platform]) -> Platform:
+        """The process default; where there is none, what ``resolver`` returns becomes it.
+
+        One thread at a time asks a resolver. After one that fails there is no default still.
+        """
         with self._lock:
             if self._default is None:
-                if self._resolver is None:
-                    raise RuntimeError("no platform is chosen: import current_platform from vllm_ext")
-                self._default = self._resolver()
+                self._default = resolver()
             return self._default
 
     def set_resolver(self, resolver: Callable[[], Platform]) -> None:
@@ -90,6 +95,10 @@ class CurrentPlatform:
     def __repr__(self) -> str:
         chosen = _running.get() or self._default
         return f"<current_platform: {chosen!r}>" if chosen else "<current_platform: not chosen yet>"
+
+
+def _no_resolver() -> Platform:
+    raise RuntimeError("no platform is chosen: import current_platform from vllm_ext")
 
 
 current_platform = CurrentPlatform()

@@ -7,7 +7,7 @@ from typing import Any
 
 from vllm_ext.config import Config, load_config
 from vllm_ext.contracts.current_platform import refuse_while_probing, use_platform
-from vllm_ext.dispatch.default_platform import current_platform
+from vllm_ext.dispatch.default_platform import as_default, current_platform
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.planning import make_plan
 from vllm_ext.managers import (
@@ -16,7 +16,6 @@ from vllm_ext.managers import (
     find_bound_plan,
     load_general,
     load_group,
-    set_default_bound_plan,
     use_bound_plan,
 )
 from vllm_ext.plan import Outcome, Plan
@@ -46,9 +45,7 @@ def bootstrap(config: Config, plan: Plan | None = None) -> Bootstrapped:
         plan: what :func:`make_plan` gave for them, where that was called already.
     """
     binding = bind_platform(make_plan(config) if plan is None else plan)
-    if not current_platform.has_default():
-        current_platform.set_default(binding.platform)
-        set_default_bound_plan(binding.bound_plan)
+    current_platform.default_or(lambda: as_default(binding))
     with use_platform(binding.platform), use_bound_plan(binding.bound_plan):
         loaded = load_general(binding.bound_plan)
     return Bootstrapped(config, binding, (*binding.bound_plan.outcomes, *loaded))

@@ -7,6 +7,7 @@ from vllm_ext.contracts.groups import LOGITS_PROCESSOR
 from vllm_ext.discovery import scan
 from vllm_ext.dispatch.bootstrap import Bootstrapped
 from vllm_ext.dispatch.config_values import as_texts, flatten
+from vllm_ext.dispatch.default_platform import as_default
 from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.hooks import hook_values, values_before_hooks
 from vllm_ext.errors import PlanMismatch
@@ -17,7 +18,6 @@ from vllm_ext.managers import (
     load_general,
     make_receipt,
     runtime_versions,
-    set_default_bound_plan,
     use_bound_plan,
 )
 from vllm_ext.plan import (
@@ -64,8 +64,7 @@ def take_over(hand_over: HandOver, process: str, rank: int | None = None) -> tup
     bound_plan, missing = found_here(handed, scan(), versions)
     refuse(differences(hand_over.identity, bound_plan, missing), _name(process, rank))
     binding = activate_bound(bound_plan)
-    current_platform.set_default(binding.platform)
-    set_default_bound_plan(binding.bound_plan)
+    current_platform.set_default(as_default(binding))
     with use_platform(binding.platform), use_bound_plan(binding.bound_plan):
         loaded = load_general(binding.bound_plan)
         load_extensions(binding.bound_plan, LOGITS_PROCESSOR)
