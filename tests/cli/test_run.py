@@ -2,12 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
 from vllm_ext.cli.main import main
+from vllm_ext.dispatch.hf_config import DEMO_MODEL
 
 FAST = ["--max-tokens", "8", "--seed", "3"]
 
@@ -43,6 +45,22 @@ def test_streamed_text_is_that_of_the_json(capsys):
     assert streamed == "\n\n".join(output["prompt"] + output["text"] for output in json.loads(as_json)) + "\n"
 
 
+def test_with_chat_each_prompt_is_a_users_message_and_the_answers_are_printed(capsys, tmp_path):
+    shutil.copytree(DEMO_MODEL, tmp_path / "model")
+    (tmp_path / "model" / "chat_template.jinja").write_text(
+        "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    arguments = ["Hello", "Who is it?", "--chat", "--model", str(tmp_path / "model"), "--temperature", "0"]
+
+    _, out, _ = run(capsys, *arguments, "--max-tokens", "5", "--json")
+    _, text, _ = run(capsys, *arguments, "--max-tokens", "5")
+
+    answers = json.loads(out)
+    assert [answer["prompt"] for answer in answers] == ["user: Hello\nassistant:", "user: Who is it?\nassistant:"]
+    assert text == "\n\n".join(answer["text"] for answer in answers) + "\n"
+
+
 def test_the_same_seed_gives_the_same_text(capsys):
     assert run(capsys, *FAST)[1] == run(capsys, *FAST)[1]
 
@@ -71,6 +89,9 @@ def test_the_text_ends_before_the_first_of_the_stop_strings(capsys):
         (["--stop", ""], "stop holds an empty string; every entry needs at least one character"),
         (["--max-tokens", "0"], "max_tokens is 0; it takes an integer, at least 1"),
         (["--dtype", "int4"], "engine.dtype: expected one of auto, float32, bfloat16, float16, given 'int4'"),
+        (["--chat", "--task", "embed"], "command line (--chat): --task embed makes no answer to a message"),
+        (["--chat", "--set", "engine.runner=pooling"], "(--chat): a model that pools makes no answer to a message"),
+        (["--chat"], "has no chat template, neither in chat_template.jinja nor"),
         (["--model", "/nowhere"], "model directory '/nowhere' does not exist"),
         (["--model", "~no-such-user/model"], "model directory '~no-such-user/model' does not exist"),
     ],

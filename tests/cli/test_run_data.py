@@ -161,6 +161,7 @@ class TestFaults:
                 "(--data): the IO processor makes prompts and answer, so prompts do not go",
             ),
             (["--data", "FILE", "--json"], "(--data): the IO processor makes prompts and answer, so --json do not go"),
+            (["--data", "FILE", "--chat"], "(--data): the IO processor makes prompts and answer, so --chat do not go"),
             (
                 ["--data", "FILE", "--truncate-prompt-tokens", "5"],
                 "(--data): the IO processor makes prompts and answer, so --truncate-prompt-tokens do not go",

@@ -56,6 +56,7 @@ class Run(SettingsCommand):
         add("--min-p", type=float, metavar="P", help="only tokens P times as likely as the likeliest (0)")
         add("--stop", action="append", metavar="TEXT", help="end before this text; may be given several times")
         add("--seed", type=int, metavar="N", help="the same seed gives the same text")
+        add("--chat", action="store_true", help="take each PROMPT as a user's message, and print the model's answer")
         add_task_options(parser)
         add_data_options(parser)
         add("--json", action="store_true", help="print a JSON array when all is done, instead of streaming text")
@@ -113,9 +114,14 @@ class Run(SettingsCommand):
             for line in lines(task, records, as_json=parsed_args.json):
                 out.write(f"{line}\n")
             return sum(len(record.get("prompt_token_ids", ())) for record in records)
-        if parsed_args.json:
+        if parsed_args.chat:
+            outputs = llm.chat([[{"role": "user", "content": prompt}] for prompt in prompts], params)
+        elif parsed_args.json:
             outputs = llm.generate(prompts, params)
+        if parsed_args.json:
             out.write(f"{json_array(map(_as_json, outputs))}\n")
+        elif parsed_args.chat:
+            out.write("\n\n".join(output.outputs[0].text for output in outputs) + "\n")
         else:
             printer = _OrderedPrinter(out, len(prompts))
             for output in llm.stream(prompts, params):

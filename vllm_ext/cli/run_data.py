@@ -64,6 +64,7 @@ def read_data(parsed_args: argparse.Namespace) -> Data | None:
     for given, what in (
         (parsed_args.prompts, "prompts"),
         (parsed_args.json, "--json"),
+        (parsed_args.chat, "--chat"),
         (parsed_args.truncate_prompt_tokens is not None, "--truncate-prompt-tokens"),
     ):
         if given:

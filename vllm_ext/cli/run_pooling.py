@@ -57,6 +57,8 @@ def task_overrides(parsed_args: argparse.Namespace) -> list[Override]:
         raise ConfigError(
             "command line (--task score): it compares the first prompt with the others; give two at least"
         )
+    if task not in (None, "generate") and parsed_args.chat:
+        raise ConfigError(f"command line (--chat): --task {task} makes no answer to a message")
     if task is None:
         return []
     if task == "generate":
@@ -81,6 +83,8 @@ def task_of(parsed_args: argparse.Namespace, model_config: ModelConfig) -> Task:
         _refuse_truncation(parsed_args)
         return "generate"
     refuse_sampling(sampling_options(parsed_args), "a model that pools")
+    if parsed_args.chat:
+        raise ConfigError("command line (--chat): a model that pools makes no answer to a message")
     return "classify" if model_config.convert_type == "classify" else "embed"
 
 

@@ -87,7 +87,8 @@ class ChatTemplates:
             others = f"; it has: {listing(found)}" if found else ""
             raise TokenizerError(
                 f"model directory {str(self._directory)!r} has no chat template, neither in {_FILE} nor as "
-                f"'chat_template' in {_CONFIG}{others}. Give one with chat_template=..., or use generate()"
+                f"'chat_template' in {_CONFIG}{others}. Give one with chat_template=..., put one "
+                "there, or use generate()"
             )
         return f"the chat template of {str(self._directory)!r}", found[name]
 
