@@ -41,4 +41,7 @@ def test_after_the_first_word_of_two_it_lists_the_commands(capsys):
 
 def test_of_an_unknown_command_it_is_wrong_usage(capsys):
     assert main(["lst", "--help"]) == 2
-    assert "Did you mean one of these?\n  list" in capsys.readouterr().out
+
+    captured = capsys.readouterr()
+    assert "Did you mean one of these?\n  list" in captured.err
+    assert captured.out == ""

@@ -132,7 +132,12 @@ def test_help_names_the_commands(arguments, capsys):
 
 def test_an_unknown_command_is_wrong_usage(capsys):
     assert main(["lst"]) == 2
-    assert "Did you mean one of these?\n  list" in capsys.readouterr().out
+
+    captured = capsys.readouterr()
+    assert captured.err == (
+        "vllm-ext: 'lst' is not a vllm-ext command. See 'vllm-ext --help'.\nDid you mean one of these?\n  list\n"
+    )
+    assert captured.out == ""
 
 
 def test_a_misspelt_group_is_an_error_with_the_closest(capsys):

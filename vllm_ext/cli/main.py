@@ -171,13 +171,26 @@ class VllmExtApp(App):
 
     def run_subcommand(self, argv: list[str]) -> int:
         """cliff logs what a command raises and keeps it for :meth:`clean_up`; its class has the exit code."""
-        code = super().run_subcommand(self._with_help_last(argv))
+        argv = self._with_help_last(argv)
+        try:
+            self.command_manager.find_command(argv)
+        except ValueError:
+            return self._refuse_unknown(argv)
+        code = super().run_subcommand(argv)
         if not isinstance(self._error, VllmExtError):
             return code
         if not self.options.debug:
             # The code of a plugin that was chosen: its own traceback is what its author needs.
             self._complain(self.fit_to_show(plugin_traceback(self._error)))
         return self._error.exit_code
+
+    def _refuse_unknown(self, argv: list[str]) -> int:
+        """What cliff says of a command that it has not; cliff says it on standard output, which is for results."""
+        text = f"{self.NAME}: {' '.join(argv)!r} is not a {self.NAME} command. See '{self.NAME} --help'.\n"
+        if closest := self.get_fuzzy_matches(argv[0]):
+            text += "".join(["Did you mean one of these?\n", *(f"  {name}\n" for name in closest)])
+        self._complain(text)
+        return 2
 
     def _complain(self, text: str) -> None:
         """Write to standard error; where that cannot be, nobody can be told, and the exit code says what there is."""
