@@ -20,7 +20,7 @@ import msgspec
 from vllm_ext.config.redaction import scrub, secrets_in
 from vllm_ext.errors import EngineError
 from vllm_ext.managers.child_report import PIPE_CLOSED, ChildReport
-from vllm_ext.managers.new_python import end_group, signal_name, start_python
+from vllm_ext.managers.new_python import end_group, has_ended, signal_name, start_python
 from vllm_ext.plan import Decision, Outcome, Plan, plan_to_dict
 
 _MAIN = "from vllm_ext.managers.child_main import main; main(int(sys.argv[1]))"
@@ -46,20 +46,25 @@ class LoadReport:
     imports_torch: bool = False
     output: str = ""
     """The end of what it wrote to standard output and standard error."""
+    registered: tuple[str, ...] = ()
+    """What it added to the registries, or replaced there; one sentence each, without its subject."""
+    again: Outcome | None = None
+    """Of a second call, where one was asked for and there is something to call."""
 
 
-def load_in_child(plan: Plan, decision: Decision, timeout_s: float | None = None) -> LoadReport:
+def load_in_child(plan: Plan, decision: Decision, timeout_s: float | None = None, *, again: bool = False) -> LoadReport:
     """Load and use one plugin in a process of its own; never raises for what the plugin does.
 
     Args:
         plan: the settings and other plugins that it may ask for.
         decision: the plugin; it is imported whatever its status, so that is the caller's to decide.
         timeout_s: seconds for the plugin, once the process is up; ``probe.timeout_s`` where not given.
+        again: call it a second time where it works, with as many seconds once more.
 
     Raises:
         EngineError: no child process can be started.
     """
-    return _Child(plan, decision, plan.settings.probe.timeout_s if timeout_s is None else timeout_s).run()
+    return _Child(plan, decision, plan.settings.probe.timeout_s if timeout_s is None else timeout_s, again).run()
 
 
 def load_all_in_children(
@@ -89,10 +94,11 @@ def load_all_in_children(
 class _Child:
     """One child process: started, watched, and ended together with its process group."""
 
-    def __init__(self, plan: Plan, decision: Decision, timeout_s: float) -> None:
+    def __init__(self, plan: Plan, decision: Decision, timeout_s: float, again: bool = False) -> None:
         self._plan = plan
         self._decision = decision
         self._timeout_s = timeout_s
+        self._again = again
         self._process: subprocess.Popen[bytes] | None = None
         self._is_stopped = False
         self._is_killed = False
@@ -100,7 +106,7 @@ class _Child:
         self._num_output_bytes = 0
         self._reports: list[ChildReport] = []
         self._began: float | None = None
-        """When the child, its own start done, turned to the plugin."""
+        """When the child, its own start done, turned to the plugin, or did so again."""
 
     def run(self) -> LoadReport:
         """Start the child and wait for its end; whatever breaks that off ends the child."""
@@ -137,7 +143,12 @@ class _Child:
         return readers
 
     def _start_process(self, report_in: int) -> subprocess.Popen[bytes]:
-        values = {"plan": plan_to_dict(self._plan), "key": self._decision.key, "timeout_s": self._timeout_s}
+        values = {
+            "plan": plan_to_dict(self._plan),
+            "key": self._decision.key,
+            "timeout_s": self._timeout_s,
+            "again": self._again,
+        }
         with tempfile.TemporaryFile() as request:
             request.write(json.dumps(values).encode())
             request.seek(0)
@@ -156,7 +167,7 @@ class _Child:
     def _watch(self, started: float) -> None:
         """Wait until the process ends, is too late, or is to be stopped."""
         assert self._process is not None
-        while not _has_ended(self._process.pid):
+        while not has_ended(self._process):
             limit = started + _START_S if self._began is None else self._began + self._timeout_s + _GRACE_S
             if time.monotonic() >= limit or self._is_stopped:
                 self._is_killed = True
@@ -182,10 +193,12 @@ class _Child:
                 # A plugin may write into any descriptor; what is no report of ours is none.
                 with contextlib.suppress(ValueError, UnicodeDecodeError):
                     self._reports.append(msgspec.json.decode(line, type=ChildReport))
+                    if self._reports[-1].stage == "used":
+                        self._began = time.monotonic()
 
     def _report(self, code: int, seconds: float) -> LoadReport:
         output = scrub(bytes(self._output).decode("utf-8", "replace"), secrets_in(self._plan.settings))
-        last = next((report for report in self._reports if report.outcome is not None), None)
+        last = next((report for report in self._reports if report.stage == "used"), None)
         if last is None and not self._reports and not self._is_stopped:
             end = (
                 f"did not begin within {_START_S:g} s" if self._is_killed else f"ended with code {code} before it began"
@@ -200,11 +213,21 @@ class _Child:
         if self._num_output_bytes >= _LOUD_BYTES:
             effects = [*effects, f"writes {self._num_output_bytes / 1e6:.1f} MB to standard output and error"]
         outcome = msgspec.convert(last.outcome, Outcome)
-        return LoadReport(self._decision, outcome, tuple(effects), last.imports_torch, output)
+        again = self._second_outcome(code, output)
+        return LoadReport(self._decision, outcome, tuple(effects), last.imports_torch, output, last.registered, again)
+
+    def _second_outcome(self, code: int, output: str) -> Outcome | None:
+        """What became of the second call; ``None`` where there was none."""
+        report = next((report for report in self._reports if report.stage == "again"), None)
+        if report is None and self._again:
+            return Outcome(self._decision.key, "failed", self._describe_end(code, output), output or None)
+        return None if report is None or report.outcome is None else msgspec.convert(report.outcome, Outcome)
 
     def _describe_end(self, code: int, output: str) -> str:
-        is_imported = any(report.stage == "imported" for report in self._reports)
-        when = "when it was called" if is_imported else "while it was imported"
+        stages = {report.stage for report in self._reports}
+        when = "when it was called" if "imported" in stages else "while it was imported"
+        if "used" in stages:
+            when = "when it was called again"
         if code == PIPE_CLOSED:
             return f"it closed the pipe through which it is watched, {when}"
         if self._is_killed or (code == 1 and _TIMER_RAN_OUT.search(output)):
@@ -212,12 +235,3 @@ class _Child:
         if code < 0:
             return f"it ended the process by {signal_name(-code)} {when}"
         return f"it ended the process with exit code {code} {when}"
-
-
-def _has_ended(pid: int) -> bool:
-    """Whether the child has ended; it is not reaped."""
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        # Where the whole program ignores SIGCHLD, the system has reaped it.
-        return True

@@ -5,36 +5,35 @@ The parent gives the request on standard input, and a pipe for reports, which ar
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import faulthandler
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
-from typing import Any, Literal
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from vllm_ext.contracts.current_platform import current_platform
 from vllm_ext.contracts.groups import PLATFORM
 from vllm_ext.contracts.platform import Platform
+from vllm_ext.errors import dotted_path
 from vllm_ext.managers.child_report import PIPE_CLOSED, ChildReport
 from vllm_ext.managers.current import set_default_bound_plan
+from vllm_ext.managers.host_contracts import kind_of
+from vllm_ext.managers.new_python import end_with_parent
 from vllm_ext.managers.planned import NamedPlugins
 from vllm_ext.managers.platforms import PlatformCandidate, bind_platform
+from vllm_ext.managers.registrations import Registrations
 from vllm_ext.managers.side_effects import SideEffects
 from vllm_ext.plan import Decision, DecisionKey, Outcome, Plan, plan_from_dict
-
-_PR_SET_PDEATHSIG = 1
-"""Of Linux's prctl()."""
 
 
 def main(report_fd: int) -> None:
     """Load the plugin that standard input names, and report its outcome. Does not return."""
-    _end_with_parent()
+    end_with_parent()
     request = json.loads(sys.stdin.buffer.read())
     # What a plugin reads from standard input is not the request.
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -42,7 +41,7 @@ def main(report_fd: int) -> None:
     errors = os.fdopen(os.dup(2), "w")
     faulthandler.enable(errors)
 
-    def report(stage: Literal["started", "imported", "used"], **values: Any) -> None:
+    def report(stage: Literal["started", "imported", "used", "again"], **values: Any) -> None:
         try:
             os.write(report_fd, msgspec.json.encode(ChildReport(stage, **values)) + b"\n")
         except OSError:
@@ -53,24 +52,23 @@ def main(report_fd: int) -> None:
     _answer_for_process(plan)
     report("started")
     faulthandler.dump_traceback_later(request["timeout_s"], exit=True, file=errors)
-    before = SideEffects()
-    outcome = _load(plan, decision, lambda: report("imported"))
+    before, registrations = SideEffects(), Registrations()
+    loaded = _load(plan, decision, lambda: report("imported"))
     report(
         "used",
-        outcome=msgspec.to_builtins(dataclasses.replace(outcome, error=None)),
+        outcome=_as_values(loaded.outcome),
         effects=before.found(),
         imports_torch="torch" in sys.modules,
+        registered=registrations.found(decision.distribution),
     )
+    if request["again"]:
+        faulthandler.dump_traceback_later(request["timeout_s"], exit=True, file=errors)
+        again = _load_again(plan, decision, loaded)
+        report("again", outcome=None if again is None else _as_values(again))
     sys.stdout.flush()
     sys.stderr.flush()
     # Threads and exit handlers of the plugin have no say in when this ends.
     os._exit(0)
-
-
-def _end_with_parent() -> None:
-    """Where the system can, let it kill this process when its parent ends, however that ends."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _answer_for_process(plan: Plan) -> None:
@@ -84,14 +82,53 @@ def _bind(plan: Plan) -> Platform:
     return bind_platform(plan).platform
 
 
-def _load(plan: Plan, decision: Decision, on_imported: Callable[[], None]) -> Outcome:
+class _Loaded(NamedTuple):
+    """What became of the plugin; where it works, what its entry point names, and what it gave."""
+
+    outcome: Outcome
+    plugin: Any = None
+    given: Any = None
+
+
+def _load(plan: Plan, decision: Decision, on_imported: Callable[[], None]) -> _Loaded:
     """Load and use the plugin as an engine would; what it raises is in the outcome, an interrupt of its own as well."""
     try:
+        manager: NamedPlugins
         if decision.kind == PLATFORM.key:
-            return _ObservedPlatform(on_imported, plan, decision).outcome
-        return _ObservedPlugin(on_imported, plan, [decision], decision.group, invoke_on_load=True).outcomes[0]
+            manager = _ObservedPlatform(on_imported, plan, decision)
+        else:
+            manager = _ObservedPlugin(on_imported, plan, [decision], decision.group, invoke_on_load=True)
     except KeyboardInterrupt as error:
-        return Outcome.of_error(decision, error)
+        return _Loaded(Outcome.of_error(decision, error))
+    for extension in manager:
+        return _Loaded(manager.outcomes[0], extension.plugin, extension.obj)
+    return _Loaded(manager.outcomes[0])
+
+
+def _load_again(plan: Plan, decision: Decision, first: _Loaded) -> Outcome | None:
+    """Do the same once more, as other parts of an engine may: what it gives has to be of the same kind.
+
+    Returns: ``None`` where nothing is called in a load, or where the first one has failed.
+    """
+    form = kind_of(decision).form
+    if first.outcome.state != "active" or form == "class" or isinstance(first.plugin, ModuleType):
+        return None
+    second = _load(plan, decision, lambda: None)
+    before, now = _class_of(first.given), _class_of(second.given)
+    # What a hook returns is nobody's business.
+    if form == "hook" or second.outcome.state != "active" or before == now:
+        return second.outcome
+    detail = f"the first call gave {before}, the second one {now}"
+    return dataclasses.replace(second.outcome, state="failed", detail=detail)
+
+
+def _class_of(given: Any) -> str:
+    return dotted_path(given if isinstance(given, type) else type(given))
+
+
+def _as_values(outcome: Outcome) -> dict[str, Any]:
+    values: dict[str, Any] = msgspec.to_builtins(dataclasses.replace(outcome, error=None))
+    return values
 
 
 class _ObservedPlugin(NamedPlugins):

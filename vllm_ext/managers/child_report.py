@@ -11,9 +11,10 @@ PIPE_CLOSED = 71
 
 
 class ChildReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How far the child has come; the last one has the outcome."""
+    """How far the child has come; ``used`` has the outcome, and ``again`` that of a second call, if there was one."""
 
-    stage: Literal["started", "imported", "used"]
+    stage: Literal["started", "imported", "used", "again"]
     outcome: dict[str, Any] | None = None
     effects: tuple[str, ...] = ()
     imports_torch: bool = False
+    registered: tuple[str, ...] = ()

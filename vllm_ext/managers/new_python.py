@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
+
+_PR_SET_PDEATHSIG = 1
+"""Of Linux's prctl()."""
 
 
 def start_python(code: str, arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -27,6 +31,21 @@ def start_python(code: str, arguments: Sequence[str], **options: Any) -> subproc
     # -P: the current directory is on the path only where it is on ours.
     command = [sys.executable, "-P", "-c", code, *arguments, *(entry for entry in sys.path if isinstance(entry, str))]
     return subprocess.Popen(command, start_new_session=True, **options)
+
+
+def end_with_parent() -> None:
+    """Where the system can, let it kill this process when its parent ends, however that ends."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a process of :func:`start_python` has ended; it is not reaped."""
+    try:
+        return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        # Where the whole program ignores SIGCHLD, the system has reaped it.
+        return True
 
 
 def end_group(process: subprocess.Popen[bytes]) -> int:
