@@ -178,6 +178,46 @@ def test_loading_names_every_fault_and_ends_within_the_limits(tmp_path):
     assert {row["outcome"] for fault in NOT_LOADED for row in find(rows, fault)} == {""}
 
 
+CHECK_EACH = """
+import contextlib, io, json, sys
+from vllm_ext.cli.main import main
+for reference in sys.argv[2:]:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = main(["check", reference, "-f", "json", "--set", "probe.timeout_s=" + sys.argv[1]])
+    print(json.dumps([code, json.loads(out.getvalue())]))
+"""
+
+
+@pytest.mark.slow
+def test_check_says_of_each_what_is_wrong_and_goes_on_where_it_loads(tmp_path):
+    faults = [fault for fault in (*SELECTED, *PLATFORMS) if fault.folder != "io_processor_none"]
+    references = [f"fault-{fault.folder.replace('_', '-')}:{fault.name or fault.folder}" for fault in faults]
+    path = [*map(str, all_folders()), os.environ.get("PYTHONPATH", "")]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
+
+    done = subprocess.run(
+        [sys.executable, "-c", CHECK_EACH, str(TIMEOUT_S), *references],
+        env=environ,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=900,
+    )
+
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+    for fault, line in zip(faults, done.stdout.splitlines(), strict=True):
+        code, rows = json.loads(line)
+        found = {row["check"]: row["result"] for row in rows}
+        (load,) = [row for row in rows if row["check"] == "load"]
+        expected = {"failed": "fail", "unavailable": "warning", "active": "pass"}[fault.outcome]
+        assert (load["result"], fault.detail in load["detail"]) == (expected, True), rows
+        assert (code, found["metadata"] == "fail") == (int(expected == "fail"), False), rows
+        after = {found[check] for check in ("twice", "registered", "conformance")}
+        assert ("pass" in after, "fail" in after) == (expected == "pass", False), rows
+
+
 HARMLESS = """
 import sys
 from vllm_ext import LLM, ModelRegistry, SamplingParams

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cliff.command import Command
 
 _COMMANDS = {
+    "check": "vllm_ext.cli.check:Check",
     "complete": "vllm_ext.cli.complete:Complete",
     "config sample": "vllm_ext.cli.config:ShowSample",
     "config schema": "vllm_ext.cli.config:ShowSchema",

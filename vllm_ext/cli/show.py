@@ -15,7 +15,7 @@ from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginNotFound, did_yo
 from vllm_ext.managers.child import LoadReport, load_in_child
 from vllm_ext.plan import Decision, Plan
 
-_NOT_TO_BE_LOADED = ("disabled", "incompatible", "shadowed", "invalid", "missing", "unknown")
+NOT_TO_BE_LOADED = ("disabled", "incompatible", "shadowed", "invalid", "missing", "unknown")
 
 
 class ShowPlugin(ShowCommand):
@@ -37,7 +37,7 @@ class ShowPlugin(ShowCommand):
         fields = record_fields(plan, decision)
         self._code = 0
         if parsed_args.load:
-            if decision.status in _NOT_TO_BE_LOADED:
+            if decision.status in NOT_TO_BE_LOADED:
                 raise ConfigError(f"{decision} is not loaded, since it is {decision.status}: {decision.reason}")
             report = load_in_child(plan, decision)
             self._code = exit_code(report)

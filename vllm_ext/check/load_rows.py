@@ -1,0 +1,61 @@
+"""What loading a plugin in a process of its own shows: does it load, may it be called twice, what does it register."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from vllm_ext.check.rows import Row
+from vllm_ext.contracts.groups import KIND_OF_GROUP
+from vllm_ext.managers.child import LoadReport
+
+LOAD, TWICE, REGISTERED = "load", "twice", "registered"
+
+
+def load_row(report: LoadReport) -> Row:
+    """Outcome, seconds and effects. That a platform which nobody named declines is no fault of it."""
+    outcome = report.outcome
+    if outcome.state == "active":
+        parts = [_seconds(report), *report.effects]
+        return Row(LOAD, "pass", "; ".join(parts))
+    is_refusal = outcome.state == "unavailable" and not report.decision.named
+    verb = "declined" if outcome.state == "unavailable" else "failed"
+    return Row(LOAD, "warning" if is_refusal else "fail", f"it {verb}: {'; '.join([outcome.detail, *report.effects])}")
+
+
+def rows_after_load(report: LoadReport) -> Iterator[Row]:
+    """Of a plugin that works: its second call, and what it registered."""
+    yield _twice_row(report)
+    yield from _registered_rows(report)
+
+
+def _seconds(report: LoadReport) -> str:
+    outcome = report.outcome
+    text = f"{outcome.seconds - outcome.call_seconds:.3f} s to import"
+    if KIND_OF_GROUP[report.decision.group].form != "class":
+        text += f", {outcome.call_seconds:.3f} s to call"
+    return text + (", torch among it" if report.imports_torch else "")
+
+
+def _twice_row(report: LoadReport) -> Row:
+    again = report.again
+    if again is None:
+        is_class = KIND_OF_GROUP[report.decision.group].form == "class"
+        what = "a class, which is not called" if is_class else "a module, whose import is all that runs"
+        return Row(TWICE, "skipped", f"the entry point names {what}")
+    if again.state == "active":
+        return Row(TWICE, "pass", "a second call in the same process came to the same")
+    verb = "declined" if again.state == "unavailable" else "failed"
+    return Row(TWICE, "fail", f"the second call in the same process {verb}: {again.detail}")
+
+
+def _registered_rows(report: LoadReport) -> Iterator[Row]:
+    for sentence in report.registered:
+        yield Row(REGISTERED, "pass", sentence)
+    if not report.registered:
+        yield Row(REGISTERED, "pass", "nothing in the registries of vllm_ext")
+
+
+def skipped_rows(checks: Iterable[str], reason: str) -> Iterator[Row]:
+    """A row for each check that is not made."""
+    for check in checks:
+        yield Row(check, "skipped", reason)
