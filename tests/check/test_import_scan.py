@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from support.vllm_tree import write_tree
 
 from vllm_ext.check.import_scan import scan_imports
@@ -101,7 +105,6 @@ def test_a_module_that_is_known_to_make_no_names_is_taken_at_its_word(tmp_path):
         ("try:\n    import vllm.vanished\nexcept:\n    pass", "in a try"),
         ("try:\n    import vllm.vanished\nexcept (KeyError, builtins.Exception):\n    pass", "in a try"),
         ("try:\n    import vllm.vanished\nexcept ModuleNotFoundError:\n    pass", "in a try"),
-        ("try:\n    pass\nexcept ImportError:\n    pass\nelse:\n    import vllm.vanished", "in a try"),
         ("with contextlib.suppress(ImportError):\n    import vllm.vanished", "in a try"),
         ("if TYPE_CHECKING:\n    import vllm.vanished", "under TYPE_CHECKING"),
         ("if not typing.TYPE_CHECKING:\n    pass\nelse:\n    import vllm.vanished", "under TYPE_CHECKING"),
@@ -110,9 +113,11 @@ def test_a_module_that_is_known_to_make_no_names_is_taken_at_its_word(tmp_path):
         ("def f():\n    import vllm.vanished", "in a function"),
         ("class A:\n    async def f(self):\n        import vllm.vanished", "in a function"),
         # None of these helps.
+        ("try:\n    pass\nexcept ImportError:\n    pass\nelse:\n    import vllm.vanished", ""),
         ("try:\n    import vllm.vanished\nexcept KeyError:\n    pass", ""),
         ("try:\n    import vllm.vanished\nfinally:\n    pass", ""),
         ("try:\n    from vllm.logger import vanished\nexcept ModuleNotFoundError:\n    pass", ""),
+        ("try:\n    pass\nfinally:\n    import vllm.vanished", ""),
         ("if not TYPE_CHECKING:\n    import vllm.vanished", ""),
         ("class A:\n    import vllm.vanished", ""),
         ("with open(__file__):\n    import vllm.vanished", ""),
@@ -145,10 +150,78 @@ def test_a_fallback_counts_where_the_first_choice_is_missing(scan, first, second
     assert [(line, guard) for _, line, _, guard in found(result)] == lines
 
 
+def test_a_fallback_within_a_function_is_one_too(scan):
+    source = FALLBACK.format("vanished", "x", "vanished", "x").replace("\n", "\n    ")
+
+    result = scan(__init__=f"def f():\n    {source}")
+
+    assert [(line, guard) for _, line, _, guard in found(result)] == [(3, "in a function"), (5, "in a function")]
+
+
 def test_a_fallback_that_is_not_needed_is_not_looked_up(scan):
     source = FALLBACK.format("logger", "init_logger", "vanished", "init_logger")
 
     assert found(scan(__init__=source)) == []
+
+
+# One that misses something in a finally, while another error is on its way, takes its place: that is not looked into.
+HARMLESS = st.sampled_from(["import host_pkg.sub", "pass"])
+# Imports that work, that miss a module, and that miss a name.
+IMPORTS = st.sampled_from(["import host_pkg.sub", "import host_pkg.gone", "from host_pkg.sub import gone", "pass"])
+CAUGHT = st.sampled_from(
+    [("ImportError",), ("ModuleNotFoundError",), ("KeyError",), ("ModuleNotFoundError", "Exception"), ("KeyError", "")]
+)
+
+
+def indented(*lines):
+    return "\n".join(f"    {line}" for block in lines for line in block.splitlines())
+
+
+def a_try(body, handlers, caught, after, last):
+    parts = ["try:", indented(*body)]
+    for name, handler in zip(caught, handlers, strict=False):
+        parts += [f"except {name}:".replace(" :", ":"), indented(handler)]
+    parts += ["else:", indented(after)]
+    return "\n".join(parts + (["finally:", indented(last)] if last else []))
+
+
+def blocks(inner):
+    two = st.lists(inner, min_size=1, max_size=2)
+    return st.one_of(
+        st.builds(a_try, two, st.tuples(inner, inner), CAUGHT, inner, st.one_of(st.none(), HARMLESS)),
+        st.builds(lambda body: f"def f():\n{indented(body)}", inner),
+        st.builds(lambda body: f"class A:\n{indented(body)}", inner),
+        st.builds(lambda body, other: f"if TYPE_CHECKING:\n{indented(body)}\nelse:\n{indented(other)}", inner, inner),
+        st.builds(lambda body: f"with suppress(ModuleNotFoundError):\n{indented(body)}", inner),
+    )
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory):
+    """A package that can really be imported."""
+    folder = tmp_path_factory.mktemp("real")
+    write_tree(folder, {"__init__.py": "", "sub.py": ""}, "host_pkg")
+    sys.path.insert(0, str(folder))
+    yield SourceTree([str(folder)])
+    sys.path.remove(str(folder))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "host_pkg"]:
+        del sys.modules[name]
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.recursive(IMPORTS, blocks, max_leaves=8), min_size=1, max_size=3))
+def test_it_says_that_an_import_fails_exactly_where_python_does(host, tmp_path, statements):
+    source = "\n".join(["from contextlib import suppress", "TYPE_CHECKING = False", *statements])
+    try:
+        exec(source, {"__name__": "m"})
+        fails = False
+    except ImportError:
+        fails = True
+    (tmp_path / "scanned.py").write_text(source)
+
+    scan = scan_imports(SourceTree([str(tmp_path)]), "scanned", "", "scanned", {"host_pkg": host})
+
+    assert any(not missing.guard for missing in scan.missing) == fails
 
 
 def test_it_follows_imports_and_class_paths_through_the_distribution(scan):
@@ -158,11 +231,14 @@ def test_it_follows_imports_and_class_paths_through_the_distribution(scan):
         llama="",
         tables="",
         platform="WORKER = 'acme.worker:Worker'\nTEXT = 'acme.docs'",
-        worker="from vllm.vanished import x",
+        worker="from vllm.vanished import x\ndef model(name): return f'acme.gemma:{name}', f'acme.phi.{name}'",
+        gemma="",
+        phi="",
         never="from vllm.vanished import x",
     )
 
-    assert set(result.modules) == {"acme", "acme.models", "acme.tables", "acme.platform", "acme.worker"}
+    modules = ("models", "tables", "platform", "worker", "gemma", "phi")
+    assert set(result.modules) == {"acme", *(f"acme.{name}" for name in modules)}
     assert found(result) == [("acme/worker.py", 1, "module vllm.vanished", "")]
 
 
@@ -208,12 +284,13 @@ def test_without_a_vllm_imports_are_counted(scan):
 
 
 def test_another_module_of_the_distribution_is_its_own_and_another_distribution_is_not(plugins, vllm):
-    plugins.distribution("acme", {}, {"acme.py": "import acme_more, zeta", "acme_more.py": "import vllm.vanished"})
+    plugins.distribution("acme", {}, {"acme.py": "import acme_more, zeta", "acme_more.py": "X = 'acme_last:Model'"})
     plugins.distribution("zeta", {}, {"zeta.py": "import vllm.vanished"})
-    for name, files in (("acme", "acme.py,,\nacme_more.py,,\n"), ("zeta", "zeta.py,,\n")):
+    (plugins.site / "acme_last.py").write_text("import vllm.vanished")
+    for name, files in (("acme", "acme.py,,\nacme_more.py,,\nacme_last.py,,\n"), ("zeta", "zeta.py,,\n")):
         (plugins.site / f"{name}-0.1.dist-info" / "RECORD").write_text(files)
 
-    assert scan_imports(SourceTree(), "acme", "", "acme", {"vllm": vllm}).modules == ["acme", "acme_more"]
+    assert scan_imports(SourceTree(), "acme", "", "acme", {"vllm": vllm}).modules == ["acme", "acme_more", "acme_last"]
 
 
 def test_an_entry_point_without_a_module_is_no_scan(scan, tmp_path):

@@ -39,6 +39,7 @@ _ENGINE = {
     "engine.core_process": False,
 }
 _ALONE: dict[str, Any] = {
+    "platform.disabled": [],
     "plugins.general.enabled": [],
     "plugins.general.disabled": [],
     "plugins.logits_processor.enabled": [],
@@ -127,7 +128,7 @@ def _compared(config: Config, changes: Mapping[str, Any], name: str) -> tuple[Re
 
 def _failure(trial: Trial) -> tuple[Result, str]:
     """An engine that found a plugin by itself would go on without one that declines."""
-    return "warning" if trial.has_declined else "fail", f"an engine with it did not run: {trial.failure}"
+    return trial.failure_is, f"an engine with it did not run: {trial.failure}"
 
 
 def _reference_config(candidate: Config) -> Config:

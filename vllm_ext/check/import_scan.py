@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from vllm_ext.check.imports_in import Guard, Import, class_paths_in, imports_in
+from vllm_ext.check.imports_in import Absent, Import, class_paths_in, imports_in
 from vllm_ext.check.source_tree import Absence, Module, SourceTree
 from vllm_ext.discovery import find_providers
+
+_IN_A_TRY = "in a try"
 
 
 class Missing(NamedTuple):
@@ -128,22 +130,23 @@ class _Walk:
             self.scan.unread.append(step.module)
             return
         self.scan.modules.append(step.module)
-        broken_tries: set[int] = set()
+        broken = _BrokenTries()
         for each in imports_in(tree, module.package, called):
-            self._take(module, each, step.guard, broken_tries)
+            self._take(module, each, step.guard, broken)
         for path in class_paths_in(tree):
             if (name := self._module_of(path)) is not None:
                 self._enter(name, step.guard)
 
     def _module_of(self, path: str) -> str | None:
         """The own module that a class path leads to; ``None`` where it is none."""
-        if path.partition(".")[0] in self._hosts or not self._own.has(path):
+        top = path.partition(".")[0]
+        if top in self._hosts or self._tree.find(top) is None or not self._own.has(path):
             return None
         while path and self._tree.find(path) is None:
             path = path.rpartition(".")[0]
         return path or None
 
-    def _take(self, module: Module, each: Import, guard: str, broken_tries: set[int]) -> None:
+    def _take(self, module: Module, each: Import, guard: str, broken: _BrokenTries) -> None:
         host = each.module.partition(".")[0]
         if host not in self._hosts:
             self._follow(each, guard)
@@ -153,40 +156,50 @@ class _Walk:
         if tree is None:
             return
         name = "" if each.name == "*" else each.name
-        absence = tree.absence(each.module, name, is_typed=any(g.is_typed for g in each.guards))
-        if absence is None:
-            return
-        own_guard, is_run = _own_guard(each, absence, broken_tries)
-        if absence.is_certain:
-            broken_tries.update(each.tries)
-        if is_run:
-            text = own_guard.text if own_guard else guard
-            self.scan.missing.append(Missing(host, _shown_path(module.path), each.line, absence, text))
+        absence = tree.absence(each.module, name, is_typed=each.is_typed)
+        if absence is not None and broken.is_run(each):
+            text = broken.take(each, "module" if absence.is_module else "name") if absence.is_certain else ""
+            self.scan.missing.append(Missing(host, _shown_path(module.path), each.line, absence, text or guard))
 
     def _follow(self, each: Import, guard: str) -> None:
         """Read the module of an import, or two where the name that it takes may be a module, if it is an own one."""
-        own_guard = each.guard_against(is_module=True)
-        if (own_guard and own_guard.is_typed) or not self._own.has(each.module):
+        if each.is_typed or not self._own.has(each.module):
             return
-        text = guard or (f"in a module that is imported {own_guard.text}" if own_guard else "")
+        own_guard = _guard_of(each, "module")
+        text = guard or (f"in a module that is imported {own_guard}" if own_guard else "")
         self._enter(each.module, text)
         if each.name not in ("", "*") and self._tree.find(f"{each.module}.{each.name}") is not None:
             self._enter(f"{each.module}.{each.name}", text)
 
 
-def _own_guard(each: Import, absence: Absence, broken_tries: Collection[int]) -> tuple[Guard | None, bool]:
-    """The guard that helps an import, and whether it is run at all.
+class _BrokenTries:
+    """Which ``try`` statements of a module an import has left by an exception, and what was not there."""
 
-    An ``except`` that takes something else instead is run where its ``try`` has failed, and then has to work itself.
-    """
-    guards = each.guards
-    for index, guard in enumerate(guards):
-        if guard.instead_of and guard.instead_of not in broken_tries:
-            return None, False
-        if guard.instead_of:
-            guards = (*guards[:index], *guards[index + 1 :])
-            break
-    return each._replace(guards=guards).guard_against(is_module=absence.is_module), True
+    def __init__(self) -> None:
+        self._absent: dict[int, Absent] = {}
+
+    def is_run(self, each: Import) -> bool:
+        """Whether the ``except`` or ``else`` in which it stands, if any, is run."""
+        return all(self._absent.get(branch.number) in branch.run_for for branch in each.branches)
+
+    def take(self, each: Import, absent: Absent) -> str:
+        """Take note of an import that fails; returns what it is guarded by, to be shown."""
+        # Nothing after the first one that fails is run.
+        was_left = any(self._absent.get(each_try.number) in each_try.caught for each_try in each.tries)
+        for each_try in reversed(each.tries):
+            if was_left or each_try.num_guards != len(each.guards):
+                break
+            self._absent.setdefault(each_try.number, absent)
+            if absent in each_try.caught:
+                break
+        return _guard_of(each, absent) or (_IN_A_TRY if was_left else "")
+
+
+def _guard_of(each: Import, absent: Absent) -> str:
+    """Where an import stands that need not be there; empty where it has to."""
+    if each.guards:
+        return each.guards[0].text
+    return _IN_A_TRY if any(absent in each_try.caught for each_try in each.tries) else ""
 
 
 def _shown_path(path: str) -> str:

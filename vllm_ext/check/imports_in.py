@@ -6,26 +6,45 @@ import ast
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from vllm_ext.check.module_names import absolute, branches
 
-_CLASS_PATH = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)+(:[^\W\d]\w*)?")
+_WORD = r"[^\W\d]\w*"
+_CLASS_PATH = re.compile(rf"{_WORD}((\.{_WORD})+[.:]?|:)({_WORD})?")
+"""Also what an f-string begins with, such as ``acme.models:`` of ``f"acme.models:{name}"``."""
+Absent = Literal["module", "name"]
+"""What is not there: Python says by ModuleNotFoundError that it is a module, and by ImportError that it is a name."""
+
 _CATCHES_ALL = {"ImportError", "Exception", "BaseException"}
 _CATCHES_MODULES = {"ModuleNotFoundError"}
 
 
+class Try(NamedTuple):
+    """A ``try``, or ``with suppress()``, that catches what a failing import raises."""
+
+    number: int
+    caught: frozenset[Absent]
+    num_guards: int
+    """Around it. An import in its body that has more need not be run when the body is."""
+
+
 class Guard(NamedTuple):
-    """What lets a module be imported although one of its imports fails, or keeps that from being run."""
+    """What keeps an import from being run, or may do so."""
 
     text: str
     """Where the import stands, to be shown."""
-    is_for_modules_only: bool = False
-    """Whether it helps against a module that is missing, and not against a name."""
-    instead_of: int = 0
-    """Of an ``except`` that is run where an import of its ``try`` fails: number of that ``try``, from 1."""
     is_typed: bool = False
     """Whether only type checkers read it."""
+
+
+class Branch(NamedTuple):
+    """The ``except`` or the ``else`` of a ``try``: which of them is run depends on the imports in its body."""
+
+    number: int
+    """Of the ``try``."""
+    run_for: frozenset[Absent | None]
+    """What the first import of the body that fails has to lack; ``None`` where none fails."""
 
 
 class Import(NamedTuple):
@@ -36,12 +55,14 @@ class Import(NamedTuple):
     name: str
     """Empty where the module itself is imported, ``*`` for all of its names."""
     guards: tuple[Guard, ...]
-    tries: tuple[int, ...]
-    """Numbers of the ``try`` statements in whose body it stands."""
+    tries: tuple[Try, ...]
+    """Those in whose body it stands and that its failure would reach, outermost first."""
+    branches: tuple[Branch, ...]
 
-    def guard_against(self, *, is_module: bool) -> Guard | None:
-        """The guard that helps where a module, or a name of one, is not there."""
-        return next((guard for guard in self.guards if is_module or not guard.is_for_modules_only), None)
+    @property
+    def is_typed(self) -> bool:
+        """Whether it is for type checkers only."""
+        return any(guard.is_typed for guard in self.guards)
 
 
 def imports_in(tree: ast.Module, package: str, called: str = "") -> list[Import]:
@@ -60,7 +81,7 @@ def class_paths_in(tree: ast.Module) -> Iterator[str]:
     """Texts that may be the path of a class or a module, as plugins hand them over; with dots only."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and _CLASS_PATH.fullmatch(node.value):
-            yield node.value.replace(":", ".")
+            yield node.value.replace(":", ".").rstrip(".")
 
 
 class _Imports(ast.NodeVisitor):
@@ -68,8 +89,9 @@ class _Imports(ast.NodeVisitor):
         self.found: list[Import] = []
         self._package = package
         self._called = called
-        self._guards: list[Guard] = []
-        self._tries: list[int] = []
+        self._guards: tuple[Guard, ...] = ()
+        self._tries: tuple[Try, ...] = ()
+        self._branches: tuple[Branch, ...] = ()
         self._num_tries = 0
 
     def visit_Import(self, node: ast.Import) -> None:
@@ -89,16 +111,15 @@ class _Imports(ast.NodeVisitor):
 
     def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         self._visit_each(node.decorator_list)
-        if node.name == self._called and not self._guards:
+        if node.name == self._called and not self._guards and not self._tries and not self._branches:
             self._called = ""
             self._visit_each(node.body)
-        else:
+            return
+        # Where it is defined says nothing of where it is called.
+        with self._within(_tries=(), _branches=()):
             self._visit_each(node.body, Guard("in a function"))
 
     visit_AsyncFunctionDef = visit_FunctionDef
-
-    def visit_Lambda(self, node: ast.Lambda) -> None:
-        self._visit_each([node.body], Guard("in a function"))
 
     def visit_If(self, node: ast.If) -> None:
         if (parts := branches(node)) is not None:
@@ -116,24 +137,25 @@ class _Imports(ast.NodeVisitor):
         self._visit_each(node.body, Guard("under a condition"))
 
     def visit_Try(self, node: ast.Try | ast.TryStar) -> None:
-        self._num_tries += 1
-        number = self._num_tries
-        guard = _guard_of(name for handler in node.handlers for name in _caught_by(handler.type))
-        if guard is None:
-            self._visit_each([*node.body, *node.orelse])
-        else:
-            self._tries.append(number)
-            self._visit_each(node.body, guard)
-            self._tries.pop()
-            self._visit_each(node.orelse, guard)
-        for handler in node.handlers:
-            is_fallback = _guard_of(_caught_by(handler.type)) is not None
-            self._visit_each(handler.body, Guard("in an except", instead_of=number if is_fallback else 0))
+        caught = [_absences_caught(_caught_by(handler.type)) for handler in node.handlers]
+        this = self._new_try(frozenset[Absent]().union(*caught))
+        self._visit_body(node.body, this)
+        with self._within(_branches=(*self._branches, Branch(this.number, frozenset([None])))):
+            self._visit_each(node.orelse)
+        left = this.caught
+        for handler, absences in zip(node.handlers, caught, strict=True):
+            if run_for := absences & left:
+                with self._within(_branches=(*self._branches, Branch(this.number, run_for))):
+                    self._visit_each(handler.body)
+            else:
+                self._visit_each(handler.body, Guard("in an except"))
+            left -= absences
         self._visit_each(node.finalbody)
 
     visit_TryStar = visit_Try
 
     def visit_With(self, node: ast.With | ast.AsyncWith) -> None:
+        self._visit_each(node.items)
         suppressed = (
             name
             for item in node.items
@@ -141,31 +163,40 @@ class _Imports(ast.NodeVisitor):
             for argument in item.context_expr.args
             for name in _caught_by(argument)
         )
-        self._visit_each(node.body, _guard_of(suppressed))
+        self._visit_body(node.body, self._new_try(_absences_caught(suppressed)))
 
     visit_AsyncWith = visit_With
 
-    def _visit_each(self, nodes: Iterable[ast.AST], guard: Guard | None = None) -> None:
-        with self._under(guard):
+    def _new_try(self, caught: frozenset[Absent]) -> Try:
+        self._num_tries += 1
+        return Try(self._num_tries, caught, len(self._guards))
+
+    def _visit_body(self, body: Iterable[ast.stmt], of: Try) -> None:
+        with self._within(_tries=(*self._tries, of)):
+            self._visit_each(body)
+
+    def _visit_each(self, nodes: Iterable[ast.AST], *guard: Guard) -> None:
+        with self._within(_guards=(*self._guards, *guard)):
             for node in nodes:
                 self.visit(node)
 
     @contextmanager
-    def _under(self, guard: Guard | None) -> Iterator[None]:
-        self._guards += [guard] if guard else []
+    def _within(self, **values: Any) -> Iterator[None]:
+        """Let attributes have other values inside the block."""
+        before = {name: getattr(self, name) for name in values}
+        vars(self).update(values)
         yield
-        if guard:
-            self._guards.pop()
+        vars(self).update(before)
 
     def _add(self, node: ast.stmt | ast.expr, module: str, name: str) -> None:
-        self.found.append(Import(node.lineno, module, name, tuple(self._guards), tuple(self._tries)))
+        self.found.append(Import(node.lineno, module, name, self._guards, self._tries, self._branches))
 
 
-def _guard_of(caught: Iterable[str]) -> Guard | None:
-    names = set(caught)
+def _absences_caught(exceptions: Iterable[str]) -> frozenset[Absent]:
+    names = set(exceptions)
     if names & _CATCHES_ALL:
-        return Guard("in a try")
-    return Guard("in a try", is_for_modules_only=True) if names & _CATCHES_MODULES else None
+        return frozenset(["module", "name"])
+    return frozenset(["module"] if names & _CATCHES_MODULES else [])
 
 
 def _caught_by(kind: ast.expr | None) -> Iterator[str]:

@@ -11,6 +11,7 @@ from typing import IO, Any
 
 import msgspec
 
+from vllm_ext.check.rows import Result
 from vllm_ext.config import Config
 from vllm_ext.config.origin import Origin
 from vllm_ext.config.redaction import scrub, secrets_in
@@ -58,8 +59,8 @@ class Trial(msgspec.Struct, frozen=True):
     """What was logged at that level or above."""
     failure: str = ""
     """One line; empty where the run ended well."""
-    has_declined: bool = False
-    """Whether the failure is that a plugin declined."""
+    failure_is: Result = "fail"
+    """What the failure is for a check: a warning where a plugin declined, ``skipped`` where the model is of no use."""
     output: str = ""
     """The end of what was written to standard output and error."""
 

@@ -55,7 +55,7 @@ def main() -> None:
         with LLM.from_config(request.config, progress=False) as llm:
             trial = _generate(llm, request.wanted)
     except BaseException as error:  # noqa: BLE001 - whatever ends it is the result
-        trial = Trial(failure=_cause(error), has_declined=_has_declined(error))
+        trial = Trial(failure=_cause(error), failure_is="warning" if _has_declined(error) else "fail")
     os.write(result_fd, msgspec.json.encode(msgspec.structs.replace(trial, warnings=tuple(kept.texts))))
     sys.stdout.flush()
     sys.stderr.flush()
@@ -66,6 +66,8 @@ def main() -> None:
 def _generate(llm: LLM, wanted: Wanted) -> Trial:
     from vllm_ext.contracts.sampling_params import SamplingParams
 
+    if llm.llm_engine.vllm_config.model_config.runner_type == "pooling":
+        return Trial(failure="engine.model pools, and tokens are what is compared", failure_is="skipped")
     common: dict[str, Any] = {"max_tokens": wanted.max_tokens, "ignore_eos": True}
     greedy = SamplingParams(temperature=0, logprobs=2 if wanted.with_margins else None, **common)
     params = [greedy] * len(wanted.prompts)

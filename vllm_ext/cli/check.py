@@ -63,11 +63,15 @@ class Check(ListCommand):
             raise PluginNotFound(
                 f"no plugin {parsed_args.name!r} is installed; {decision.reason}", plugin=decision.name
             )
+        rows = []
         with ends_on_signals():
-            rows = list(self._rows(config, plan, decision, against))
+            for row in self._rows(config, plan, decision, against):
+                rows.append(row._replace(detail=self.app.without_secrets(row.detail)))
+                # Some take their time.
+                self.app.LOG.info("%s: %s: %s", *row)
         if any(row.result == "fail" for row in rows):
             self._code = self._code or 1
-        return _COLUMNS, [row._replace(detail=self.app.without_secrets(row.detail)) for row in rows]
+        return _COLUMNS, rows
 
     def _rows(self, config: Config, plan: Plan, decision: Decision, against: str | None) -> Iterator[Row]:
         yield from metadata_rows(decision, against)
