@@ -35,10 +35,11 @@ def load_twice(plugins, make_plan):
             "failed",
             "it ended the process with exit code 3 when it was called again",
         ),
-        (
+        pytest.param(
             "import time\n    if count() > 1: time.sleep(600)",
             "failed",
             "it did not finish within 3 s when it was called again",
+            marks=pytest.mark.slow,
         ),
     ],
 )
