@@ -43,6 +43,7 @@ ROWS = (
     "engine",
     "hosts",
     "check",
+    "server",
     "cli",
     "__main__",
 )

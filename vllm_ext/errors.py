@@ -20,6 +20,7 @@
     │   └── TokenizerError       a tokenizer that is missing or cannot be read
     ├── CollectiveError          tensors or ranks that a collective cannot work with
     ├── InvalidRequest           a prompt or a sampling parameter out of range
+    │   └── RefusedByServer      a request over HTTP that is refused before the engine has it
     └── EngineError              the engine cannot be started, or cannot go on
         └── WorkerError          a worker process failed, or is gone
 
@@ -139,6 +140,15 @@ class InvalidRequest(VllmExtError, ValueError):
     """A prompt or a sampling parameter is not acceptable."""
 
     exit_code = 2
+
+
+class RefusedByServer(InvalidRequest):
+    """A request over HTTP is refused: ``status`` is HTTP's, ``param`` the field at fault, where it is one."""
+
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.param = param
 
 
 class EngineError(VllmExtError, RuntimeError):

@@ -11,7 +11,7 @@ from msgspec import Meta
 from vllm_ext.config import Override, Settings, effective, json_schema, load_config, parse_set, redacted_settings
 from vllm_ext.config import redaction as redaction_module
 from vllm_ext.config.keys import Key, all_keys
-from vllm_ext.config.redaction import is_secret, names_secret
+from vllm_ext.config.redaction import is_secret, names_secret, secrets_in
 from vllm_ext.errors import ConfigError
 
 HIDDEN = "********"
@@ -89,8 +89,19 @@ class TestSecrets:
 
         assert shown.value == [{"url": "a", "token": HIDDEN}, [{"password": HIDDEN}]]
 
-    def test_no_name_in_the_settings_of_our_own_says_so(self):
-        names = {part for key in all_keys().values() for part in key.parts}
+    def test_the_key_of_the_server_is_redacted_and_taken_out_of_texts(self):
+        config = load_config((), [parse_set("server.api_key=hunter2")], {})
+
+        row = next(row for row in effective(config) if row.key == "server.api_key")
+
+        assert (row.value, str(row.origin)) == (HIDDEN, "command line (--set server.api_key)")
+        assert redacted_settings(config.settings)["server"]["api_key"] == HIDDEN
+        assert secrets_in(config.settings) == ["hunter2"]
+        assert Settings().server.api_key is None
+        assert secrets_in(Settings()) == []
+
+    def test_no_name_in_the_settings_of_our_own_says_so_unless_the_key_is_marked(self):
+        names = {part for key in all_keys().values() if not key.secret for part in key.parts}
 
         assert [name for name in names if names_secret(name)] == []
         assert redacted_settings(Settings()) == msgspec.to_builtins(Settings())

@@ -42,6 +42,7 @@ _COMMANDS = {
     "list": "vllm_ext.cli.list:ListPlugins",
     "plan": "vllm_ext.cli.plan:ShowPlan",
     "run": "vllm_ext.cli.run:Run",
+    "serve": "vllm_ext.cli.serve:Serve",
     "show": "vllm_ext.cli.show:ShowPlugin",
 }
 

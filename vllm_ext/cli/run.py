@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from vllm_ext.cli.base import SettingsCommand, ends_on_signals, json_array, output_to_stderr
+from vllm_ext.cli.engine_options import add_engine_options, engine_overrides
 from vllm_ext.cli.output import Output
 from vllm_ext.cli.run_data import (
     add_data_options,
@@ -18,7 +19,6 @@ from vllm_ext.cli.run_data import (
 )
 from vllm_ext.cli.run_pooling import add_task_options, lines, pool, sampling_options, task_of, task_overrides
 from vllm_ext.cli.run_stats import RunStats
-from vllm_ext.config import Override
 from vllm_ext.importing import without_gc
 
 if TYPE_CHECKING:
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _DEFAULT_PROMPT = "It was a truth"
 _SAMPLING_DEFAULTS = {"max_tokens": 100, "temperature": 0.8, "top_p": 1.0, "top_k": 0, "min_p": 0.0}
 """What holds where nothing is given; other than vLLM's, for a text that is worth reading."""
-_ENGINE_OPTIONS = ("model", "dtype", "executor", "tensor_parallel_size")
-"""Options that are keys of the settings' section ``engine``."""
 
 
 class Run(SettingsCommand):
@@ -45,10 +43,7 @@ class Run(SettingsCommand):
             metavar="PROMPT",
             help=f"text to go on from, or for --task, by default {_DEFAULT_PROMPT!r}",
         )
-        add("--model", metavar="DIR", help="Hugging Face model directory (a small model that comes with vllm-ext)")
-        add("--dtype", metavar="DTYPE", help="auto, float32, bfloat16 or float16 (auto)")
-        add("--executor", metavar="NAME", help="executor plugin that runs the workers: uniproc, multiproc (uniproc)")
-        add("--tensor-parallel-size", type=int, metavar="N", help="workers that share each layer (1)")
+        add_engine_options(parser)
         add("--max-tokens", type=int, metavar="N", help="tokens to generate at most (100)")
         add("--temperature", type=float, metavar="T", help="0 takes the likeliest token each time (0.8)")
         add("--top-p", type=float, metavar="P", help="only the likeliest tokens that reach P together (1)")
@@ -66,12 +61,7 @@ class Run(SettingsCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         from vllm_ext.contracts.sampling_params import SamplingParams
 
-        given = {key: getattr(parsed_args, key) for key in _ENGINE_OPTIONS}
-        overrides = [
-            Override(f"engine.{key}", value, f"--{key.replace('_', '-')}")
-            for key, value in given.items()
-            if value is not None
-        ]
+        overrides = engine_overrides(parsed_args)
         data = read_data(parsed_args)
         overrides += [*task_overrides(parsed_args), *io_processor_override(parsed_args)]
         config = self.load_config(parsed_args, *overrides)

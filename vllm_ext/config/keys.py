@@ -126,9 +126,11 @@ def unknown_key(section: str, name: str) -> str:
     """Text for a name that does not belong into ``section``."""
     if key := all_keys().get(section):
         return f"unknown key; {section} has no keys below it: it is {key.expected}"
-    hint = _instead_of_vllms(section, name) or did_you_mean(name, children(section))
+    hint = _instead_of_vllms(section, name)
+    # The same name elsewhere is likelier than one that is merely like it.
     if not hint and (elsewhere := [path for path in all_keys() if path.split(".")[-1] == name]):
         hint = f" (did you mean {' or '.join(map(repr, elsewhere))}?)"
+    hint = hint or did_you_mean(name, children(section))
     where = f"keys of {section!r}" if section else "keys"
     return f"unknown key{hint}; {where}: {listing(children(section))}"
 

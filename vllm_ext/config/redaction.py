@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 from urllib.parse import unquote
@@ -58,11 +59,14 @@ def redact(parts: tuple[str, ...], value: Any) -> Any:
 
 
 def secrets_in(settings: Settings) -> list[str]:
-    """The secret texts in the options, in every form in which plugins that were given them may repeat them.
+    """The secret texts in the options, and those of keys that are marked secret, in every form in which who was given
+    them may repeat them.
 
     Longest first, so that none is replaced in part.
     """
-    found = {form for text in _secrets_below(("options",), settings.options) for form in _forms(text)}
+    marked = [key.parts for key in all_keys().values() if key.secret]
+    places = [(("options",), settings.options), *((parts, reduce(getattr, parts, settings)) for parts in marked)]
+    found = {form for parts, value in places for text in _secrets_below(parts, value) for form in _forms(text)}
     return sorted((text for text in found if len(text) >= _MIN_LENGTH), key=len, reverse=True)
 
 

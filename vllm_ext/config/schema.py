@@ -181,6 +181,24 @@ class EngineSettings(_Section, frozen=True):
     seed: Annotated[int, Meta(ge=0, le=2**63 - 1, description="seed of the engine's random numbers")] = 0
 
 
+class ServerSettings(_Section, frozen=True):
+    host: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            description="address to listen on; 0.0.0.0 is every network of this machine, as :: is with IPv6",
+        ),
+    ] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="port to listen on; 0 for any free one")] = 8000
+    api_key: Annotated[
+        Annotated[str, Meta(min_length=1)] | None,
+        Meta(description="what clients have to send as a bearer token; null for none", extra={"secret": True}),
+    ] = None
+    served_model_name: Annotated[
+        str | None, Meta(description="name of the model for clients; null for what engine.model is")
+    ] = None
+
+
 class Settings(_Section, frozen=True):
     """All settings, with their defaults."""
 
@@ -206,4 +224,5 @@ class Settings(_Section, frozen=True):
         list[str], Meta(description="custom ops of the platform: all or none, then +name and -name")
     ] = []
     profiler: ProfilerSettings = field(default_factory=ProfilerSettings)
+    server: ServerSettings = field(default_factory=ServerSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.arguments import refuse_adapter
-from vllm_ext.engine.inputs.conversations import Message, parse_conversation, split_conversations
-from vllm_ext.engine.inputs.prompts import TokensPrompt, shown
-from vllm_ext.engine.inputs.tokenizer import tokenizing
+from vllm_ext.engine.inputs.chat_prompts import ChatPrompts
+from vllm_ext.engine.inputs.conversations import Message, split_conversations
+from vllm_ext.engine.inputs.prompts import shown
 from vllm_ext.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from vllm_ext.engine.inputs.chat_template import ChatTemplates
     from vllm_ext.engine.llm_engine import LLMEngine
 
 
@@ -64,33 +63,23 @@ class ChatCalls:
         """
         refuse_adapter(lora_request)
         _check_options(chat_template, tools, chat_template_kwargs)
-        if add_generation_prompt and continue_final_message:
-            raise InvalidRequest(
-                "add_generation_prompt and continue_final_message are both true, and a message is either begun or gone "
-                "on with; set one of them to False"
-            )
-        prompts = []
-        for conversation in split_conversations(messages):
-            text = self._chat_templates.render(
-                parse_conversation(conversation),
+        prompts = [
+            self._chat_prompts.make(
+                conversation,
                 template=chat_template,
                 add_generation_prompt=add_generation_prompt,
                 continue_final_message=continue_final_message,
                 tools=tools,
                 variables=chat_template_kwargs,
             )
-            with tokenizing():
-                # The template has written those that the model wants.
-                token_ids = self.llm_engine.tokenizer.encode(text, add_special_tokens=False)
-            prompts.append(TokensPrompt(prompt=text, prompt_token_ids=token_ids))
+            for conversation in split_conversations(messages)
+        ]
         return self._complete(prompts, sampling_params, priority, use_tqdm)
 
     @cached_property
-    def _chat_templates(self) -> ChatTemplates:
-        # Who has no conversations does without jinja2.
-        from vllm_ext.engine.inputs.chat_template import ChatTemplates
-
-        return ChatTemplates(Path(self.llm_engine.vllm_config.model_config.tokenizer))
+    def _chat_prompts(self) -> ChatPrompts:
+        directory = Path(self.llm_engine.vllm_config.model_config.tokenizer)
+        return ChatPrompts(directory, self.llm_engine.tokenizer)
 
     def _complete(
         self,

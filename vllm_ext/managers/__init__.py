@@ -10,6 +10,7 @@ from vllm_ext.managers.load import (
     load_driver,
     load_extensions,
     load_group,
+    settling,
 )
 from vllm_ext.managers.platforms import PlatformBinding, activate_bound, bind_platform, runtime_versions
 from vllm_ext.managers.receipts import make_receipt
@@ -30,5 +31,6 @@ __all__ = [
     "make_receipt",
     "runtime_versions",
     "set_default_bound_plan",
+    "settling",
     "use_bound_plan",
 ]

@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from stevedore.extension import Extension
@@ -80,20 +81,41 @@ def build_extension(bound_plan: BoundPlan, decision: Decision, build: Callable[[
     Raises:
         PluginLoadError: it did, and the user named the plugin.
     """
+    built = None
+    with settling(bound_plan, decision, "built"):
+        built = build()
+    return built  # noqa: RET504 - the block may be left before
+
+
+@contextmanager
+def settling(
+    bound_plan: BoundPlan, decision: Decision, verb: str, passing: tuple[type[BaseException], ...] = ()
+) -> Iterator[None]:
+    """The code of an extension that was loaded runs in the block, which is part of whether the plugin works. Where it
+    fails or declines, that is reported once, and the block is left.
+
+    Args:
+        verb: what is done with the plugin, for messages: ``built``.
+        passing: what is no failure of the plugin, besides an interrupt: that the caller is cancelled.
+
+    Raises:
+        PluginLoadError: it failed, and the user named the plugin.
+    """
     started = time.perf_counter()
-    logger.debug("%s is built now", source_of(decision))
+    logger.debug("%s is %s now", source_of(decision), verb)
     try:
         with loading(decision.name, decision.distribution):
-            return build()
+            yield
     except KeyboardInterrupt:
-        logger.error("interrupted while %s was built (%s)", source_of(decision), decision.value)
+        logger.error("interrupted while %s was %s (%s)", source_of(decision), verb, decision.value)
         raise
-    except BaseException as error:  # noqa: BLE001 - a plugin that exits or asserts fails like any other
+    except BaseException as error:  # a plugin that exits or asserts fails like any other
+        if isinstance(error, passing):
+            raise
         seconds = time.perf_counter() - started
         outcome = without_secrets(Outcome.of_error(decision, error, seconds, seconds), bound_plan.plan)
         _OUTCOMES[decision.key] = outcome
         settle(decision, outcome)
-        return None
 
 
 def extension_outcomes(bound_plan: BoundPlan, kind: PluginKind) -> list[Outcome]:

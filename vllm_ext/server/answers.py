@@ -1,0 +1,106 @@
+"""Answers that are made while the client waits, and whose making ends when it leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+ErrorBodyOf = Callable[[Exception], tuple[int, bytes]]
+"""Status and JSON for what was raised."""
+
+_JSON = b"application/json"
+_EVENTS = b"text/event-stream; charset=utf-8"
+
+
+class Answer(Response):
+    """The answer to one request. A client that disconnects ends what is being done for it.
+
+    Args:
+        body_of_error: what is answered where that fails.
+    """
+
+    def __init__(self, body_of_error: ErrorBodyOf) -> None:
+        super().__init__()
+        self._body_of_error = body_of_error
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, as ASGI has it."""
+        working = asyncio.ensure_future(self.answer(send))
+        leaving = asyncio.ensure_future(_disconnected(receive))
+        try:
+            await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (working, leaving):
+                task.cancel()
+            await asyncio.gather(working, leaving, return_exceptions=True)
+        if not working.cancelled():
+            working.result()
+
+    @abstractmethod
+    async def answer(self, send: Send) -> None:
+        """Send all of it; cancelled where the client leaves before."""
+
+
+class JSONAnswer(Answer):
+    """JSON, at once. ``work`` gives its bytes."""
+
+    def __init__(self, work: Callable[[], Awaitable[bytes]], body_of_error: ErrorBodyOf) -> None:
+        super().__init__(body_of_error)
+        self._work = work
+
+    async def answer(self, send: Send) -> None:
+        status = 200
+        try:
+            body = await self._work()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+            status, body = self._body_of_error(error)
+        await send_whole(send, status, body)
+
+
+class EventStream(Answer):
+    """Events of a server (SSE), while they come.
+
+    Args:
+        events: gives the bytes of one event, or of several. An error before the first is the answer, with its status;
+            a later one is an event, since the status is sent.
+    """
+
+    def __init__(self, events: AsyncGenerator[bytes, None], body_of_error: ErrorBodyOf) -> None:
+        super().__init__(body_of_error)
+        self._events = events
+
+    async def answer(self, send: Send) -> None:
+        async with aclosing(self._events) as events:
+            try:
+                first = await anext(events)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
+                await send_whole(send, *self._body_of_error(error))
+                return
+            headers = [(b"content-type", _EVENTS), (b"cache-control", b"no-cache")]
+            await send({"type": "http.response.start", "status": 200, "headers": headers})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            try:
+                async for event in events:
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+            except Exception as error:  # noqa: BLE001 - as above
+                body = b"data: " + self._body_of_error(error)[1] + b"\n\n"
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+
+
+async def send_whole(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    """Send JSON that is there."""
+    length = str(len(body)).encode()
+    all_headers = [(b"content-type", _JSON), (b"content-length", length), *headers]
+    await send({"type": "http.response.start", "status": status, "headers": all_headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _disconnected(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
