@@ -7,10 +7,11 @@ from typing import Any
 
 import msgspec
 
-from vllm_ext.contracts.groups import GENERAL, LOGITS_PROCESSOR, PLATFORM, STAT_LOGGER
+from vllm_ext.contracts.groups import ENDPOINT, GENERAL, LOGITS_PROCESSOR, PLATFORM, STAT_LOGGER
 from vllm_ext.contracts.platform import AttentionSelectorConfig
 from vllm_ext.dispatch.config_values import shown
 from vllm_ext.dispatch.dispatcher import Dispatcher
+from vllm_ext.dispatch.endpoints import load_endpoints, possible_tasks
 from vllm_ext.dispatch.io_processor import find_io_processor
 from vllm_ext.dispatch.logits_processors import SETTING
 from vllm_ext.dispatch.pooler_config import is_encoder
@@ -22,6 +23,7 @@ from vllm_ext.plan import Decision, Outcome, Plan
 from vllm_ext.registry.base import all_registries
 
 _STAT_LOGGERS_KEY = "plugins.stat_logger.enabled"
+_ENDPOINTS_KEY = "plugins.endpoint.enabled"
 
 
 def plugin_trail(plan: Plan, outcomes: Sequence[Outcome], chosen: Decision | None = None) -> list[TrailEntry]:
@@ -66,6 +68,7 @@ def dispatch_trail(dispatcher: Dispatcher) -> list[TrailEntry]:
             *_logits_processor_entries(dispatcher),
             *_stat_logger_entries(dispatcher),
             *_io_processor_entries(dispatcher),
+            *_endpoint_entries(dispatcher),
             *_changes(dispatcher),
         ]
         return [_with_owner(dispatcher, entry) for entry in entries] + registry_entries()
@@ -129,6 +132,23 @@ def _io_processor_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
     yield from _decided(
         msgspec.structs.replace(plan, decisions=tuple(decisions)), slot, slot, (), None if error else chosen
     )
+
+
+def _endpoint_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:
+    """Those that are installed; what a server would do with one that is loaded, as far as the model's files tell."""
+    bound_plan, objections = dispatcher.bound_plan, {}
+    tasks = possible_tasks(dispatcher.vllm_config.model_config)
+    try:
+        for endpoint in load_endpoints(bound_plan):
+            objections[str(endpoint.decision)] = endpoint.objection(tasks)
+    except VllmExtError as error:
+        yield TrailEntry("endpoint", "", "failed", str(error), str(dispatcher.config.origin(_ENDPOINTS_KEY)), error)
+    outcomes = extension_outcomes(bound_plan, ENDPOINT)
+    for entry in _decided(bound_plan.plan, ENDPOINT.key, "endpoint", outcomes):
+        if objection := objections.get(entry.candidate):
+            reason = f"{entry.reason}; a server leaves it out: {objection}"
+            entry = entry._replace(state="passed_over", reason=reason)
+        yield entry
 
 
 def _attention_entries(dispatcher: Dispatcher) -> Iterator[TrailEntry]:

@@ -8,7 +8,7 @@ from vllm_ext.errors import VllmExtError
 
 SLOTS = (
     *("platform", "general", "worker", "attention", "communicator", "ops", "logits_processors", "stat_loggers"),
-    *("io_processor", "registries", "config", "processes"),
+    *("io_processor", "endpoint", "registries", "config", "processes"),
 )
 
 

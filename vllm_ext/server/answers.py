@@ -10,10 +10,14 @@ from contextlib import aclosing
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from vllm_ext.server.errors import error_body
+
 ErrorBodyOf = Callable[[Exception], tuple[int, bytes]]
 """Status and JSON for what was raised."""
 
+_STOPPED = error_body(503, "the server stops, and this request has not ended")
 _JSON = b"application/json"
+_DONE = b"data: [DONE]\n\n"
 _EVENTS = b"text/event-stream; charset=utf-8"
 
 
@@ -32,18 +36,28 @@ class Answer(Response):
         """Answer, as ASGI has it."""
         working = asyncio.ensure_future(self.answer(send))
         leaving = asyncio.ensure_future(_disconnected(receive))
+        is_stopped = False
         try:
             await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            # Who has waited long enough for this request when the server ends; the client is told.
+            is_stopped = True
         finally:
             for task in (working, leaving):
                 task.cancel()
             await asyncio.gather(working, leaving, return_exceptions=True)
         if not working.cancelled():
             working.result()
+        elif is_stopped:
+            await self.break_off(send)
 
     @abstractmethod
     async def answer(self, send: Send) -> None:
-        """Send all of it; cancelled where the client leaves before."""
+        """Send all of it; cancelled where the client leaves before, or the server stops."""
+
+    async def break_off(self, send: Send) -> None:
+        """Tell the client that the rest does not come, as the server stops."""
+        await send_whole(send, 503, _STOPPED)
 
 
 class JSONAnswer(Answer):
@@ -73,6 +87,7 @@ class EventStream(Answer):
     def __init__(self, events: AsyncGenerator[bytes, None], body_of_error: ErrorBodyOf) -> None:
         super().__init__(body_of_error)
         self._events = events
+        self._is_begun = False
 
     async def answer(self, send: Send) -> None:
         async with aclosing(self._events) as events:
@@ -82,15 +97,26 @@ class EventStream(Answer):
                 await send_whole(send, *self._body_of_error(error))
                 return
             headers = [(b"content-type", _EVENTS), (b"cache-control", b"no-cache")]
+            self._is_begun = True
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": first, "more_body": True})
             try:
                 async for event in events:
                     await send({"type": "http.response.body", "body": event, "more_body": True})
             except Exception as error:  # noqa: BLE001 - as above
-                body = b"data: " + self._body_of_error(error)[1] + b"\n\n"
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+                await self._end(send, self._body_of_error(error)[1])
+                return
+        await send({"type": "http.response.body", "body": _DONE, "more_body": False})
+
+    async def break_off(self, send: Send) -> None:
+        if not self._is_begun:
+            await super().break_off(send)
+        else:
+            await self._end(send, _STOPPED)
+
+    async def _end(self, send: Send, error: bytes) -> None:
+        """End with an error, the status being sent."""
+        await send({"type": "http.response.body", "body": b"data: " + error + b"\n\n" + _DONE, "more_body": False})
 
 
 async def send_whole(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:

@@ -118,6 +118,7 @@ class AttachedEndpoints:
             if not is_done:
                 before.restore(self._app)
         if is_done:
+            logger.debug("%s is attached, by the name %r", endpoint.source, endpoint.plugin.name)
             self._attached.append(_Attached(endpoint, before, routes))
 
     def _check_others(self, endpoint: LoadedEndpoint, routes: Sequence[BaseRoute]) -> None:
