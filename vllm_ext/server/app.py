@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_ext._version import __version__
 from vllm_ext.errors import VllmExtError
-from vllm_ext.server import chat, completions, monitoring
+from vllm_ext.server import chat, completions, monitoring, pooling, tokenizing
 from vllm_ext.server.answers import send_whole
 from vllm_ext.server.decoding import RequestBody, read_request
 from vllm_ext.server.errors import error_body, phrase_of
@@ -40,6 +40,11 @@ ROUTES = (
     Route("/v1/models", monitoring.models),
     Route("/v1/completions", completions.create_completion, CompletionRequest),
     Route("/v1/chat/completions", chat.create_chat_completion, ChatRequest),
+    Route("/v1/embeddings", pooling.create_embeddings, pooling.EmbeddingRequest),
+    Route("/classify", pooling.classify, pooling.ClassifyRequest),
+    Route("/pooling", pooling.pool, pooling.PoolingRequest),
+    Route("/tokenize", tokenizing.tokenize, tokenizing.TokenizeRequest),
+    Route("/detokenize", tokenizing.detokenize, tokenizing.DetokenizeRequest),
 )
 """The server's own; a plugin's route with the same method and path takes the place of one."""
 OPEN_PATHS = ("/health",)

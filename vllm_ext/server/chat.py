@@ -13,7 +13,7 @@ from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.errors import RefusedByServer
 from vllm_ext.server import logprobs
-from vllm_ext.server.generation import Head, UsageCounter, UsageOptions, encode, event, outputs_of, sampling_params
+from vllm_ext.server.generation import Head, UsageCounter, UsageOptions, encode, event, generate, sampling_params
 from vllm_ext.server.protocol import ChatChoice, ChatLogprobs, ChatRequest, Delta, Message, TextAnswer
 from vllm_ext.server.service import Service, new_id, now
 
@@ -88,7 +88,7 @@ class _Call:
     async def _outputs(self) -> AsyncGenerator[RequestOutput, None]:
         request = self._request
         prompt = await self._service.chat_prompt(request)
-        run = outputs_of(self._service, [prompt], self._params, self._head.id, request.priority)
+        run = generate(self._service, [prompt], self._params, self._head.id, request.priority)
         async with aclosing(run) as outputs:
             async for _, output in outputs:
                 self._usage.add(0, output)

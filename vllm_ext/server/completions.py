@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -11,10 +11,8 @@ from starlette.responses import Response
 
 from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
-from vllm_ext.engine.inputs.prompts import TokensPrompt
-from vllm_ext.errors import RefusedByServer
-from vllm_ext.server import logprobs
-from vllm_ext.server.generation import Head, UsageCounter, UsageOptions, encode, event, outputs_of, sampling_params
+from vllm_ext.server import logprobs, prompts
+from vllm_ext.server.generation import Head, UsageCounter, UsageOptions, encode, event, generate, sampling_params
 from vllm_ext.server.protocol import CompletionChoice, CompletionLogprobs, CompletionRequest, TextAnswer
 from vllm_ext.server.service import Service, new_id, now
 
@@ -34,7 +32,7 @@ class _Call:
     def __init__(self, service: Service, request: CompletionRequest) -> None:
         self._service = service
         self._request = request
-        self._prompts = _prompts(request.prompt)
+        self._prompts = prompts.split("prompt", request.prompt)
         self._is_echo = request.echo is True
         self._is_echo_alone = self._is_echo and request.max_tokens == 0
         self._params = self._sampling_params()
@@ -76,24 +74,16 @@ class _Call:
 
     async def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         request = self._request
-        prompts: list[Any] = self._prompts
+        each = self._prompts
         if request.add_special_tokens is False:
-            prompts = [await self._bare(prompt) for prompt in prompts]
-        run = outputs_of(self._service, prompts, self._params, self._head.id, request.priority)
+            each = [await prompts.without_special_tokens(self._service, prompt) for prompt in each]
+        run = generate(self._service, each, self._params, self._head.id, request.priority)
         async with aclosing(run) as outputs:
             async for prompt_index, output in outputs:
                 self._usage.add(prompt_index, output, counts_completion=not self._is_echo_alone)
                 # They come once, and each completion of the prompt begins with them.
                 self._prompt_logprobs.setdefault(prompt_index, output.prompt_logprobs)
                 yield prompt_index, output
-
-    async def _bare(self, prompt: str | list[int]) -> TokensPrompt | list[int]:
-        """A prompt without the tokens that the tokenizer puts around a text."""
-        if not isinstance(prompt, str):
-            return prompt
-        return TokensPrompt(
-            prompt=prompt, prompt_token_ids=await self._service.encode(prompt, add_special_tokens=False)
-        )
 
     async def _choices(self, prompt_index: int, output: RequestOutput) -> list[CompletionChoice]:
         echoed = await self._echoed(output) if self._is_echo else ""
@@ -150,23 +140,3 @@ class _Call:
         if lists.tokens:
             self._num_characters[index] = lists.text_offset[-1] + len(lists.tokens[-1])
         return lists
-
-
-def _prompts(given: str | list[str | int | list[int]]) -> list[str | list[int]]:
-    """The prompts of a request: a text, texts, the ids of one prompt's tokens, or several lists of these."""
-    if isinstance(given, str):
-        return [given]
-    kinds = {type(each) for each in given}
-    if not given or len(kinds) > 1:
-        what = "an empty list" if not given else "a list of several kinds"
-        raise RefusedByServer(
-            f"prompt is {what}; it takes a text, a list of texts, a list of token ids, or a list of such lists",
-            param="prompt",
-        )
-    if kinds == {int}:
-        return [_ints(given)]
-    return [each for each in given if isinstance(each, str | list)]
-
-
-def _ints(values: Iterable[Any]) -> list[int]:
-    return [value for value in values if isinstance(value, int)]

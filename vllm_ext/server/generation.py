@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -14,6 +14,8 @@ from vllm_ext.contracts.sampling_params import RequestOutputKind, SamplingParams
 from vllm_ext.errors import RefusedByServer
 from vllm_ext.server.protocol import SAMPLING_FIELDS, GenerationRequest, PromptTokensDetails, Usage
 from vllm_ext.server.service import Service
+
+T = TypeVar("T")
 
 _ENCODER = msgspec.json.Encoder()
 
@@ -78,24 +80,31 @@ def sampling_params(service: Service, request: GenerationRequest, **given: Any) 
     return params
 
 
-async def outputs_of(
+def generate(
     service: Service, prompts: Sequence[Any], params: SamplingParams, request_id: str, priority: int
 ) -> AsyncGenerator[tuple[int, RequestOutput], None]:
-    """The outputs of all prompts as they come, with the index of each one's prompt. Ending it ends the requests.
+    """The outputs of all prompts as they come, with the index of each one's prompt; see :func:`outputs_of`."""
+    return outputs_of(
+        [
+            service.engine.generate(prompt, params, f"{request_id}-{index}", priority=priority)
+            for index, prompt in enumerate(prompts)
+        ]
+    )
 
-    Raises: what ``AsyncLLM.generate`` does; the requests of the other prompts are over then, too.
+
+async def outputs_of(runs: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tuple[int, T], None]:
+    """What all of ``runs``, which are requests of the engine, give as it comes, each with the run's index. Ending it
+    ends the requests.
+
+    Raises: what the first of them does that fails; the others are over then, too.
     """
-    runs = [
-        service.engine.generate(prompt, params, f"{request_id}-{index}", priority=priority)
-        for index, prompt in enumerate(prompts)
-    ]
     if len(runs) == 1:
         async with aclosing(runs[0]) as run:
             async for output in run:
                 yield 0, output
         return
     # No larger: what is not taken from an engine's request is one output in the end, however long it lies there.
-    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]] = asyncio.Queue(maxsize=1)
+    queue: asyncio.Queue[tuple[int, T | Exception | None]] = asyncio.Queue(maxsize=1)
     readers = [asyncio.ensure_future(_read(index, run, queue)) for index, run in enumerate(runs)]
     try:
         num_ended = 0
@@ -115,8 +124,8 @@ async def outputs_of(
 
 async def _read(
     index: int,
-    run: AsyncGenerator[RequestOutput, None],
-    queue: asyncio.Queue[tuple[int, RequestOutput | Exception | None]],
+    run: AsyncGenerator[T, None],
+    queue: asyncio.Queue[tuple[int, T | Exception | None]],
 ) -> None:
     end: Exception | None = None
     try:

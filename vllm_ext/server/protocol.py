@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vllm_ext.server.decoding import Fixed, RequestBody
+from vllm_ext.server.decoding import Fixed, GivenPrompts, RequestBody
 
 _ONE_AT_A_TIME = "completions are sampled one by one; n gives several"
 _NO_GRAMMAR = "the engine holds no output to a grammar; a logits processor of a plugin can"
@@ -92,7 +92,7 @@ class CompletionRequest(GenerationRequest, kw_only=True):
         "suffix": Fixed("text is generated after a prompt, and not within", ("",)),
     }
 
-    prompt: str | list[str | int | list[int]]
+    prompt: GivenPrompts
     logprobs: int | None = None
     add_special_tokens: bool | None = None
 

@@ -17,7 +17,7 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.inputs.chat_prompts import ChatPrompts
 from vllm_ext.engine.inputs.prompts import TokensPrompt
 from vllm_ext.engine.inputs.tokenizer import tokenizing
-from vllm_ext.errors import RefusedByServer, TokenizerError
+from vllm_ext.errors import RefusedByServer, TokenizerError, listing
 from vllm_ext.server.answers import EventStream, JSONAnswer
 from vllm_ext.server.errors import ErrorTexts
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vllm_ext.engine.async_llm import AsyncLLM
     from vllm_ext.server.decoding import RequestBody
     from vllm_ext.server.protocol import ChatRequest
+    from vllm_ext.server.tokenizing import TokenizeRequest
 
 T = TypeVar("T")
 
@@ -89,6 +90,14 @@ class Service:
             )
             raise RefusedByServer(f"model {self.model_name!r} {does}: it has the routes {routes}")
 
+    def check_task(self, task: str) -> None:
+        """RefusedByServer where the model cannot be asked for ``task``, of pooling."""
+        self.check_generates(wanted=False)
+        if task not in self.tasks:
+            raise RefusedByServer(
+                f"model {self.model_name!r} cannot {task}; it can be asked for: {listing(self.tasks)}", param="task"
+            )
+
     def sampling_params(self, given: Mapping[str, Any], **defaults: Any) -> SamplingParams:
         """Parameters for a request.
 
@@ -109,7 +118,7 @@ class Service:
         max_tokens: int | None = self._defaults["max_tokens"]
         return None if max_tokens == SamplingParams().max_tokens else max_tokens
 
-    async def chat_prompt(self, request: ChatRequest) -> TokensPrompt:
+    async def chat_prompt(self, request: ChatRequest | TokenizeRequest) -> TokensPrompt:
         """The prompt that the model's template makes of messages.
 
         Raises:
