@@ -26,7 +26,10 @@ def blocks(language):
 PLUGIN_INSTALL = ".venv/bin/pip install ./"
 (FIRST_PLUGIN,) = (block for block in blocks("sh") if block.startswith(PLUGIN_INSTALL))
 (HOST,) = (block for block in blocks("sh") if block.startswith("vllm-ext exec -- vllm "))
-COMMANDS = [line for block in blocks("sh") if block not in (FIRST_PLUGIN, HOST) for line in block.splitlines()]
+# Serves until it is told to stop; tests/cli/test_serve.py runs it.
+(SERVED,) = (block for block in blocks("sh") if block.startswith("vllm-ext serve"))
+ELSEWHERE = (FIRST_PLUGIN, HOST, SERVED)
+COMMANDS = [line for block in blocks("sh") if block not in ELSEWHERE for line in block.splitlines()]
 MAIN_LINES = [line for line in COMMANDS if INSTALL in line]
 
 

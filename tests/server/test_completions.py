@@ -174,7 +174,7 @@ def test_streams_of_several_clients_are_batched_and_each_gets_its_own(server, ll
             return [line async for line in a.aiter_lines() if line]
 
     async def main():
-        async with httpx2.AsyncClient(base_url=server.started.url, timeout=TIMEOUT_S) as client:
+        async with httpx2.AsyncClient(base_url=server.started.url, timeout=TIMEOUT_S, trust_env=False) as client:
             return await asyncio.gather(*(ask(client, prompt) for prompt in prompts))
 
     answers = asyncio.run(main())
@@ -199,8 +199,8 @@ def test_a_client_that_disconnects_aborts_its_request(server, stream):
         sock.sendall(head.encode() + b"\r\n\r\n" + body.content)
         if stream:
             assert b"200 OK" in sock.recv(4096)
-        server.wait_for(lambda: server.num_in_flight() == 1)
-    server.wait_for(lambda: server.num_in_flight() == 0)
+        server.wait_for(lambda: server.num_in_core() == 1)
+    server.wait_for(lambda: server.num_in_core() == 0)
 
     server.check_books()
     server.wait_for(lambda: server.num_ended("abort") == num_aborted + 1)

@@ -9,7 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from support.async_engine import check_books
 
 import vllm_ext
 from vllm_ext.config import Override, load_config
+from vllm_ext.server.listening import bind
 from vllm_ext.server.run import Started, serve
 
 DEMO_MODEL = Path(vllm_ext.__file__).parent / "assets" / "demo_model"
@@ -35,7 +36,7 @@ class ServerThread:
     def __init__(self, started: Started) -> None:
         self.started = started
         self.engine = started.engine
-        self.client = httpx2.Client(base_url=started.url, timeout=TIMEOUT_S)
+        self.client = httpx2.Client(base_url=started.url, timeout=TIMEOUT_S, trust_env=False)
 
     def get(self, path: str, **options: Any) -> httpx2.Response:
         return self.client.get(path, **options)
@@ -52,8 +53,9 @@ class ServerThread:
         assert (done, rest) == ("data: [DONE]", "")
         return [json.loads(event.removeprefix("data: ")) for event in events]
 
-    def num_in_flight(self) -> int:
-        return len(self.engine._requests._collectors)
+    def num_in_core(self) -> int:
+        """Requests that the engine's core has been sent, and that have not ended."""
+        return len(self.engine._requests._core_ids)
 
     def num_ended(self, reason: str) -> float:
         """Requests that ended for this reason, by the server's own metrics."""
@@ -92,7 +94,8 @@ def running_server(*, model: Path | None = None, **settings: Any) -> Iterator[Se
 
     def run() -> None:
         try:
-            serve(config, announce)
+            with closing(bind(config)) as sock:
+                serve(config, sock, announce)
         except BaseException as error:  # noqa: BLE001 - the test's thread raises it
             failures.append(error)
             changed.set()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
+import socket
 
 from vllm_ext.cli.base import SettingsCommand, ends_on_signals, output_to_stderr
 from vllm_ext.cli.engine_options import add_engine_options, engine_overrides, option_overrides
+from vllm_ext.config import Config
 from vllm_ext.errors import ConfigError
 from vllm_ext.importing import without_gc
+from vllm_ext.server.listening import bind
 
 _OPTIONS = ("host", "port", "served_model_name")
 """Options that are keys of the settings' section ``server``. There is none for the key: others see a command line."""
@@ -34,6 +38,10 @@ class Serve(SettingsCommand):
         if missing:
             raise ConfigError(f"serve needs {' and '.join(missing)}; pip install 'vllm-ext[server]'")
 
+        with contextlib.closing(bind(config)) as sock:
+            return self._serve(config, sock)
+
+    def _serve(self, config: Config, sock: socket.socket) -> int:
         # torch comes in here, when everything that can be checked without it has been.
         with without_gc():
             from vllm_ext.server.run import Started, serve
@@ -43,5 +51,5 @@ class Serve(SettingsCommand):
             self.app.stderr.flush()
 
         with ends_on_signals(), output_to_stderr(self.app.stdout):
-            serve(config, announce, progress=self.app.stderr.isatty())
+            serve(config, sock, announce, progress=self.app.stderr.isatty())
         return 0

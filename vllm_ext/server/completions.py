@@ -41,6 +41,8 @@ class _Call:
         self._head = Head(new_id("cmpl", request), "text_completion", now(), service.model_name)
         self._prompt_logprobs: dict[int, Any] = {}
         """By prompt."""
+        self._echoed: dict[int, str] = {}
+        """Texts of prompts that an answer begins with."""
         self._num_characters: dict[int, int] = {}
         """By choice: characters of the tokens so far, from which on the next token's are counted."""
 
@@ -86,13 +88,11 @@ class _Call:
                 yield prompt_index, output
 
     async def _choices(self, prompt_index: int, output: RequestOutput) -> list[CompletionChoice]:
-        echoed = await self._echoed(output) if self._is_echo else ""
+        if self._is_echo and prompt_index not in self._echoed:
+            text = output.prompt
+            self._echoed[prompt_index] = await self._service.decode(output.prompt_token_ids) if text is None else text
+        echoed = self._echoed.get(prompt_index, "")
         return [self._choice(prompt_index, output, completion, echoed) for completion in output.outputs]
-
-    async def _echoed(self, output: RequestOutput) -> str:
-        if output.prompt is not None:
-            return output.prompt
-        return await self._service.decode(output.prompt_token_ids)
 
     def _choice(
         self, prompt_index: int, output: RequestOutput, completion: CompletionOutput, echoed: str

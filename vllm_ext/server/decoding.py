@@ -13,7 +13,7 @@ from vllm_ext.errors import RefusedByServer, did_you_mean, listing
 MAX_BODY_BYTES = 32 * 2**20
 """Of one request; a larger one is refused before it is read."""
 _JSON = "application/json"
-_AT = re.compile(r" - at `\$(?P<path>[^`]*)`$")
+_AT = re.compile(r" - at (?:`key` in )?`\$(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
 

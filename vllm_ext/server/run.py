@@ -26,7 +26,7 @@ from vllm_ext.managers import extension_outcomes
 from vllm_ext.plan import Decision
 from vllm_ext.server.app import KeyCheck, build_app
 from vllm_ext.server.endpoints import AttachedEndpoints
-from vllm_ext.server.listening import bind, listen, url_of
+from vllm_ext.server.listening import listen, url_of
 from vllm_ext.server.service import Service
 
 GRACE_S = 5
@@ -65,29 +65,29 @@ class ModelServer(uvicorn.Server):
         yield
 
 
-def serve(config: Config, announce: Announce, *, progress: bool = False) -> None:
+def serve(config: Config, sock: socket.socket, announce: Announce, *, progress: bool = False) -> None:
     """Serve until a signal ends it: requests in flight get a few seconds then, and the signal is raised once more.
 
     Args:
+        sock: what :func:`vllm_ext.server.listening.bind` gave for the settings; the caller closes it.
         announce: gets the server, when clients can connect.
         progress: whether loading may show a progress bar.
 
     Raises:
-        ConfigError: there is no such host, or the port is taken.
+        ConfigError: another server has taken the port meanwhile.
         PluginError, ModelError, EngineError: what prevents the start.
     """
-    with contextlib.closing(bind(config)) as sock:
-        dispatcher = bootstrap(config).dispatcher(progress=progress)
-        dispatcher.stat_logger_factories = _metrics_of(dispatcher)
-        with dispatcher.activate():
-            # What is wrong with them is worth knowing before a model is loaded.
-            endpoints = load_endpoints(dispatcher.bound_plan)
-        engine = AsyncLLM.from_dispatcher(dispatcher)
-        try:
-            with stopping_on_signals() as stop:
-                asyncio.run(_serve(dispatcher, engine, endpoints, sock, announce, stop))
-        finally:
-            engine.shutdown()
+    dispatcher = bootstrap(config).dispatcher(progress=progress)
+    dispatcher.stat_logger_factories = _metrics_of(dispatcher)
+    with dispatcher.activate():
+        # What is wrong with them is worth knowing before a model is loaded.
+        endpoints = load_endpoints(dispatcher.bound_plan)
+    engine = AsyncLLM.from_dispatcher(dispatcher)
+    try:
+        with stopping_on_signals() as stop:
+            asyncio.run(_serve(dispatcher, engine, endpoints, sock, announce, stop))
+    finally:
+        engine.shutdown()
 
 
 class Stop:
@@ -211,9 +211,11 @@ def _prometheus(dispatcher: Dispatcher) -> Decision:
 def _uvicorns_log() -> Iterator[None]:
     """What uvicorn logs goes where our own log does."""
     uvicorns, ours = logging.getLogger("uvicorn"), logging.getLogger("vllm_ext")
-    before = uvicorns.parent
-    uvicorns.parent, uvicorns.level = ours, ours.getEffectiveLevel()
+    parent, level = uvicorns.parent, uvicorns.level
+    uvicorns.parent = ours
+    uvicorns.setLevel(ours.getEffectiveLevel())
     try:
         yield
     finally:
-        uvicorns.parent = before
+        uvicorns.parent = parent
+        uvicorns.setLevel(level)

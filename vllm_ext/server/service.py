@@ -124,6 +124,8 @@ class Service:
         Raises:
             InvalidRequest: the messages have another form, or the template refuses them.
         """
+        if not request.messages:
+            raise RefusedByServer("messages is an empty list; it takes one message at least", param="messages")
         try:
             return await self.in_thread(
                 partial(
@@ -155,7 +157,9 @@ class Service:
         size = self.engine.get_tokenizer().vocab_size
         for token_id in token_ids:
             if not 0 <= token_id < size:
-                raise RefusedByServer(f"token id {token_id} is outside the vocabulary; ids go from 0 to {size - 1}")
+                raise RefusedByServer(
+                    f"token id {token_id} is outside the vocabulary; ids go from 0 to {size - 1}", param="tokens"
+                )
         return await self.in_thread(partial(self.engine.get_tokenizer().decode, token_ids))
 
     async def in_thread(self, function: Callable[[], T]) -> T:
