@@ -152,7 +152,7 @@ class AttachedEndpoints:
 
 def _keys(routes: Iterable[Any]) -> Iterator[_RouteKey]:
     """Method and path of each route, and of those of routers that were included."""
-    # FastAPI 0.130 and newer keep an included router as one entry.
+    # Newer versions of FastAPI keep an included router as one entry, and have this function to look into it.
     each = getattr(routing, "iter_route_contexts", iter)(list(routes))
     for route in each:
         for method in getattr(route, "methods", None) or ():
