@@ -9,7 +9,18 @@ import threading
 from collections import Counter
 
 import pytest
-from support.async_engine import StepGate, all_sent, check_books, collect, greedy, run, slow, tokens_of, until
+from support.async_engine import (
+    HANG_S,
+    StepGate,
+    all_sent,
+    check_books,
+    collect,
+    greedy,
+    run,
+    slow,
+    tokens_of,
+    until,
+)
 from support.fake_engine import continuation
 
 from vllm_ext.contracts.sampling_params import SamplingParams
@@ -139,7 +150,7 @@ def test_a_task_can_be_cancelled_before_its_request_has_begun(make_async_llm):
 def test_leaving_the_loop_over_outputs_aborts_the_request(make_async_llm):
     engine = make_async_llm()
     aborted = threading.Event()
-    engine.worker.before_step = lambda: len(engine.worker.steps) < 10 or aborted.wait(20)
+    engine.worker.before_step = lambda: len(engine.worker.steps) < 10 or aborted.wait(HANG_S)
 
     async def main() -> None:
         async for output in engine.generate([1], greedy(100)):
@@ -184,7 +195,7 @@ def test_a_request_can_be_aborted_while_its_prompt_is_tokenized(make_async_llm):
 
     def until_aborted(*args: object):
         inside.set()
-        assert aborted.wait(20)
+        assert aborted.wait(HANG_S)
         return process_inputs(*args)
 
     engine.input_processor.process_inputs = until_aborted
@@ -321,7 +332,7 @@ def test_two_engines_in_one_loop(make_async_llm):
 
 
 def test_the_prefix_cache_is_reset_between_two_steps(make_async_llm):
-    engine = make_async_llm(slow(0.002))
+    engine = make_async_llm()
     prompt = list(range(1, 20))
 
     async def main() -> None:
@@ -330,11 +341,15 @@ def test_the_prefix_cache_is_reset_between_two_steps(make_async_llm):
         assert await engine.reset_prefix_cache()
         assert (await collect(engine, prompt, greedy()))[-1].num_cached_tokens == 0
 
+        gate = StepGate()
+        gate(engine.worker)
         task = asyncio.create_task(tokens_of(engine, [5, 6], greedy(40)))
-        while (await engine.get_stats()).num_running_reqs == 0:
-            await asyncio.sleep(0.001)
-        assert not await engine.reset_prefix_cache()
-        assert await engine.reset_prefix_cache(reset_running_requests=True)
+        await gate.make_steps(2)
+        # Both have been sent before the third step ends, and so they come while the request runs.
+        resets = [asyncio.create_task(engine.reset_prefix_cache(reset_running_requests=each)) for each in (False, True)]
+        await asyncio.sleep(0)
+        gate.open()
+        assert await asyncio.gather(*resets) == [False, True]
         assert await task == continuation([5, 6], 40)
         assert (await engine.get_stats()).num_preemptions == 1
         await check_books(engine)
@@ -371,6 +386,7 @@ def test_any_mix_of_readers_leaves_nothing_behind(make_async_llm, seed):
         policy="priority",
     )
     kinds = Counter()
+    steady = [7, 7]
 
     async def read(name: str, kind: str, prompt: list[int]) -> None:
         last = None
@@ -390,8 +406,11 @@ def test_any_mix_of_readers_leaves_nothing_behind(make_async_llm, seed):
             kinds["failed" if "planned" in str(error) else str(error)] += 1
 
     def fail() -> None:
-        engine.worker.before_step = lambda: None
-        raise ValueError("planned")
+        # Not before it meets somebody who stays to hear of it.
+        known = [each for request_id, each in engine.worker.requests.items() if request_id.startswith("steady-")]
+        if known and len(known[0].token_ids) < len(steady) + 20:
+            engine.worker.before_step = lambda: None
+            raise ValueError("planned")
 
     async def main() -> None:
         tasks = []
@@ -408,12 +427,16 @@ def test_any_mix_of_readers_leaves_nothing_behind(make_async_llm, seed):
                 await engine.abort(name)
             if number == 40:
                 engine.worker.before_step = fail
-        await asyncio.gather(*(task for _, _, task in tasks), return_exceptions=True)
+                stays = asyncio.create_task(read("steady", "fast", steady))
+        await asyncio.gather(*(task for _, _, task in tasks), stays, return_exceptions=True)
+        stays.result()
         for kind, _, task in tasks:
             if task.cancelled():
                 assert kind == "cancelled"
             else:
                 task.result()
+        # All those may have been in flight in the step that failed.
+        await read("later", "fast", [1])
         assert set(kinds) <= {"length", "abort", "failed"}
         assert kinds["length"] > 0
         assert kinds["failed"] > 0

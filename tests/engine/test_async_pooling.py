@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from support.async_engine import HANG_S
 
 from vllm_ext import AsyncLLM, PoolingParams
 from vllm_ext.errors import InvalidRequest
@@ -48,7 +49,7 @@ async def pooled(engine: AsyncLLM, prompt: list[int], request_id: str | None = N
 
 async def until(engine: AsyncLLM, is_so: Callable[..., bool]) -> None:
     """Wait until ``is_so`` of the engine's statistics."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(HANG_S):
         while not is_so(await engine.get_stats()):
             await asyncio.sleep(0)
 

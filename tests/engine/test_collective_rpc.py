@@ -186,7 +186,7 @@ class TestAsync:
 
         async def body(engine):
             with pytest.raises(EngineError, match=r"did not answer 'shutdown' within|within 0.05 s"):
-                await engine.collective_rpc(lambda worker: done.wait(10), timeout=0.05)
+                await engine.collective_rpc(lambda worker: done.wait(60), timeout=0.05)
             done.set()
             return await engine.collective_rpc("echo")
 

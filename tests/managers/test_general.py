@@ -273,7 +273,7 @@ class TestReentrancy:
 
         shared.inside = start_it_and_wait
         load_general(bound_plan)
-        helper.join(10)
+        helper.join(60)
 
         assert caplog.messages == [
             "general plugin 'a' of a-dist 0.1 has been running for 0.05 seconds, and another thread waits for it; if "
@@ -291,10 +291,10 @@ class TestReentrancy:
 
     def test_a_fork_while_another_thread_loads_leaves_no_lock_behind(self, bound_plan, shared):
         entered, leave = threading.Event(), threading.Event()
-        shared.inside = lambda: entered.set() or leave.wait(10)
+        shared.inside = lambda: entered.set() or leave.wait(60)
         loading = threading.Thread(target=load_general, args=(bound_plan,))
         loading.start()
-        assert entered.wait(10)
+        assert entered.wait(60)
 
         def loads_in_child() -> bool:
             shared.inside = lambda: None

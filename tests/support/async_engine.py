@@ -13,6 +13,9 @@ from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.outputs.pooling_output_processor import PoolingOutputProcessor
 
+HANG_S = 120
+"""What takes longer never ends; much, for a machine that is busy."""
+
 
 def greedy(max_tokens: int = 5, **params: object) -> SamplingParams:
     return SamplingParams(temperature=0.0, max_tokens=max_tokens, **params)
@@ -69,7 +72,7 @@ class StepGate:
         if self.is_open or self._allowed.acquire(blocking=False):
             return
         self.is_holding = True
-        assert self._allowed.acquire(timeout=20), "nobody has let the step go on"
+        assert self._allowed.acquire(timeout=HANG_S), "nobody has let the step go on"
         self.is_holding = False
 
     def open(self) -> None:
@@ -112,11 +115,11 @@ def run(main: Callable[[], object]) -> None:
 
     async def watched() -> None:
         asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
-        await asyncio.wait_for(main(), 30)
+        await asyncio.wait_for(main(), HANG_S)
         # For what comes late to complain. Generators that were left are closed in tasks of their own.
         await asyncio.sleep(0.02)
         if others := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(others, timeout=10)
+            await asyncio.wait(others, timeout=HANG_S)
         assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(watched())

@@ -8,7 +8,7 @@ from types import FrameType
 
 import pytest
 import torch
-from support.async_engine import greedy
+from support.async_engine import HANG_S, greedy
 from support.called_in_workers import (
     function_of_no_file,
     late_and_large,
@@ -89,7 +89,7 @@ def test_a_large_call_after_one_whose_large_answer_is_late_is_answered(multiproc
         multiproc_llm.collective_rpc(late_and_large, timeout=0.1, args=(str(tmp_path / "now"), 10_000_000))
     (tmp_path / "now").touch()
 
-    assert multiproc_llm.collective_rpc(num_bytes_of, timeout=20, args=(torch.zeros(2_000_000),)) == [8_000_000] * 2
+    assert multiproc_llm.collective_rpc(num_bytes_of, timeout=HANG_S, args=(torch.zeros(2_000_000),)) == [8_000_000] * 2
     assert len(tokens(multiproc_llm)) == 3
 
 
@@ -111,7 +111,7 @@ def test_what_cannot_pass_to_a_worker_is_said_and_the_engine_goes_on(multiproc_l
 def test_a_result_that_cannot_be_made_here_is_said_and_the_engine_goes_on(multiproc_llm):
     with pytest.raises(EngineError, match=r"got a value of another process that it cannot make"):
         multiproc_llm.collective_rpc(needs_more)
-    assert multiproc_llm.collective_rpc(rank_and_sum, timeout=20, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
+    assert multiproc_llm.collective_rpc(rank_and_sum, timeout=HANG_S, args=(1,), kwargs={"b": 1}) == [(0, 2), (1, 2)]
 
 
 def test_a_function_that_no_worker_can_import_is_said_and_the_engine_goes_on(multiproc_llm, monkeypatch):
@@ -144,7 +144,7 @@ def test_a_call_that_is_interrupted_while_it_is_sent_ends_the_workers_and_the_ne
     with pytest.raises(
         EngineError, match=r"make a new one; what happened: num_bytes_of\(\) was broken off while it was"
     ):
-        llm.collective_rpc(num_bytes_of, timeout=20, args=(torch.zeros(1),))
+        llm.collective_rpc(num_bytes_of, timeout=HANG_S, args=(torch.zeros(1),))
 
 
 def test_a_worker_that_ends_between_two_calls_ends_the_engine_which_says_so(make_multiproc_llm, mark):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+from support.async_engine import HANG_S
 from support.faulty_workers import NeedsMore
 
 from vllm_ext.engine.executors.replies import Replies, Waiter
@@ -39,7 +40,7 @@ def test_an_answer_that_came_together_with_a_late_one_is_not_waited_for_again(wo
     process.send(encode_result(2, "wanted"))
     replies = Replies([executors], "in a test", call_id=2)
 
-    Waiter([executors]).wait(replies, 1.0)
+    Waiter([executors]).wait(replies, HANG_S)
 
     assert replies.values() == ["wanted"]
 
@@ -51,7 +52,7 @@ def test_a_worker_that_answers_and_hangs_up_has_answered(worker):
     process.close()
     replies = Replies([executors], "in a test", call_id=2)
 
-    Waiter([executors]).wait(replies, 1.0)
+    Waiter([executors]).wait(replies, HANG_S)
 
     assert replies.values() == ["wanted"]
     assert not replies.gone
@@ -62,7 +63,7 @@ def test_an_answer_that_cannot_be_made_here_has_come_all_the_same(worker):
     process.send(encode_result(1, NeedsMore(1, 2)))
     replies = Replies([executors], "in a test", call_id=1)
 
-    Waiter([executors]).wait(replies, 1.0)
+    Waiter([executors]).wait(replies, HANG_S)
 
     assert not replies.unanswered
     with pytest.raises(NotPortable, match=r"got a value of another process that it cannot make"):
@@ -77,7 +78,7 @@ def test_a_worker_that_said_why_it_ends_is_reported_with_its_reason(worker):
     replies = Replies([executors], "to apply the engine's plan")
     waiter = Waiter([executors])
 
-    waiter.wait(replies, 1.0)
+    waiter.wait(replies, HANG_S)
     # The others are given time to settle, in which it hangs up.
     replies.gone.append(0)
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 from support.async_engine import (
+    HANG_S,
     StepGate,
     check_books,
     collect,
@@ -38,7 +39,7 @@ def engine(make_async_llm, kept, request):
 
 async def all_told(kept: Kept, condition) -> None:
     """Wait until records say something, as they come some time after the step."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG_S
     while not condition(kept):
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
@@ -163,7 +164,7 @@ def test_a_logger_that_blocks_holds_up_neither_the_loop_nor_the_steps(make_async
     class Blocking(Kept):
         def record(self, *args, **kwargs) -> None:
             entered.append(1)
-            may_go.wait(60)
+            may_go.wait(HANG_S)
 
     engine = make_async_llm(stat_logger_factories=[Blocking().make])
 

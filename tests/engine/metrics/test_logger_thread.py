@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from support.async_engine import own_threads
+from support.async_engine import HANG_S, own_threads
 from support.stats import Kept
 
 from vllm_ext.config.schema import EngineSettings, Settings
@@ -31,7 +31,7 @@ class Blocked(Kept):
 
     def record(self, scheduler_stats, iteration_stats, mm_cache_stats=None, engine_idx=0) -> None:
         self.num_entered += 1
-        self.may_go.wait(60)
+        self.may_go.wait(HANG_S)
         super().record(scheduler_stats, iteration_stats)
 
 
@@ -56,7 +56,7 @@ def make(make_llm, caplog):
 
 
 def wait_for(condition) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + HANG_S
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -136,6 +136,7 @@ class TestBlocking:
 
     def test_one_that_takes_a_while_for_each_record_leaves_no_thread(self, make, monkeypatch):
         monkeypatch.setattr(manager, "_DRAIN_S", 0.0)
+        monkeypatch.setattr(logger_thread, "_LAST_CALL_S", HANG_S)
 
         class Slow(Kept):
             def record(self, *args, **kwargs) -> None:

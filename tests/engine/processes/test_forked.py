@@ -38,7 +38,7 @@ if kind == "stepping":
 if os.fork():
     os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
 # What waits for ever, ends here.
-signal.alarm(60)
+signal.alarm(200)
 try:
     if kind == "new":
         engine = LLM(model, **settings)
@@ -54,7 +54,7 @@ os._exit(0)
 
 def fork(kind: str, model: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", FORKS, kind, str(model)], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", FORKS, kind, str(model)], capture_output=True, text=True, timeout=300, check=True
     )
 
 
