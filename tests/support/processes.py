@@ -32,9 +32,10 @@ def marked_processes(mark: str) -> dict[int, str]:
 
 def _abandoned(before: set[Path]) -> set[Path]:
     """Files of shared memory that were not there before, and that no process beside this one uses: those of tests and
-    programs that run meanwhile are theirs.
+    programs that run meanwhile are theirs. So are those by which Intel's OpenMP knows its processes, and which any that
+    is killed leaves.
     """
-    made = set(_SHARED_MEMORY.iterdir()) - before
+    made = {path for path in _SHARED_MEMORY.iterdir() if not path.name.startswith("__KMP_REGISTERED_LIB_")} - before
     for directory in _PROC.glob("[0-9]*") if made else ():
         if int(directory.name) == os.getpid():
             continue
@@ -46,8 +47,8 @@ def _abandoned(before: set[Path]) -> set[Path]:
     return made
 
 
-def wait_until(condition: object, seconds: float = 10.0) -> bool:
-    """Whether ``condition()`` comes true within that time."""
+def wait_until(condition: object, seconds: float = 30.0) -> bool:
+    """Whether ``condition()`` comes true within that time; much, for a machine that is busy."""
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         if time.monotonic() > deadline:
@@ -66,12 +67,12 @@ def nothing_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     monkeypatch.setenv(MARK, mark)
     before = set(_SHARED_MEMORY.iterdir())
     yield mark
-    wait_until(lambda: not marked_processes(mark))
-    left = marked_processes(mark)
-    for pid in left:
-        # Not beside the tests that follow.
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    assert left == {}
-    wait_until(lambda: not _abandoned(before))
-    assert _abandoned(before) == set()
+    if not wait_until(lambda: not marked_processes(mark)):
+        left = marked_processes(mark)
+        for pid in left:
+            # Not beside the tests that follow.
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert left == {}
+    # Not looked at again once it is so: other programs' files come and go.
+    assert wait_until(lambda: not _abandoned(before)), _abandoned(before)
