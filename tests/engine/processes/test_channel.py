@@ -6,6 +6,7 @@ import random
 import signal
 import struct
 import threading
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -95,17 +96,20 @@ def test_a_receive_that_is_interrupted_in_the_middle_of_a_message_goes_on_where_
     content = random.Random(1).randbytes(450_000)
     message = struct.pack("<QB", len(content), 3) + content
 
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # Where it waits, and not on the way there or back, however late that is.
+        if frame is not None and frame.f_code is Channel._wait_for.__code__:
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
     try:
         for part in [message[i : i + 100_000] for i in range(0, len(message), 100_000)][:-1]:
             here._socket.sendall(part)
-            signal.setitimer(signal.ITIMER_REAL, 0.05)
             with pytest.raises(KeyboardInterrupt):
                 other.receive()
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     here._socket.sendall(message[-(len(message) % 100_000) :])
     here.send(Frame(4, b"next"))
