@@ -113,24 +113,16 @@ def test_processes_without_a_run_are_wrong_usage(vllm_ext):
     ],
 )
 def test_a_signal_ends_the_workers_in_order_and_is_the_exit_code(number, code, mark):
-    command = [
-        sys.executable,
-        "-m",
-        "vllm_ext",
-        "run",
-        "--max-tokens",
-        "100000",
-        "--set",
-        "engine.seed=1",
-        *TWO_WORKERS,
-    ]
+    # One prompt after the other, so that it is at work for long, whenever the signal comes.
+    prompts = [*["It was"] * 100, "--max-tokens", "100000", "--set", "engine.max_num_seqs=1"]
+    command = [sys.executable, "-m", "vllm_ext", "run", *prompts, "--set", "engine.seed=1", *TWO_WORKERS]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     process.stdout.read(40)
     assert len(marked_processes(mark)) == 3
 
     process.send_signal(number)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=120)
 
     assert process.returncode == code
     assert "Traceback" not in errors

@@ -307,8 +307,10 @@ class TestMany:
 
     def test_an_interrupt_ends_all_children(self, install, make_plan, tmp_path):
         for name in ("a", "b"):
+            # The file has its content as soon as it is there: what comes too late, an interrupt ends.
             install(
-                f"import os, time; open({str(tmp_path / name)!r}, 'w').write(str(os.getpid())); time.sleep(600)",
+                f"import os, time; open({str(tmp_path / name)!r} + '.new', 'w').write(str(os.getpid()))\n"
+                f"os.rename({str(tmp_path / name)!r} + '.new', {str(tmp_path / name)!r}); time.sleep(600)",
                 name=name,
             )
         plan = make_plan()
@@ -328,8 +330,8 @@ def interrupt_when(files: list[Path]) -> None:
 
 
 def is_running(pid: int) -> bool:
-    """Whether the process is there within a second, and not merely waiting to be reaped."""
-    for _ in range(100):
+    """Whether the process is there for long, and not merely waiting to be reaped."""
+    for _ in range(3000):
         try:
             with open(f"/proc/{pid}/stat") as file:
                 state = file.read().rpartition(")")[2].split()[0]

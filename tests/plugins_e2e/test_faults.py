@@ -13,7 +13,8 @@ import pytest
 from support.faults import FAULTS, all_folders
 
 GENERAL, PLATFORM = "vllm.general_plugins", "vllm.platform_plugins"
-TIMEOUT_S = 6
+TIMEOUT_S = 20
+"""Much, since some import torch, beside others."""
 
 
 class Fault(NamedTuple):

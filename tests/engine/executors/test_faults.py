@@ -1,4 +1,4 @@
-"""Faults in worker processes: each ends within 30 seconds, in an error that names rank and cause."""
+"""Faults in worker processes: none is waited for in vain, and each ends in an error that names rank and cause."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from support.processes import marked_processes, wait_until
 from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.errors import EngineError, VllmExtError, WorkerError
 
-BOUND_S = 30
+BOUND_S = 200
+"""Several times what the start of two engines takes on a machine that is busy."""
 
 
 @pytest.fixture(autouse=True)
@@ -142,38 +143,42 @@ def test_a_rendezvous_port_in_use_is_named_with_the_setting(make_multiproc_llm):
 
 @pytest.mark.slow
 def test_a_rank_that_never_joins_is_named_with_the_time_it_had(make_multiproc_llm):
-    with pytest.raises(EngineError, match=r"^worker 1 \(PID \d+\) did not answer.*engine.join_timeout_s, 8 s"):
-        make_multiproc_llm(**faulty("OneNeverJoins"), join_timeout_s=8)
+    # The other one has to come within that time.
+    with pytest.raises(EngineError, match=r"^worker 1 \(PID \d+\) did not answer.*engine.join_timeout_s, 20 s"):
+        make_multiproc_llm(**faulty("OneNeverJoins"), join_timeout_s=20)
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("fault", "settings", "message"),
     [
         pytest.param(
             "time.sleep(3600)",
+            {"join_timeout_s": 8},
             r"^worker 1 \(PID \d+\) did not answer in time to apply the engine's plan",
             id="hangs",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             "os._exit(7)",
+            {},
             r"worker 1 \(PID \d+\) of 2 ended with exit code 7 to apply the engine's plan",
             id="ends the process",
             marks=pytest.mark.slow,
         ),
         pytest.param(
             "raise OSError('no such device')",
+            {},
             r"worker 1 would not run what the engine runs[^$]*OSError: no such device",
             id="raises",
         ),
     ],
 )
-def test_a_plugin_with_a_fault_in_one_worker_is_told_by_rank(make_multiproc_llm, plugins, fault, message):
+def test_a_plugin_with_a_fault_in_one_worker_is_told_by_rank(make_multiproc_llm, plugins, fault, settings, message):
     code = f"import os, time\ndef run():\n    if os.environ.get('LOCAL_RANK') == '1': {fault}\n"
     plugins.distribution("acme", {"vllm.general_plugins": ["a = acme:run"]}, {"acme.py": code})
 
     with pytest.raises(VllmExtError, match=message):
-        make_multiproc_llm(join_timeout_s=8)
+        make_multiproc_llm(**settings)
 
 
 def test_a_worker_killed_in_a_step_of_an_async_engine_ends_its_requests_with_the_reason(random_llama):
