@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +105,7 @@ def process_peak(run: Callable[[], object]) -> int:
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
     # What earlier tests have let go is given back first, where the C library can do that: it would be used again.
+    gc.collect()
     getattr(ctypes.CDLL(None), "malloc_trim", lambda _: None)(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = resident("VmRSS")
