@@ -133,7 +133,7 @@ class TestAnswers:
         assert len({request_id for _, request_id in CALLS}) == 1
 
     def test_a_slow_processor_holds_up_no_other_request(self, plugins, make_engine):
-        body = "    def pre_process(self, prompt, request_id=None):\n        GATE.wait(20)\n        return prompt\n"
+        body = "    def pre_process(self, prompt, request_id=None):\n        GATE.wait(120)\n        return prompt\n"
         install(plugins, body="    GATE = threading.Event()\n" + body.replace("GATE", "self.GATE"))
 
         async def main() -> None:
@@ -227,7 +227,7 @@ class TestTheEnd:
             "    GATE = threading.Event()\n"
             "    def pre_process(self, prompt, request_id=None):\n"
             "        CALLS.append(request_id)\n"
-            "        self.GATE.wait(20)\n"
+            "        self.GATE.wait(120)\n"
             "        self.kept[request_id] = prompt\n"
             "        CALLS.append(dict(self.kept))\n"
             "        return prompt\n"
@@ -265,6 +265,36 @@ class TestTheEnd:
             assert processor.kept == {}
             with pytest.raises(EngineError, match="this engine is shut down"):
                 await answer(engine, "She had")
+
+        run(main)
+
+    def test_what_the_processor_is_at_when_the_engine_ends_is_forgotten_after_it(self, plugins, make_engine):
+        body = (
+            "    GATE = threading.Event()\n"
+            "    def pre_process(self, prompt, request_id=None):\n"
+            "        CALLS.append(request_id)\n"
+            "        self.GATE.wait(120)\n"
+            "        self.kept[request_id] = prompt\n"
+            "        return prompt\n"
+        )
+        install(plugins, body=body)
+
+        async def main() -> None:
+            engine = make_engine()
+            processor = engine._data_requests._requests.processor
+            task = asyncio.ensure_future(answer(engine, "She had"))
+            from split_io_module import CALLS
+
+            await until(lambda: CALLS)
+            ending = threading.Thread(target=engine.shutdown)
+            ending.start()
+            # The loop stands still until the processor's thread takes nothing more.
+            assert wait_until(lambda: engine._data_requests._pool._shutdown)
+            with pytest.raises(EngineError, match="this engine is shut down"):
+                await task
+            processor.GATE.set()
+            await asyncio.to_thread(ending.join)
+            assert processor.kept == {}
 
         run(main)
 

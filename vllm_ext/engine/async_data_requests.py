@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
+from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,6 +38,9 @@ class AsyncDataRequests:
     def __init__(self, dispatcher: Dispatcher, tokenizer: TokenizerLike) -> None:
         self._requests = DataRequests(dispatcher, tokenizer)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm_ext-io-processor")
+        self._has_ended = False
+        self._late: deque[str] = deque()
+        """Requests to discard once the thread, which takes nothing more, has ended."""
 
     async def serve(
         self, use: Use, request: Mapping[str, Any], params: Any, request_id: str, run: Run
@@ -64,6 +69,8 @@ class AsyncDataRequests:
     def shutdown(self) -> None:
         """End the thread, when what it is doing is done; may be called twice."""
         self._pool.shutdown()
+        self._has_ended = True
+        self._discard_late()
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(function, *args))
@@ -82,8 +89,15 @@ class AsyncDataRequests:
         """After whatever the thread is still doing for the request, which could not be broken off."""
         try:
             self._pool.submit(self._requests.discard, request_id)
-        except RuntimeError:  # the thread has ended, and so has all that it did
-            self._requests.discard(request_id)
+        except RuntimeError:  # it takes nothing more, and may not have ended yet
+            self._late.append(request_id)
+            if self._has_ended:
+                self._discard_late()
+
+    def _discard_late(self) -> None:
+        while self._late:
+            with contextlib.suppress(IndexError):  # another thread was first
+                self._requests.discard(self._late.popleft())
 
     @staticmethod
     def _runs(prepared: Prepared, request_id: str, run: Run) -> list[Awaitable[Any]]:
