@@ -10,6 +10,7 @@ import weakref
 
 import pytest
 from support.async_engine import (
+    HANG_S,
     StepGate,
     all_sent,
     check_books,
@@ -233,6 +234,44 @@ class TestTheEnd:
 
         run(main)
 
+    def test_leaving_a_dead_engine_does_not_block_the_loop_while_a_prompt_is_tokenized(self, make_async_llm):
+        gate = StepGate()
+        engine = make_async_llm(gate)
+        inside, may_go = threading.Event(), threading.Event()
+
+        def held(*args: object, **options: object) -> list[int]:
+            inside.set()
+            may_go.wait(HANG_S)
+            return [1]
+
+        def dies() -> None:
+            raise KeyboardInterrupt("out of order")
+
+        async def tick_and_let_go() -> None:
+            for _ in range(30):
+                await asyncio.sleep(0.001)
+            may_go.set()
+
+        async def main() -> None:
+            async with engine:
+                tasks = [asyncio.create_task(collect(engine, [1], greedy(100)))]
+                await gate.make_steps(1)
+                engine.tokenizer.encode = held
+                tasks.append(asyncio.create_task(collect(engine, "again", greedy())))
+                await until(inside.is_set)
+                engine.worker.before_step = dies
+                gate.open()
+                await until(lambda: engine.is_stopped and not engine._core.is_alive)
+                ticking = asyncio.create_task(tick_and_let_go())
+            assert may_go.is_set()
+            assert own_threads() == []
+            for result in await asyncio.gather(*tasks, return_exceptions=True):
+                assert isinstance(result, EngineError)
+                assert "out of order" in str(result)
+            await ticking
+
+        run(main)
+
     def test_it_can_be_shut_down_from_another_thread(self, make_async_llm):
         gate = StepGate()
         engine = make_async_llm(gate)
@@ -279,6 +318,21 @@ class TestTheEnd:
             loop.run_until_complete(reader)
         loop.close()
 
+    def test_a_loop_that_is_closed_while_it_is_told_has_an_engine_that_can_be_shut_down(
+        self, make_async_llm, monkeypatch
+    ):
+        engine = make_async_llm()
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(tokens_of(engine, [1], greedy()))
+        loop.close()
+        # What was true when it was asked.
+        monkeypatch.setattr(loop, "is_running", lambda: True)
+
+        engine.shutdown()
+
+        assert engine.is_stopped
+        assert own_threads() == []
+
     def test_another_loop_is_refused(self, make_async_llm):
         engine = make_async_llm()
         run(lambda: tokens_of(engine, [1], greedy()))
@@ -297,5 +351,5 @@ class TestTheEnd:
 
         assert gone() is None
         for thread in own_threads():
-            thread.join(5)
+            thread.join(HANG_S)
         assert own_threads() == []

@@ -286,12 +286,8 @@ class AsyncLLM(AsyncSleepCalls, FrontEnd):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._end(EngineError("this engine is shut down; make a new one"))
-        # The loop does not wait for the step that is running, so others may go on.
-        if self._core.is_alive:
-            for end in (self._core.shutdown, self._data_requests.shutdown):
-                await asyncio.get_running_loop().run_in_executor(self._pool, end)
-        await asyncio.to_thread(self._stats.close)
-        self.shutdown()
+        # The loop waits neither for the step that is running nor for a prompt that is at work, so others may go on.
+        await asyncio.to_thread(self.shutdown)
 
     def _start(self, dispatcher: Dispatcher) -> None:
         self.vllm_config = dispatcher.vllm_config

@@ -110,8 +110,14 @@ class AsyncCoreClient:
             is_inside = False
         if self._loop is None or is_inside or not self._loop.is_running():
             function(*args)
-        else:
+            return
+        try:
             self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            # It was closed meanwhile.
+            if not self._loop.is_closed():
+                raise
+            function(*args)
 
     @property
     def is_alive(self) -> bool:
