@@ -203,10 +203,13 @@ class Roofline:
 
 
 def share(bounds: dict[str, float], tokens_per_s: float) -> dict[str, float]:
-    """How much of a generation's bound is reached, and of that of decode steps, as though prompts cost nothing."""
+    """How much of a generation's bound is reached, and of that of decode steps, as though prompts cost nothing.
+
+    To three digits, however little it is.
+    """
     return {
-        "share_of_roofline": round(tokens_per_s / bounds["tokens_per_s"], 3),
-        "share_of_decode_roofline": round(tokens_per_s / bounds["decode_tokens_per_s"], 3),
+        "share_of_roofline": float(f"{tokens_per_s / bounds['tokens_per_s']:.3g}"),
+        "share_of_decode_roofline": float(f"{tokens_per_s / bounds['decode_tokens_per_s']:.3g}"),
     }
 
 

@@ -6,8 +6,22 @@ import importlib.util
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
+
+import pytest
 
 TOOLS = Path(__file__).parent.parent.parent / "tools"
+
+
+def quotient(first: float, second: float, *, digits: int, of_ratio: int = 3) -> Any:
+    """What the quotient of two numbers may be, to compare a ratio with, where all three were rounded by themselves.
+
+    Args:
+        digits, of_ratio: those behind the point of the numbers, and of the ratio.
+    """
+    half = 0.5 * 10.0**-digits
+    least, most = (first - half) / (second + half), (first + half) / (second - half)
+    return pytest.approx((least + most) / 2, abs=(most - least) / 2 + 0.5 * 10.0**-of_ratio + 1e-9)
 
 
 def load_tool(name: str) -> ModuleType:

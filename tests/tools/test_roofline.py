@@ -86,6 +86,12 @@ def test_a_rate_at_the_bound_is_the_whole_share():
     assert tool.share(bounds, 50.0) == {"share_of_roofline": 1.0, "share_of_decode_roofline": 0.5}
 
 
+def test_a_small_share_is_still_one():
+    bounds = {"tokens_per_s": 3e5, "decode_tokens_per_s": 6e5}
+
+    assert tool.share(bounds, 50.0) == {"share_of_roofline": 0.000167, "share_of_decode_roofline": 8.33e-05}
+
+
 def test_everything_is_measured_and_printed(random_llama, capsys):
     options = ["--batch", "1", "3", "--tokens-per-s", "1e6", "2e6", "--threads", "1", "--repeats", "1"]
     assert tool.main([str(random_llama), *options]) == 0
