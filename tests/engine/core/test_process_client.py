@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from vllm_ext.dispatch.dispatcher import Dispatcher
 from vllm_ext.dispatch.take_over import make_hand_over
 from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.engine.core import process_client
+from vllm_ext.engine.core.messages import AbortRequests
 from vllm_ext.engine.core.process_messages import Kind
 from vllm_ext.engine.llm import LLM
 from vllm_ext.engine.processes.channel import Frame
@@ -129,6 +131,23 @@ def test_a_core_that_is_killed_before_it_has_the_plan_ends_the_start_with_the_re
 
     with pytest.raises(EngineError, match=r"the engine core \(PID \d+\) was killed by SIGKILL while it started"):
         AsyncLLM(random_llama, dtype="float32", platform="cpu", core_process=True)
+
+
+@pytest.mark.slow
+def test_a_core_that_reads_nothing_any_more_is_ended_all_the_same(engine, monkeypatch):
+    monkeypatch.setattr(process_client, "_GRACE_S", 0.5)
+    client, pid = engine._core._client, engine.receipts[1].pid
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT)
+    # More than waits for it in between.
+    sender = threading.Thread(target=client.send, args=(AbortRequests(["nobody's"] * 1_000_000),), daemon=True)
+    sender.start()
+    assert wait_until(client._process.channel._sending.locked)
+
+    engine.shutdown()
+
+    assert not client.is_alive
+    sender.join()
 
 
 def test_a_function_that_the_core_cannot_import_is_said_and_the_engine_goes_on(shared_engine, run, monkeypatch):

@@ -6,6 +6,7 @@ import random
 import signal
 import struct
 import threading
+import time
 from types import FrameType
 
 import pytest
@@ -44,6 +45,24 @@ def test_a_closed_peer_ends_a_receive_and_fails_a_send(ends):
         here.receive()
     with pytest.raises(OSError):
         here.send(Frame(1, b"x"))
+
+
+def test_a_last_message_is_given_up_where_the_other_side_reads_nothing(ends):
+    here, other = ends
+    here.send_before(Frame(1, b"first"), time.monotonic() + 60)
+    large = Frame(2, bytes(1 << 22))
+    sender = threading.Thread(target=here.send, args=(large,), daemon=True)
+    sender.start()
+    while not here._sending.locked():
+        time.sleep(0.001)
+
+    with pytest.raises(TimeoutError, match="another message is not taken"):
+        here.send_before(Frame(3, b"last"), time.monotonic() + 0.01)
+    assert other.receive() == Frame(1, b"first")
+    assert other.receive() == large
+    sender.join()
+    with pytest.raises(TimeoutError, match="reads nothing"):
+        here.send_before(large, time.monotonic() + 0.01)
 
 
 def test_a_message_cut_off_in_the_middle_is_not_taken_for_a_whole_one():

@@ -88,8 +88,11 @@ class ProcessCoreClient:
         if os.getpid() != self._pid:
             return
         self._process.is_ending = True
-        self.send(Shutdown())
-        self._process.end(time.monotonic() + _GRACE_S)
+        deadline = time.monotonic() + _GRACE_S
+        # One that is gone need not be told, and one that reads nothing is ended all the same.
+        with contextlib.suppress(OSError):
+            self._process.channel.send_before(encode_message(Shutdown()), deadline)
+        self._process.end(deadline)
 
     def _send(self, frame: Frame) -> None:
         # A core that is gone is found out by who reads what it sends.

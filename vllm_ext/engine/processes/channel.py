@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import threading
+import time
 from typing import NamedTuple
 
 _HEADER = struct.Struct("<QB")
@@ -86,6 +88,27 @@ class Channel:
             else:
                 self._socket.sendall(header)
                 self._socket.sendall(content)
+
+    def send_before(self, frame: Frame, deadline: float) -> None:
+        """As :meth:`send`, for the last message of all; waits until ``deadline`` (of ``time.monotonic()``) at most.
+
+        Raises:
+            TimeoutError: the other side did not take it, or what was being sent, until then. A part may have been sent.
+            OSError: the other side is gone.
+        """
+        data = b"".join((_HEADER.pack(len(frame.content), frame.kind), frame.content))
+        if not self._sending.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            raise TimeoutError("another message is not taken by the other process")
+        try:
+            poll = select.poll()
+            poll.register(self._socket, select.POLLOUT)
+            while data:
+                if not poll.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                    raise TimeoutError("the other process reads nothing")
+                with contextlib.suppress(BlockingIOError):
+                    data = data[self._socket.send(data, socket.MSG_DONTWAIT) :]
+        finally:
+            self._sending.release()
 
     def receive(self) -> Frame:
         """Wait for the next message; EOFError where the other side is gone. An interrupt loses nothing."""
