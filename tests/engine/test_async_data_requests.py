@@ -268,6 +268,35 @@ class TestTheEnd:
 
         run(main)
 
+    def test_one_whose_processor_has_more_to_do_when_the_engine_has_ended_is_told_so(self, plugins, make_engine):
+        body = (
+            "    GATE = threading.Event()\n"
+            "    def pre_process(self, prompt, request_id=None):\n"
+            "        CALLS.append(request_id)\n"
+            "        self.GATE.wait(120)\n"
+            "        return prompt\n"
+        )
+        install(plugins, body=body)
+
+        async def main() -> None:
+            engine = make_engine()
+            requests = engine._data_requests
+            task = asyncio.ensure_future(answer(engine, "She had"))
+            from split_io_module import CALLS
+
+            await until(lambda: CALLS)
+            requests._requests.processor.GATE.set()
+            # The loop stands still until its thread is done with that, and takes nothing more.
+            requests._pool.submit(int).result()
+            ending = threading.Thread(target=engine.shutdown)
+            ending.start()
+            assert wait_until(lambda: requests._pool._shutdown)
+            with pytest.raises(EngineError, match="this engine is shut down"):
+                await task
+            await asyncio.to_thread(ending.join)
+
+        run(main)
+
     def test_what_the_processor_is_at_when_the_engine_ends_is_forgotten_after_it(self, plugins, make_engine):
         body = (
             "    GATE = threading.Event()\n"

@@ -288,6 +288,22 @@ class TestTheEnd:
 
         run(main)
 
+    def test_who_comes_before_the_loop_has_heard_of_a_shutdown_in_another_thread_is_refused(self, make_async_llm):
+        engine = make_async_llm()
+
+        async def main() -> None:
+            await tokens_of(engine, [1], greedy())
+            ending = threading.Thread(target=engine.shutdown)
+            ending.start()
+            # The loop stands still meanwhile.
+            ending.join()
+            with pytest.raises(EngineError, match="this engine is shut down"):
+                await collect(engine, "again", greedy())
+            with pytest.raises(EngineError, match="this engine is shut down"):
+                await engine.check_health()
+
+        run(main)
+
     def test_a_loop_that_ends_first_leaves_an_engine_that_can_be_shut_down(self, make_async_llm):
         gate = StepGate()
         engine = make_async_llm(gate)

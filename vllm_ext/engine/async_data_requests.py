@@ -38,6 +38,7 @@ class AsyncDataRequests:
     def __init__(self, dispatcher: Dispatcher, tokenizer: TokenizerLike) -> None:
         self._requests = DataRequests(dispatcher, tokenizer)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="vllm_ext-io-processor")
+        self._is_ending = False
         self._has_ended = False
         self._late: deque[str] = deque()
         """Requests to discard once the thread, which takes nothing more, has ended."""
@@ -68,12 +69,21 @@ class AsyncDataRequests:
 
     def shutdown(self) -> None:
         """End the thread, when what it is doing is done; may be called twice."""
+        self._is_ending = True
         self._pool.shutdown()
         self._has_ended = True
         self._discard_late()
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, functools.partial(function, *args))
+        loop = asyncio.get_running_loop()
+        try:
+            future = loop.run_in_executor(self._pool, functools.partial(function, *args))
+        except RuntimeError:
+            if not self._is_ending:
+                raise
+            # The engine has ended, which the request is told, and then this is cancelled.
+            future = loop.create_future()
+        return await future
 
     async def _either(
         self, method: str, async_method: str, argument: Any, request_id: str, *, may_refuse: bool = False

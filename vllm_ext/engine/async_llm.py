@@ -273,7 +273,10 @@ class AsyncLLM(AsyncSleepCalls, FrontEnd):
         """Stop the engine; whoever is reading gets an EngineError. Waits for the step that is running; may be called
         twice, from any thread.
         """
-        self._core.call_in_loop(self._end, EngineError("this engine is shut down; make a new one"))
+        error = EngineError("this engine is shut down; make a new one")
+        # At once: until the loop comes to it, others could ask for what the threads do not take any more.
+        self._core.refuse(error)
+        self._core.call_in_loop(self._end, error)
         self._finalizer()
         self._pool.shutdown()
         self._data_requests.shutdown()
@@ -310,7 +313,13 @@ class AsyncLLM(AsyncSleepCalls, FrontEnd):
 
     async def _in_thread(self, function: Any, *args: Any) -> Any:
         """What ``function`` returns, computed beside the loop."""
-        future = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        try:
+            future = asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
+        except RuntimeError:
+            # Another thread has shut the engine down since it was looked at.
+            if self._core.ended is None:
+                raise
+            raise copy(self._core.ended) from None
         try:
             return await future
         except asyncio.CancelledError:

@@ -93,14 +93,22 @@ class AsyncCoreClient:
         else:
             answer.set_exception(EngineError(result.failure))
 
-    def end(self, error: EngineError) -> EngineError:
-        """Take no more calls, and tell those that wait. Returns why: ``error``, or what was the reason before."""
+    def refuse(self, error: EngineError) -> EngineError:
+        """Take no more calls; those that wait are told by :meth:`end`. May be called in any thread.
+
+        Returns: why: ``error``, or what was the reason before.
+        """
         if self.ended is None:
             self.ended = error
+        return self.ended
+
+    def end(self, error: EngineError) -> EngineError:
+        """As :meth:`refuse`, and tell those that wait; where the loop runs, in its thread."""
+        error = self.refuse(error)
         for answer in self._answers.values():
             if not answer.done():
-                answer.set_exception(copy(self.ended))
-        return self.ended
+                answer.set_exception(copy(error))
+        return error
 
     def call_in_loop(self, function: Callable[..., None], *args: Any) -> None:
         """Call ``function`` in the loop where that runs in another thread, which may be a little later; else here."""
