@@ -45,6 +45,7 @@ ROWS = (
     "check",
     "server",
     "cli",
+    "testing",
     "__main__",
 )
 """Packages and modules directly below vllm_ext; each may import itself and those before it."""

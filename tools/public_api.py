@@ -52,6 +52,7 @@ MODULES = (
     "vllm_ext.layers.rotary_embedding",
     "vllm_ext.layers.vocab_parallel_embedding",
     "vllm_ext.registry.models",
+    "vllm_ext.testing",
     "vllm_ext.worker.sampling.sampler",
 )
 """Besides ``vllm_ext`` itself. One that is gone is missing from the list, which the test notices."""

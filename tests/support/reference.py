@@ -1,32 +1,19 @@
-"""Greedy tokens by transformers, and the comparison with them that allows for nearly equal logits."""
+"""Greedy tokens by transformers."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
 
+from vllm_ext.testing import Greedy, assert_equal_tokens
+
+__all__ = ["Greedy", "Process", "assert_equal_tokens", "greedy_reference", "reference_logits"]
+
 Process = Callable[[torch.Tensor, list[int]], torch.Tensor]
 """Logits ``[vocabulary]`` and the output so far, to the logits that the likeliest token is taken of."""
-
-NEARLY_EQUAL = 1e-3
-MIN_DECIDED = 0.95
-
-
-@dataclass(frozen=True, slots=True)
-class Greedy:
-    """What transformers generates for one prompt, and by how much each token's logit leads the second best."""
-
-    token_ids: list[int]
-    leads: list[float]
-
-    @property
-    def num_decided(self) -> int:
-        """Tokens before the first choice between nearly equal logits."""
-        return next((i for i, lead in enumerate(self.leads) if lead < NEARLY_EQUAL), len(self.leads))
 
 
 def greedy_reference(
@@ -63,13 +50,3 @@ def _continue(model: torch.nn.Module, prompt: list[int], max_tokens: int, proces
         token_ids.append(int(token))
         leads.append(float(best - second))
     return Greedy(token_ids[len(prompt) :], leads)
-
-
-def assert_equal_tokens(token_ids: list[list[int]], references: list[Greedy]) -> None:
-    """Equal up to the first nearly equal choice of each sequence; at least 95 % of the positions are decided."""
-    num_positions = sum(len(reference.token_ids) for reference in references)
-    decided = sum(reference.num_decided for reference in references)
-    assert decided >= MIN_DECIDED * num_positions, "the fixture leaves too many greedy choices open"
-    for ids, reference in zip(token_ids, references, strict=True):
-        assert len(ids) == len(reference.token_ids)
-        assert ids[: reference.num_decided] == reference.token_ids[: reference.num_decided]

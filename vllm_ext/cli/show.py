@@ -16,6 +16,7 @@ from vllm_ext.managers.child import LoadReport, load_in_child
 from vllm_ext.plan import Decision, Plan
 
 NOT_TO_BE_LOADED = ("disabled", "incompatible", "shadowed", "invalid", "missing", "unknown")
+"""Statuses of plugins that are not imported, whoever asks."""
 
 
 class ShowPlugin(ShowCommand):

@@ -109,6 +109,17 @@ def load_general(bound_plan: BoundPlan) -> list[Outcome]:
     return _IN_THIS_PROCESS.load(bound_plan)
 
 
+@contextmanager
+def none_has_run() -> Iterator[None]:
+    """Inside the block no general plugin counts as run in this process; meant for tests."""
+    global _IN_THIS_PROCESS
+    before, _IN_THIS_PROCESS = _IN_THIS_PROCESS, GeneralPlugins()
+    try:
+        yield
+    finally:
+        _IN_THIS_PROCESS = before
+
+
 def active_general(bound_plan: BoundPlan) -> list[Outcome]:
     """Of the general plugins of the plan that have run in this process."""
     return _IN_THIS_PROCESS.outcomes_of(bound_plan)
