@@ -41,7 +41,7 @@ def test_without_a_shell_it_prints_the_words(vllm_ext):
     code, out, err = vllm_ext("complete", "--shell", "none")
 
     assert (code, err) == (0, "")
-    assert "cmds='check complete config doctor env exec explain help list plan run serve show'" in out
+    assert "cmds='check complete config doctor env exec explain help list new plan run serve show'" in out
     assert "_vllm_ext()" not in out
 
 

@@ -40,6 +40,7 @@ _COMMANDS = {
     "exec": "vllm_ext.cli.host:Execute",
     "explain": "vllm_ext.cli.explain:Explain",
     "list": "vllm_ext.cli.list:ListPlugins",
+    "new": "vllm_ext.cli.new:NewProject",
     "plan": "vllm_ext.cli.plan:ShowPlan",
     "run": "vllm_ext.cli.run:Run",
     "serve": "vllm_ext.cli.serve:Serve",
