@@ -26,10 +26,12 @@ def blocks(language):
 PLUGIN_INSTALL = ".venv/bin/pip install ./"
 (FIRST_PLUGIN,) = (block for block in blocks("sh") if block.startswith(PLUGIN_INSTALL))
 (HOST,) = (block for block in blocks("sh") if block.startswith("vllm-ext exec -- vllm "))
+(NEW_PLUGIN,) = (block for block in blocks("sh") if block.startswith("vllm-ext new "))
 # Serves until it is told to stop; tests/cli/test_serve.py runs it.
 (SERVED,) = (block for block in blocks("sh") if block.startswith("vllm-ext serve"))
-ELSEWHERE = (FIRST_PLUGIN, HOST, SERVED)
-COMMANDS = [line for block in blocks("sh") if block not in ELSEWHERE for line in block.splitlines()]
+APART = (FIRST_PLUGIN, HOST, NEW_PLUGIN, SERVED)
+COMMANDS = [line for block in blocks("sh") if block not in APART for line in block.splitlines()]
+OFFLINE = ["--no-index", "--no-build-isolation", "--target", "site"]
 MAIN_LINES = [line for line in COMMANDS if INSTALL in line]
 
 
@@ -66,9 +68,8 @@ def test_the_first_plugin_is_installed_listed_and_computes(tmp_path):
     install, listing, generation = FIRST_PLUGIN.splitlines()
     project = install.removeprefix(PLUGIN_INSTALL)
     shutil.copytree(ROOT / project, tmp_path / project)
-    offline = ["--no-index", "--no-build-isolation", "--target", "site"]
 
-    installed = run([sys.executable, "-m", "pip", "install", *offline, f"./{project}"], tmp_path)
+    installed = run([sys.executable, "-m", "pip", "install", *OFFLINE, f"./{project}"], tmp_path)
     listed, generated = (
         run([sys.executable, "-m", "vllm_ext.cli.main", *shlex.split(line)[1:]], tmp_path, PYTHONPATH="site")
         for line in (listing, generation)
@@ -93,6 +94,27 @@ def test_the_lines_for_a_vllm_give_it_the_plugins_of_the_plan(line, plugins, tmp
 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("a cpu ")
+
+
+@pytest.mark.slow
+def test_a_new_plugin_is_installed_loads_and_its_tests_pass(tmp_path):
+    new, install, show, test = map(shlex.split, NEW_PLUGIN.splitlines())
+    assert (install[:3], test[0]) == ([".venv/bin/pip", "install", "-e"], ".venv/bin/pytest")
+    paths = os.pathsep.join(["site", str(ROOT)])
+
+    written = run([sys.executable, "-m", "vllm_ext", *new[1:]], tmp_path, PYTHONPATH=str(ROOT))
+    # What it requires is here, which pip does not see with --target.
+    installed = run([sys.executable, "-m", "pip", "install", "--no-deps", *OFFLINE, install[3]], tmp_path)
+    shown, tested = (
+        run([sys.executable, "-m", *command], tmp_path, PYTHONPATH=paths)
+        for command in (["vllm_ext", *show[1:]], ["pytest", *test[1:]])
+    )
+
+    assert (written.returncode, installed.returncode) == (0, 0), written.stderr + installed.stderr
+    assert shown.returncode == 0, shown.stdout
+    assert re.search(r"\| outcome +\| active +\|", shown.stdout)
+    assert tested.returncode == 0, tested.stdout
+    assert "3 passed" in tested.stdout
 
 
 @pytest.mark.parametrize("program", blocks("python"))
