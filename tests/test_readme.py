@@ -48,7 +48,21 @@ def test_the_two_main_lines_install_with_the_constraints_each_into_its_own_envir
     )
 
 
-@pytest.mark.parametrize("line", [*(line.split(" && ")[-1] for line in MAIN_LINES[:1]), *COMMANDS])
+def slow_where(is_slow, value):
+    """A parameter; what starts processes with torch is for the slow lane, and has tests of its own in the other."""
+    return pytest.param(value, marks=pytest.mark.slow) if is_slow else value
+
+
+STARTS_PROCESSES = re.compile("--load|--time|multiproc")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        slow_where(STARTS_PROCESSES.search(line), line)
+        for line in (*(line.split(" && ")[-1] for line in MAIN_LINES[:1]), *COMMANDS)
+    ],
+)
 def test_every_command_runs(line, tmp_path, monkeypatch, capfd):
     if line in MAIN_LINES:
         pytest.skip("installs; .ci/run runs the second, and what the first runs is tested by itself")
@@ -117,7 +131,7 @@ def test_a_new_plugin_is_installed_loads_and_its_tests_pass(tmp_path):
     assert "3 passed" in tested.stdout
 
 
-@pytest.mark.parametrize("program", blocks("python"))
+@pytest.mark.parametrize("program", [slow_where(i > 0, program) for i, program in enumerate(blocks("python"))])
 def test_every_program_runs(program, tmp_path):
     done = run([sys.executable, "-c", program], tmp_path)
 

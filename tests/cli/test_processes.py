@@ -109,7 +109,7 @@ def test_processes_without_a_run_are_wrong_usage(vllm_ext):
     [
         pytest.param(signal.SIGTERM, 143, id="SIGTERM", marks=pytest.mark.slow),
         pytest.param(signal.SIGINT, 130, id="SIGINT"),
-        pytest.param(signal.SIGHUP, 129, id="SIGHUP"),
+        pytest.param(signal.SIGHUP, 129, id="SIGHUP", marks=pytest.mark.slow),
     ],
 )
 def test_a_signal_ends_the_workers_in_order_and_is_the_exit_code(number, code, mark):
@@ -129,6 +129,7 @@ def test_a_signal_ends_the_workers_in_order_and_is_the_exit_code(number, code, m
     assert marked_processes(mark) == {}, "the command waits for its workers"
 
 
+@pytest.mark.slow
 def test_the_traceback_of_code_that_fails_in_a_worker_is_shown(tmp_path):
     worker = (
         "from vllm_ext.worker.worker import Worker\n"

@@ -97,6 +97,7 @@ def test_every_process_proves_what_it_runs(marked_engine):
     assert {receipt.fingerprint for receipt in others} == {here.fingerprint}
 
 
+@pytest.mark.slow
 def test_a_core_whose_platform_configures_it_otherwise_than_the_front_end_is_refused(mark, random_llama, plugins):
     hook = f"vllm_config.model_config.seed = 1 if os.getpid() == {os.getpid()} else 2"
     install_platform(plugins, hook)
@@ -159,6 +160,7 @@ def test_a_function_that_the_core_cannot_import_is_said_and_the_engine_goes_on(s
     assert len(run(use())) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [MULTIPROC | HANGS], indirect=True, ids=[""])
 def test_a_worker_that_is_killed_ends_the_requests_with_its_rank(engine):
     async def use() -> None:
@@ -182,6 +184,7 @@ def test_a_call_that_the_core_cannot_read_is_answered_and_the_engine_goes_on(sha
     run(use())
 
 
+@pytest.mark.slow
 def test_a_message_that_nobody_can_read_ends_the_engine_and_everybody_hears_of_it(engine):
     async def use() -> None:
         stream = engine.generate([5, 6, 7], greedy(200))

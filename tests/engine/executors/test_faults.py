@@ -82,6 +82,7 @@ def test_a_program_that_ends_without_a_shutdown_ends_its_workers(random_llama):
     assert (done.returncode, done.stdout) == (0, "started\nstep\nstep\n")
 
 
+@pytest.mark.slow
 def test_where_all_workers_fail_in_a_step_the_engine_goes_on(make_multiproc_llm):
     llm = make_multiproc_llm(**faulty("AllFailInTheirFirstStep"))
 
@@ -90,6 +91,7 @@ def test_where_all_workers_fail_in_a_step_the_engine_goes_on(make_multiproc_llm)
     assert len(llm.generate([1, 2], greedy(3))[0].outputs[0].token_ids) == 3
 
 
+@pytest.mark.slow
 def test_a_model_that_gives_logits_on_one_rank_only_is_named(make_multiproc_llm, plugins):
     """The other rank would go on without the token."""
     code = (
@@ -106,6 +108,7 @@ def test_a_model_that_gives_logits_on_one_rank_only_is_named(make_multiproc_llm,
         make_multiproc_llm()
 
 
+@pytest.mark.slow
 def test_a_panic_in_a_step_is_the_workers_failure_and_the_engine_goes_on(make_multiproc_llm):
     llm = make_multiproc_llm(tensor_parallel_size=1, **faulty("PanicsInItsFirstStep"))
 
@@ -122,6 +125,7 @@ def test_what_is_no_token_id_is_refused_and_the_engine_goes_on(make_multiproc_ll
     assert len(llm.generate([1, 2], greedy(3))[0].outputs[0].token_ids) == 3
 
 
+@pytest.mark.slow
 def test_memory_that_the_device_has_not_is_refused_with_what_it_has(make_multiproc_llm):
     with pytest.raises(EngineError, match=r"worker \d .*engine.kv_cache_memory asks for \d+ bytes; the device has"):
         make_multiproc_llm(kv_cache_memory=1 << 55)

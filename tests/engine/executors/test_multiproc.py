@@ -38,6 +38,7 @@ def test_two_workers_give_the_tokens_of_one_in_this_process(multiproc_llm, rando
     assert tokens(multiproc_llm) == expected
 
 
+@pytest.mark.slow
 def test_numpys_integers_are_tokens_of_a_worker_process_too(make_multiproc_llm, random_llama):
     with LLM(random_llama, dtype="float32", platform="cpu") as one:
         expected = tokens(one)
