@@ -195,7 +195,7 @@ def _general(config: Config, plan: Plan, decision: Decision) -> tuple[Result, st
 
 
 def _endpoint(config: Config, plan: Plan, decision: Decision) -> tuple[Result, str]:
-    return "skipped", "the engine does not call endpoint plugins yet"
+    return "skipped", "its routes are for 'vllm-ext serve', and only its author knows what they answer"
 
 
 def _reference_to(decision: Decision) -> str:
