@@ -94,15 +94,15 @@ def _count(completions: Sequence[Completion]) -> int:
 def _platform(config: Config, plan: Plan, decision: Decision) -> tuple[Result, str]:
     if decision.in_tree and decision.name == REFERENCE:
         return "skipped", "it is the reference itself, and to be equal to oneself is no evidence"
-    own = [f"{d.distribution}:{d.name}" for d in plan.selected(GENERAL.key) if d.distribution == decision.distribution]
-    changes = {"platform.driver": _reference_to(decision), "plugins.general.enabled": own}
+    own = [d.reference for d in plan.selected(GENERAL.key) if d.distribution == decision.distribution]
+    changes = {"platform.driver": decision.reference, "plugins.general.enabled": own}
     return _compared(config, changes, f"platform {REFERENCE}")
 
 
 def _executor(config: Config, plan: Plan, decision: Decision) -> tuple[Result, str]:
     if decision.in_tree and decision.name == "uniproc":
         return "skipped", "it is the reference itself, and to be equal to oneself is no evidence"
-    changes = {"platform.driver": REFERENCE, "engine.executor": _reference_to(decision)}
+    changes = {"platform.driver": REFERENCE, "engine.executor": decision.reference}
     return _compared(config, changes, "executor uniproc")
 
 
@@ -166,7 +166,7 @@ def _stat_logger(config: Config, plan: Plan, decision: Decision) -> tuple[Result
 
 def _takes_part(config: Config, decision: Decision, key: str, what: str) -> tuple[Result, str]:
     """An engine on the reference platform runs with it; nothing is compared, since nobody knows what it should do."""
-    trial = _run_with(config, {key: [_reference_to(decision)]}, Wanted(PROMPTS[:3], MAX_TOKENS, with_draws=True))
+    trial = _run_with(config, {key: [decision.reference]}, Wanted(PROMPTS[:3], MAX_TOKENS, with_draws=True))
     # A stat logger that raises does not end the engine.
     complaints = [text for text in trial.warnings if text.startswith(source_of(decision))]
     if trial.failure:
@@ -178,7 +178,7 @@ def _takes_part(config: Config, decision: Decision, key: str, what: str) -> tupl
 
 
 def _io_processor(config: Config, plan: Plan, decision: Decision) -> tuple[Result, str]:
-    changes = {"plugins.io_processor.use": _reference_to(decision)}
+    changes = {"plugins.io_processor.use": decision.reference}
     trial = _run_with(config, changes, Wanted(PROMPTS[:1], 1))
     if trial.failure:
         return _failure(trial)
@@ -196,10 +196,6 @@ def _general(config: Config, plan: Plan, decision: Decision) -> tuple[Result, st
 
 def _endpoint(config: Config, plan: Plan, decision: Decision) -> tuple[Result, str]:
     return "skipped", "its routes are for 'vllm-ext serve', and only its author knows what they answer"
-
-
-def _reference_to(decision: Decision) -> str:
-    return f"{decision.distribution}:{decision.name}"
 
 
 _CHECKS: Mapping[str, Callable[[Config, Plan, Decision], tuple[Result, str]]] = {

@@ -94,7 +94,7 @@ def _examine_options(plan: Plan) -> Iterator[Finding]:
 
 
 def _examine_decision(decision: Decision) -> Iterator[Finding]:
-    subject = f"{decision.distribution}:{decision.name}"
+    subject = decision.reference
     if decision.status == "incompatible":
         yield Finding(
             "warning",
@@ -119,7 +119,7 @@ def examine_loads(reports: Sequence[LoadReport]) -> Iterator[Finding]:
     """Plugins that fail when they are loaded, and what others do to the process."""
     for report in reports:
         decision, outcome = report.decision, report.outcome
-        subject = f"{decision.distribution}:{decision.name}"
+        subject = decision.reference
         if outcome.state == "failed":
             yield Finding(
                 "error" if decision.named else "warning",

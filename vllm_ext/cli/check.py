@@ -15,12 +15,11 @@ from vllm_ext.check.rows import Row
 from vllm_ext.cli.base import ListCommand, ends_on_signals
 from vllm_ext.cli.list import check_group
 from vllm_ext.cli.loading import exit_code
-from vllm_ext.cli.show import NOT_TO_BE_LOADED, find_one
 from vllm_ext.config import Config
 from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.errors import PluginNotFound
 from vllm_ext.managers.child import load_in_child
-from vllm_ext.plan import Decision, Plan
+from vllm_ext.plan import Decision, Plan, get_decision
 
 _COLUMNS = ("check", "result", "detail")
 
@@ -58,7 +57,7 @@ class Check(ListCommand):
         against = None if parsed_args.against is None else check_folder(parsed_args.against)
         self._plan = plan = plan_installed(config)
         check_group(plan, parsed_args.group)
-        decision = find_one(plan, parsed_args.name, parsed_args.group)
+        decision = get_decision(plan, parsed_args.name, parsed_args.group)
         if decision.record is None:
             raise PluginNotFound(
                 f"no plugin {parsed_args.name!r} is installed; {decision.reason}", plugin=decision.name
@@ -80,9 +79,8 @@ class Check(ListCommand):
             yield from skipped_rows(checks, f"it cannot be used, since it is {decision.status}")
             return
         yield from import_rows(decision, against)
-        if decision.status in NOT_TO_BE_LOADED:
-            reason = f"it is not loaded, since it is {decision.status}: {decision.reason}"
-            yield from skipped_rows((LOAD, TWICE, REGISTERED, CONFORMANCE), reason)
+        if decision.why_not_loaded:
+            yield from skipped_rows((LOAD, TWICE, REGISTERED, CONFORMANCE), f"it {decision.why_not_loaded}")
             return
         report = load_in_child(plan, decision, again=True)
         self._code = exit_code(report)

@@ -79,4 +79,4 @@ def _time_row(report: Any) -> tuple[Any, ...]:
     outcome, decision = report.outcome, report.decision
     text = f"{outcome.state}; {outcome.seconds - outcome.call_seconds:.3f} s to import"
     text += f", {outcome.call_seconds:.3f} s to call" + (", torch among it" if report.imports_torch else "")
-    return "time", f"{decision.distribution}:{decision.name}", text, "", round(outcome.seconds, 3)
+    return "time", decision.reference, text, "", round(outcome.seconds, 3)

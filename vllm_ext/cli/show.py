@@ -11,12 +11,9 @@ from vllm_ext.cli.list import check_group
 from vllm_ext.cli.loading import exit_code
 from vllm_ext.config.redaction import redact
 from vllm_ext.dispatch.planning import plan_installed
-from vllm_ext.errors import AmbiguousPlugin, ConfigError, PluginNotFound, did_you_mean, listing
+from vllm_ext.errors import ConfigError
 from vllm_ext.managers.child import LoadReport, load_in_child
-from vllm_ext.plan import Decision, Plan
-
-NOT_TO_BE_LOADED = ("disabled", "incompatible", "shadowed", "invalid", "missing", "unknown")
-"""Statuses of plugins that are not imported, whoever asks."""
+from vllm_ext.plan import Decision, Plan, get_decision
 
 
 class ShowPlugin(ShowCommand):
@@ -34,12 +31,12 @@ class ShowPlugin(ShowCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> tuple[Sequence[str], Iterable[Any]]:
         plan = plan_installed(self.load_config(parsed_args))
         check_group(plan, parsed_args.group)
-        decision = find_one(plan, parsed_args.name, parsed_args.group)
+        decision = get_decision(plan, parsed_args.name, parsed_args.group)
         fields = record_fields(plan, decision)
         self._code = 0
         if parsed_args.load:
-            if decision.status in NOT_TO_BE_LOADED:
-                raise ConfigError(f"{decision} is not loaded, since it is {decision.status}: {decision.reason}")
+            if decision.why_not_loaded:
+                raise ConfigError(f"{decision} {decision.why_not_loaded}")
             report = load_in_child(plan, decision)
             self._code = exit_code(report)
             fields |= load_fields(report)
@@ -48,34 +45,6 @@ class ShowPlugin(ShowCommand):
     def run(self, parsed_args: argparse.Namespace) -> int:
         super().run(parsed_args)
         return self._code
-
-
-def find_one(plan: Plan, reference: str, group: str | None) -> Decision:
-    """The one decision on a name.
-
-    Raises:
-        PluginNotFound: nothing has the name. AmbiguousPlugin: several have it.
-    """
-    found = [decision for decision in plan.find(None, reference) if group in (None, decision.group)]
-    if not found:
-        names = {d.name for d in plan.decisions if d.record and group in (None, d.group)}
-        where = f" in group {group!r}" if group else ""
-        elsewhere = "".join(f". It is in group {other.group!r}" for other in plan.find(None, reference))
-        raise PluginNotFound(
-            f"no plugin {reference!r} is installed{where}{did_you_mean(reference, names)}; installed: {listing(names)}"
-            f"{elsewhere}",
-            plugin=reference,
-        )
-    # A hidden copy, or a name that two settings ask for in vain, is no rival.
-    found = [decision for decision in found if decision.status not in ("shadowed", "missing")] or found[:1]
-    if len(found) > 1:
-        lines = "".join(f"\n  {d.group}: {d.distribution}:{d.name} ({d.value}, {d.status})" for d in found)
-        raise AmbiguousPlugin(
-            f"{len(found)} plugins have the name {reference!r}; tell them apart by --group, or as "
-            f"distribution:name:{lines}",
-            plugin=reference,
-        )
-    return found[0]
 
 
 def record_fields(plan: Plan, decision: Decision) -> dict[str, Any]:

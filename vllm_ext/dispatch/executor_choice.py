@@ -40,7 +40,7 @@ def executor_of_hooks(bound_plan: BoundPlan, changes: tuple[Change, ...]) -> Dec
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
-        names = " or ".join(sorted(f"{d.distribution}:{d.name}" for d in fitting))
+        names = " or ".join(sorted(d.reference for d in fitting))
         raise AmbiguousPlugin(f"{asks}, which is installed more than once; the hook should set it to {names}")
     if found:
         why = f"{found[0]} is {found[0].status}: {found[0].reason}"

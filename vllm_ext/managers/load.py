@@ -56,7 +56,7 @@ def load_group(plan: Plan | BoundPlan, group: str) -> dict[str, Any]:
     counts = Counter(decision.name for decision in decisions)
     loaded: dict[str, Any] = {}
     for decision, extension in _load_each(plan.plan if isinstance(plan, BoundPlan) else plan, decisions, use=False):
-        key = decision.name if counts[decision.name] == 1 else f"{decision.distribution}:{decision.name}"
+        key = decision.name if counts[decision.name] == 1 else decision.reference
         loaded[key] = extension.plugin
     return loaded
 

@@ -216,7 +216,7 @@ def _reference(decision: Decision, plan: Plan) -> str:
     """How the settings file names this platform and no other."""
     namesakes = [d for d in plan.find("platform", decision.name) if _is_nameable(d, plan)]
     is_unique = len(namesakes) == 1 and decision.name != "auto"
-    return in_yaml(decision.name if is_unique else f"{decision.distribution}:{decision.name}")
+    return in_yaml(decision.name if is_unique else decision.reference)
 
 
 def _cpu_reference(plan: Plan) -> str:

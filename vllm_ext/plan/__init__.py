@@ -13,6 +13,7 @@ from vllm_ext.plan.handover import (
     value_differences,
 )
 from vllm_ext.plan.io_processors import MODEL_KEY, IOProcessorChoice, ModelsWish, choose_io_processor
+from vllm_ext.plan.lookup import get_decision
 from vllm_ext.plan.outcomes import Outcome, OutcomeState
 from vllm_ext.plan.plan import Plan
 from vllm_ext.plan.receipt import Receipt, label_of
@@ -38,6 +39,7 @@ __all__ = [
     "choose_io_processor",
     "differences",
     "found_here",
+    "get_decision",
     "label_of",
     "modules_in_question",
     "plan_from_dict",

@@ -96,10 +96,11 @@ def left_out_with_platform(plan: Plan, platform: Decision | None, outcomes: Sequ
     for decision in plan.decisions:
         is_unused = decision.key in passed_over or decision.status in ("available", "disabled")
         if decision.kind == "platform" and is_unused and not decision.in_tree:
-            unused.setdefault(decision.distribution, f"{decision.distribution}:{decision.name}")
+            unused.setdefault(decision.distribution, decision.reference)
     unused.pop(platform.distribution, None)
     for decision in plan.selected("general"):
         if decision.distribution in unused and not decision.named:
-            used = f"{platform.distribution}:{platform.name}"
-            detail = f"platform {unused[decision.distribution]!r} of its distribution is not used, {used!r} is"
+            detail = (
+                f"platform {unused[decision.distribution]!r} of its distribution is not used, {platform.reference!r} is"
+            )
             yield Outcome(decision.key, "passed_over", detail)

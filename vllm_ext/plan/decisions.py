@@ -22,6 +22,9 @@ Status = Literal[
     "unknown",
 ]
 
+_KEPT_OUT = ("disabled", "incompatible", "shadowed", "invalid", "missing", "unknown")
+"""Statuses of plugins that are not imported, whoever asks."""
+
 
 class DecisionKey(NamedTuple):
     """What tells decisions apart."""
@@ -78,6 +81,16 @@ class Decision(msgspec.Struct, frozen=True):
     def is_used(self) -> bool:
         """Whether it will be loaded, or probed."""
         return self.status in ("selected", "candidate")
+
+    @property
+    def why_not_loaded(self) -> str:
+        """Why it is not imported, whoever asks, as the rest of a sentence; empty where it may be."""
+        return f"is not loaded, since it is {self.status}: {self.reason}" if self.status in _KEPT_OUT else ""
+
+    @property
+    def reference(self) -> str:
+        """How settings and commands name this plugin and none of another distribution: ``distribution:name``."""
+        return f"{self.distribution}:{self.name}"
 
     def __str__(self) -> str:
         return str(self.record) if self.record else repr(self.name)

@@ -94,7 +94,7 @@ def _why_not(wish: ModelsWish, fitting: Sequence[Decision], installed: Sequence[
         hint = did_you_mean(wish.name, {d.name for d in installed})
         return f"which is not installed{hint}; installed: {_names(installed)}"
     if len(usable := [d for d in fitting if d.status in ("available", "duplicate")]) > 1:
-        choices = " or ".join(sorted(f"{d.distribution}:{d.name}" for d in usable))
+        choices = " or ".join(sorted(d.reference for d in usable))
         return f"which is installed more than once; write {choices} in {USE_KEY}"
     decision = fitting[0]
     if decision.status != "available":

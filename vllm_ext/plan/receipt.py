@@ -35,4 +35,4 @@ class Receipt(msgspec.Struct, frozen=True):
 
 def label_of(decision: Decision) -> str:
     """A plugin in a receipt: ``group: distribution:name``."""
-    return f"{decision.group}: {decision.distribution}:{decision.name}"
+    return f"{decision.group}: {decision.reference}"

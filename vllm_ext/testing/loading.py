@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vllm_ext.cli.show import NOT_TO_BE_LOADED, find_one
 from vllm_ext.config import Override, load_config
 from vllm_ext.dispatch.planning import plan_installed
 from vllm_ext.managers.child import load_in_child
+from vllm_ext.plan import get_decision
 
 
 def assert_loads(name: str, *, group: str | None = None, overrides: Mapping[str, Any] | None = None) -> None:
@@ -26,9 +26,9 @@ def assert_loads(name: str, *, group: str | None = None, overrides: Mapping[str,
     """
     given = [Override(key, value, "assert_loads", "keyword") for key, value in (overrides or {}).items()]
     plan = plan_installed(load_config((), given))
-    decision = find_one(plan, name, group)
-    if decision.status in NOT_TO_BE_LOADED:
-        raise AssertionError(f"{decision} is not loaded, since it is {decision.status}: {decision.reason}")
+    decision = get_decision(plan, name, group)
+    if decision.why_not_loaded:
+        raise AssertionError(f"{decision} {decision.why_not_loaded}")
     report = load_in_child(plan, decision)
     if report.outcome.state != "active":
         told = "\n".join(filter(None, (report.outcome.traceback, report.output)))
