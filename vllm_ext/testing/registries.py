@@ -16,23 +16,11 @@ def restored_registries() -> Iterator[None]:
     from vllm_ext.managers import set_default_bound_plan
     from vllm_ext.managers.general import none_has_run
     from vllm_ext.managers.policy import forget_reports
-    from vllm_ext.registry.attention_backends import ATTENTION_BACKENDS
+    from vllm_ext.managers.registrations import EVERY
     from vllm_ext.registry.custom_ops import CUSTOM_OPS
-    from vllm_ext.registry.lora_resolvers import LORA_RESOLVERS
-    from vllm_ext.registry.model_loaders import MODEL_LOADERS
-    from vllm_ext.registry.models import ModelRegistry
     from vllm_ext.registry.owners import forget_owners
-    from vllm_ext.registry.quantization import QUANTIZATION_METHODS
-    from vllm_ext.registry.tokenizers import TokenizerRegistry
 
-    registries: tuple[Any, ...] = (
-        ModelRegistry,
-        ATTENTION_BACKENDS,
-        QUANTIZATION_METHODS,
-        MODEL_LOADERS,
-        TokenizerRegistry,
-        LORA_RESOLVERS,
-    )
+    registries: list[Any] = [registry for registry in EVERY if registry is not CUSTOM_OPS]
     before, ops = [registry.snapshot() for registry in registries], CUSTOM_OPS.snapshot()
     try:
         with none_has_run():
