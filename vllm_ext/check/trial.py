@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from vllm_ext.config import Config
 from vllm_ext.config.origin import Origin
 from vllm_ext.config.redaction import scrub, secrets_in
 from vllm_ext.errors import EngineError
-from vllm_ext.managers.new_python import end_group, has_ended, signal_name, start_python
+from vllm_ext.managers.new_python import KEPT_OUTPUT_BYTES, describe_end, end_group, has_ended, start_python
 
 ORIGIN = Origin("command line", "vllm-ext check")
 """Of the settings that a trial needs as they are."""
@@ -26,8 +25,6 @@ _START_S = 120.0
 """What the import of torch may take, before the time limit begins; much, for a machine that is busy."""
 _GRACE_S = 5.0
 """The process ends itself at the time limit, with its stack; one that cannot is killed so much later."""
-_TIMER_RAN_OUT = re.compile(r"^Timeout \(\d+:\d\d:\d\d", re.MULTILINE)
-_KEPT_OUTPUT = 16 * 1024
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -93,7 +90,7 @@ def run_trial(config: Config, wanted: Wanted, timeout_s: float) -> Trial:
         result.seek(0)
         if told := result.read():
             return msgspec.structs.replace(msgspec.json.decode(told, type=Trial), output=text)
-    return Trial(failure=_describe_end(code, text, timeout_s), output=text)
+    return Trial(failure=describe_end(code, text, timeout_s), output=text)
 
 
 def _run(request: IO[bytes], output: IO[bytes], result: IO[bytes], timeout_s: float) -> int | None:
@@ -117,16 +114,8 @@ def _run(request: IO[bytes], output: IO[bytes], result: IO[bytes], timeout_s: fl
 
 def _end_of(output: IO[bytes]) -> str:
     size = output.seek(0, os.SEEK_END)
-    output.seek(max(0, size - _KEPT_OUTPUT))
+    output.seek(max(0, size - KEPT_OUTPUT_BYTES))
     return output.read().decode("utf-8", "replace")
-
-
-def _describe_end(code: int | None, output: str, timeout_s: float) -> str:
-    if code is None or (code == 1 and _TIMER_RAN_OUT.search(output)):
-        return f"it did not finish within {timeout_s:g} s"
-    if code < 0:
-        return f"it ended the process by {signal_name(-code)}"
-    return f"it ended the process with exit code {code}"
 
 
 def _replaced(struct: Any, parts: Sequence[str], value: Any) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import subprocess
 import tempfile
 import threading
@@ -20,7 +19,7 @@ import msgspec
 from vllm_ext.config.redaction import scrub, secrets_in
 from vllm_ext.errors import EngineError
 from vllm_ext.managers.child_report import PIPE_CLOSED, ChildReport
-from vllm_ext.managers.new_python import end_group, has_ended, signal_name, start_python
+from vllm_ext.managers.new_python import KEPT_OUTPUT_BYTES, describe_end, end_group, has_ended, start_python
 from vllm_ext.plan import Decision, Outcome, Plan, plan_to_dict
 
 _MAIN = "from vllm_ext.managers.child_main import main; main(int(sys.argv[1]))"
@@ -28,9 +27,6 @@ _GRACE_S = 3.0
 """The child ends itself at the time limit, with its stack; a child that cannot is killed so much later."""
 _START_S = 60.0
 """What the start of the child itself may take, before its time limit begins; much, for a machine that is busy."""
-_TIMER_RAN_OUT = re.compile(r"^Timeout \(\d+:\d\d:\d\d", re.MULTILINE)
-"""How the child's own timer, faulthandler's, begins its last words."""
-_KEPT_OUTPUT = 16 * 1024
 _LOUD_BYTES = 100 * 1024
 """Output worth a word."""
 
@@ -184,7 +180,7 @@ class _Child:
             while chunk := pipe.read1(1 << 16):
                 self._num_output_bytes += len(chunk)
                 self._output += chunk
-                del self._output[:-_KEPT_OUTPUT]
+                del self._output[:-KEPT_OUTPUT_BYTES]
 
     def _read_reports(self, pipe: Any) -> None:
         with pipe:
@@ -230,8 +226,4 @@ class _Child:
             when = "when it was called again"
         if code == PIPE_CLOSED:
             return f"it closed the pipe through which it is watched, {when}"
-        if self._is_killed or (code == 1 and _TIMER_RAN_OUT.search(output)):
-            return f"it did not finish within {self._timeout_s:g} s {when}"
-        if code < 0:
-            return f"it ended the process by {signal_name(-code)} {when}"
-        return f"it ended the process with exit code {code} {when}"
+        return f"{describe_end(None if self._is_killed else code, output, self._timeout_s)} {when}"

@@ -5,14 +5,20 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from typing import Any
 
+KEPT_OUTPUT_BYTES = 16 * 1024
+"""How much of a child's output is kept: its end."""
+
 _PR_SET_PDEATHSIG = 1
 """Of Linux's prctl()."""
+_TIMER_RAN_OUT = re.compile(r"^Timeout \(\d+:\d\d:\d\d", re.MULTILINE)
+"""How faulthandler, by whose timer a child ends itself at its time limit, begins its last words."""
 
 
 def start_python(code: str, arguments: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
@@ -56,6 +62,21 @@ def end_group(process: subprocess.Popen[bytes]) -> int:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
+
+
+def describe_end(code: int | None, output: str, timeout_s: float) -> str:
+    """How a process that loads plugins ended before it answered, with ``it`` as the subject.
+
+    Args:
+        code: its exit code; ``None`` where it was killed for being too late.
+        output: what it wrote.
+        timeout_s: the time limit, by which it may have ended itself.
+    """
+    if code is None or (code == 1 and _TIMER_RAN_OUT.search(output)):
+        return f"it did not finish within {timeout_s:g} s"
+    if code < 0:
+        return f"it ended the process by {signal_name(-code)}"
+    return f"it ended the process with exit code {code}"
 
 
 def signal_name(number: int) -> str:
