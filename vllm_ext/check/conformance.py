@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from vllm_ext.check.leads import NEARLY_EQUAL
 from vllm_ext.check.rows import Result, Row
 from vllm_ext.check.trial import Completion, Trial, Wanted, run_trial, with_settings
 from vllm_ext.config import Config, Settings
@@ -14,8 +15,6 @@ from vllm_ext.plan import Decision, Plan
 
 NAME = "conformance"
 REFERENCE = "cpu"
-UNDECIDED = 1e-3
-"""Where the two best logits are nearer to each other than that, either token is right."""
 
 PROMPTS = (
     "Yes",
@@ -75,8 +74,8 @@ def compare(completions: Sequence[Completion], reference: Sequence[Completion]) 
     """Token by token; of a prompt no more is compared once its reference leaves a token undecided."""
     num_equal = 0
     for number, (found, wanted) in enumerate(zip(completions, reference, strict=True), start=1):
-        for index, (token, margin) in enumerate(zip(wanted.token_ids, wanted.margins, strict=True)):
-            if margin < UNDECIDED:
+        for index, (token, lead) in enumerate(zip(wanted.token_ids, wanted.leads, strict=True)):
+            if lead < NEARLY_EQUAL:
                 break
             given = found.token_ids[index] if index < len(found.token_ids) else None
             if given != token:

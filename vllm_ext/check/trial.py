@@ -32,7 +32,7 @@ class Wanted(msgspec.Struct, frozen=True):
 
     prompts: tuple[str, ...]
     max_tokens: int
-    with_margins: bool = False
+    with_leads: bool = False
     """Whether to ask for log probabilities, which not every worker has."""
     with_draws: bool = False
 
@@ -42,8 +42,8 @@ class Completion(msgspec.Struct, frozen=True):
 
     num_prompt_tokens: int
     token_ids: tuple[int, ...]
-    margins: tuple[float, ...] = ()
-    """By token, how much the logit of the likeliest one is above that of the next."""
+    leads: tuple[float, ...] = ()
+    """As :func:`leads_of` has them."""
 
 
 class Trial(msgspec.Struct, frozen=True):

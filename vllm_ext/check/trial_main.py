@@ -6,18 +6,18 @@ import faulthandler
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from vllm_ext.check.leads import leads_of
 from vllm_ext.check.trial import Completion, Trial, Wanted
 from vllm_ext.config import Config
 from vllm_ext.errors import innermost_cause, one_line
 from vllm_ext.managers.new_python import end_with_parent
 
 if TYPE_CHECKING:
-    from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
+    from vllm_ext.contracts.outputs import RequestOutput
     from vllm_ext.engine.llm import LLM
 
 
@@ -69,7 +69,7 @@ def _generate(llm: LLM, wanted: Wanted) -> Trial:
     if llm.llm_engine.vllm_config.model_config.runner_type == "pooling":
         return Trial(failure="engine.model pools, and tokens are what is compared", failure_is="skipped")
     common: dict[str, Any] = {"max_tokens": wanted.max_tokens, "ignore_eos": True}
-    greedy = SamplingParams(temperature=0, logprobs=2 if wanted.with_margins else None, **common)
+    greedy = SamplingParams(temperature=0, logprobs=2 if wanted.with_leads else None, **common)
     params = [greedy] * len(wanted.prompts)
     if wanted.with_draws:
         params += [SamplingParams(temperature=0.9, seed=number, **common) for number in range(len(wanted.prompts))]
@@ -81,16 +81,7 @@ def _generate(llm: LLM, wanted: Wanted) -> Trial:
 def _completion(output: RequestOutput) -> Completion:
     completion = output.outputs[0]
     prompt = output.prompt_token_ids or ()
-    return Completion(len(prompt), tuple(completion.token_ids), tuple(_margins(completion)))
-
-
-def _margins(completion: CompletionOutput) -> Sequence[float]:
-    """Of log probabilities, which differ as the logits do."""
-    margins = []
-    for position in completion.logprobs or ():
-        best = sorted((entry.logprob for entry in position.values()), reverse=True)
-        margins.append(best[0] - best[1])
-    return margins
+    return Completion(len(prompt), tuple(completion.token_ids), tuple(leads_of(completion)))
 
 
 def _has_declined(error: BaseException) -> bool:

@@ -13,11 +13,11 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vllm_ext.check.leads import NEARLY_EQUAL, leads_of
+
 if TYPE_CHECKING:
     from vllm_ext.contracts.outputs import CompletionOutput
 
-NEARLY_EQUAL = 1e-3
-"""Logits that differ by less are nearly equal."""
 MIN_DECIDED = 0.95
 """The share of all tokens that has to be decided for a comparison to say something."""
 PROMPTS = ("It was a truth universally acknowledged", "My dear Miss", "She had", "The evening was", "In the morning")
@@ -74,14 +74,8 @@ def greedy_reference(
     """The same with the leads, of a platform that gives log probabilities; arguments are those of
     :func:`greedy_tokens`.
     """
-    references = []
-    for completion in _run(platform, prompts, max_tokens, model, 2, engine_settings):
-        leads = []
-        for position in completion.logprobs or ():
-            best, second, *_ = sorted((entry.logprob for entry in position.values()), reverse=True)
-            leads.append(best - second)
-        references.append(Greedy(completion.token_ids, leads))
-    return references
+    completions = _run(platform, prompts, max_tokens, model, 2, engine_settings)
+    return [Greedy(completion.token_ids, leads_of(completion)) for completion in completions]
 
 
 def _run(
