@@ -1,12 +1,14 @@
-"""Answers that are made while the client waits, and whose making ends when it leaves."""
+"""Answers as bytes and as responses; those that are made while the client waits end when it leaves."""
 
 from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
+from typing import Any
 
+import msgspec
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -16,9 +18,27 @@ ErrorBodyOf = Callable[[Exception], tuple[int, bytes]]
 """Status and JSON for what was raised."""
 
 _STOPPED = error_body(503, "the server stops, and this request has not ended")
-_JSON = b"application/json"
-_DONE = b"data: [DONE]\n\n"
-_EVENTS = b"text/event-stream; charset=utf-8"
+JSON_TYPE = "application/json"
+_ENCODER = msgspec.json.Encoder()
+_EVENTS_TYPE = b"text/event-stream; charset=utf-8"
+
+
+def encode(answer: Any) -> bytes:
+    """JSON for an answer, or for a part of one."""
+    return _ENCODER.encode(answer)
+
+
+def event(data: bytes) -> bytes:
+    """An event of a server (SSE)."""
+    return b"data: " + data + b"\n\n"
+
+
+def json_response(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> Response:
+    """An answer that is there."""
+    return Response(body, status, headers=headers, media_type=JSON_TYPE)
+
+
+_DONE = event(b"[DONE]")
 
 
 class Answer(Response):
@@ -96,7 +116,7 @@ class EventStream(Answer):
             except Exception as error:  # noqa: BLE001 - whatever it is, the client gets an answer
                 await send_whole(send, *self._body_of_error(error))
                 return
-            headers = [(b"content-type", _EVENTS), (b"cache-control", b"no-cache")]
+            headers = [(b"content-type", _EVENTS_TYPE), (b"cache-control", b"no-cache")]
             self._is_begun = True
             await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": first, "more_body": True})
@@ -116,13 +136,13 @@ class EventStream(Answer):
 
     async def _end(self, send: Send, error: bytes) -> None:
         """End with an error, the status being sent."""
-        await send({"type": "http.response.body", "body": b"data: " + error + b"\n\n" + _DONE, "more_body": False})
+        await send({"type": "http.response.body", "body": event(error) + _DONE, "more_body": False})
 
 
 async def send_whole(send: Send, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
     """Send JSON that is there."""
     length = str(len(body)).encode()
-    all_headers = [(b"content-type", _JSON), (b"content-length", length), *headers]
+    all_headers = [(b"content-type", JSON_TYPE.encode()), (b"content-length", length), *headers]
     await send({"type": "http.response.start", "status": status, "headers": all_headers})
     await send({"type": "http.response.body", "body": body})
 

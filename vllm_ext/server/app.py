@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from vllm_ext._version import __version__
 from vllm_ext.errors import VllmExtError
 from vllm_ext.server import chat, completions, monitoring, pooling, tokenizing
-from vllm_ext.server.answers import send_whole
+from vllm_ext.server.answers import json_response, send_whole
 from vllm_ext.server.decoding import RequestBody, read_request
 from vllm_ext.server.errors import error_body, phrase_of
 from vllm_ext.server.protocol import ChatRequest, CompletionRequest
@@ -103,14 +103,14 @@ def _endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[R
         except ClientDisconnect:
             return Response(status_code=400)  # nobody gets it
         except Exception as error:  # noqa: BLE001 - logged, and the client gets an answer
-            return _response(*service.error(error, route.body))
+            return json_response(*service.error(error, route.body))
 
     return endpoint
 
 
 def _answerer(service: Service) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def answer(_: Request, error: Exception) -> Response:
-        return _response(*service.error(error))
+        return json_response(*service.error(error))
 
     return answer
 
@@ -121,13 +121,9 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     message = str(error.detail)
     if error.status_code in (404, 405) and message == phrase_of(error.status_code).title():
         message = f"there is no {request.method} {request.url.path}"
-    return _response(error.status_code, error_body(error.status_code, message), error.headers)
+    return json_response(error.status_code, error_body(error.status_code, message), error.headers)
 
 
 async def _answer_misfit(_: Request, error: Exception) -> Response:
     """What FastAPI says of a request to a plugin's route."""
-    return _response(400, error_body(400, str(error)))
-
-
-def _response(status: int, body: bytes, headers: object = None) -> Response:
-    return Response(body, status, headers=headers, media_type="application/json")  # type: ignore[arg-type]
+    return json_response(400, error_body(400, str(error)))

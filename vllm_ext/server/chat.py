@@ -13,7 +13,8 @@ from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.errors import RefusedByServer
 from vllm_ext.server import logprobs
-from vllm_ext.server.generation import Head, UsageCounter, UsageOptions, encode, event, generate, sampling_params
+from vllm_ext.server.answers import encode, event
+from vllm_ext.server.generation import Head, UsageCounter, UsageOptions, generate, sampling_params
 from vllm_ext.server.protocol import ChatChoice, ChatLogprobs, ChatRequest, Delta, Message, TextAnswer
 from vllm_ext.server.service import Service, new_id, now
 
@@ -71,7 +72,7 @@ class _Call:
         begun: set[int] = set()
         async with aclosing(self._outputs()) as outputs:
             async for output in outputs:
-                usage = self._usage.usage if options.always else None if options.at_end else UNSET
+                usage = options.in_event(self._usage.usage)
                 events = b""
                 for completion in output.outputs:
                     if completion.index not in begun:
@@ -79,11 +80,11 @@ class _Call:
                         if not begun:
                             self._add_prompt(first, output)
                         begun.add(completion.index)
-                        events += event(first)
-                    events += event(TextAnswer(*self._head, [self._choice(completion)], usage))
+                        events += event(encode(first))
+                    events += event(encode(TextAnswer(*self._head, [self._choice(completion)], usage)))
                 yield events
         if options.at_end:
-            yield event(TextAnswer(*self._head, [], self._usage.usage))
+            yield event(encode(TextAnswer(*self._head, [], self._usage.usage)))
 
     async def _outputs(self) -> AsyncGenerator[RequestOutput, None]:
         request = self._request

@@ -6,13 +6,13 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-from msgspec import UNSET
 from starlette.responses import Response
 
 from vllm_ext.contracts.outputs import CompletionOutput, RequestOutput
 from vllm_ext.contracts.sampling_params import SamplingParams
 from vllm_ext.server import logprobs, prompts
-from vllm_ext.server.generation import Head, UsageCounter, UsageOptions, encode, event, generate, sampling_params
+from vllm_ext.server.answers import encode, event
+from vllm_ext.server.generation import Head, UsageCounter, UsageOptions, generate, sampling_params
 from vllm_ext.server.protocol import CompletionChoice, CompletionLogprobs, CompletionRequest, TextAnswer
 from vllm_ext.server.service import Service, new_id, now
 
@@ -69,16 +69,16 @@ class _Call:
         async with aclosing(self._outputs()) as outputs:
             async for prompt_index, output in outputs:
                 choices = await self._choices(prompt_index, output)
-                usage = self._usage.usage if options.always else None if options.at_end else UNSET
-                yield b"".join([event(TextAnswer(*self._head, [choice], usage)) for choice in choices])
+                usage = options.in_event(self._usage.usage)
+                yield b"".join([event(encode(TextAnswer(*self._head, [choice], usage))) for choice in choices])
         if options.at_end:
-            yield event(TextAnswer(*self._head, [], self._usage.usage))
+            yield event(encode(TextAnswer(*self._head, [], self._usage.usage)))
 
     async def _outputs(self) -> AsyncGenerator[tuple[int, RequestOutput], None]:
         request = self._request
         each = self._prompts
         if request.add_special_tokens is False:
-            each = [await prompts.without_special_tokens(self._service, prompt) for prompt in each]
+            each = await prompts.without_special_tokens(self._service, each)
         run = generate(self._service, each, self._params, self._head.id, request.priority)
         async with aclosing(run) as outputs:
             async for prompt_index, output in outputs:

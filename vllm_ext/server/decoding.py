@@ -9,10 +9,10 @@ import msgspec
 from starlette.requests import Request
 
 from vllm_ext.errors import RefusedByServer, did_you_mean, listing
+from vllm_ext.server.answers import JSON_TYPE
 
 MAX_BODY_BYTES = 32 * 2**20
 """Of one request; a larger one is refused before it is read."""
-_JSON = "application/json"
 _AT = re.compile(r" - at (?:`key` in )?`\$(?P<path>[^`]*)`$")
 _UNKNOWN = re.compile(r"^Object contains unknown field `(?P<name>.*)`$", re.DOTALL)
 _MISSING = re.compile(r"^Object missing required field `(?P<name>.*)`$", re.DOTALL)
@@ -51,10 +51,10 @@ async def read_request(request: Request, kind: type[Body]) -> Body:
         RefusedByServer: it is no JSON, too large, or does not fit.
     """
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if given != _JSON:
+    if given != JSON_TYPE:
         # Another kind may be sent by any web page, to this machine too, without a browser asking first.
         raise RefusedByServer(
-            f"the body is declared as {given or 'nothing'!r}; Content-Type has to be {_JSON}", status=415
+            f"the body is declared as {given or 'nothing'!r}; Content-Type has to be {JSON_TYPE}", status=415
         )
     body = bytearray()
     _check_size(int(request.headers.get("content-length", "0")))

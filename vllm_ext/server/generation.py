@@ -7,17 +7,18 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Any, NamedTuple, TypeVar
 
-import msgspec
+from msgspec import UNSET, UnsetType
 
 from vllm_ext.contracts.outputs import RequestOutput
 from vllm_ext.contracts.sampling_params import RequestOutputKind, SamplingParams
 from vllm_ext.errors import RefusedByServer
-from vllm_ext.server.protocol import SAMPLING_FIELDS, GenerationRequest, PromptTokensDetails, Usage
+from vllm_ext.server.protocol import GenerationRequest, PromptTokensDetails, Usage
 from vllm_ext.server.service import Service
 
 T = TypeVar("T")
 
-_ENCODER = msgspec.json.Encoder()
+_SAMPLING_FIELDS = [name for name in GenerationRequest.__struct_fields__ if name in SamplingParams.__struct_fields__]
+"""Those of a request that go into :class:`SamplingParams` as they are."""
 
 
 class Head(NamedTuple):
@@ -67,6 +68,12 @@ class UsageOptions(NamedTuple):
         at_end = options.include_usage is True
         return cls(at_end, at_end and options.continuous_usage_stats is True)
 
+    def in_event(self, usage: Usage) -> Usage | UnsetType | None:
+        """What an event with text has for the usage so far: null where the last event alone has it."""
+        if self.always:
+            return usage
+        return None if self.at_end else UNSET
+
 
 def sampling_params(service: Service, request: GenerationRequest, **given: Any) -> SamplingParams:
     """The parameters of a request; ``given`` wins over its fields, where it is not ``None``.
@@ -74,7 +81,7 @@ def sampling_params(service: Service, request: GenerationRequest, **given: Any) 
     Raises:
         InvalidRequest: a value is out of range.
     """
-    fields = {name: getattr(request, name) for name in SAMPLING_FIELDS}
+    fields = {name: getattr(request, name) for name in _SAMPLING_FIELDS}
     params = service.sampling_params(fields | given | {"extra_args": request.vllm_xargs})
     params.output_kind = RequestOutputKind.DELTA if request.stream else RequestOutputKind.FINAL_ONLY
     return params
@@ -135,13 +142,3 @@ async def _read(
     except Exception as error:  # noqa: BLE001 - who reads the queue raises it
         end = error
     await queue.put((index, end))
-
-
-def encode(part: Any) -> bytes:
-    """JSON for an answer."""
-    return _ENCODER.encode(part)
-
-
-def event(part: Any) -> bytes:
-    """An event with an answer's part."""
-    return b"data: " + _ENCODER.encode(part) + b"\n\n"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import msgspec
 from starlette.responses import Response
 
 from vllm_ext._version import __version__
 from vllm_ext.errors import RefusedByServer
+from vllm_ext.server.answers import encode, json_response
 from vllm_ext.server.service import Service
 
 
@@ -38,14 +38,14 @@ async def health(service: Service) -> Response:
 
 async def version(_: Service) -> Response:
     """The version of vllm_ext."""
-    return _json({"version": __version__})
+    return json_response(200, encode({"version": __version__}))
 
 
 async def models(service: Service) -> Response:
     """The one model that is served."""
     name = service.model_name
     card = ModelCard(name, "model", service.created, "vllm-ext", name, None, service.model_config.max_model_len)
-    return _json(ModelList("list", [card]))
+    return json_response(200, encode(ModelList("list", [card])))
 
 
 async def metrics(service: Service) -> Response:
@@ -60,7 +60,3 @@ async def metrics(service: Service) -> Response:
 
     text = await service.in_thread(partial(generate_latest, REGISTRY))
     return Response(text, media_type=CONTENT_TYPE_LATEST)
-
-
-def _json(value: Any) -> Response:
-    return Response(msgspec.json.encode(value), media_type="application/json")

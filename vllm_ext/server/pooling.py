@@ -15,8 +15,9 @@ from vllm_ext.contracts.pooling_params import PoolingParams, PoolingTask
 from vllm_ext.engine.inputs.prompts import DataPrompt
 from vllm_ext.errors import PluginError, RefusedByServer, dotted_path, innermost_cause
 from vllm_ext.server import prompts
+from vllm_ext.server.answers import encode
 from vllm_ext.server.decoding import Fixed, GivenPrompts, RequestBody
-from vllm_ext.server.generation import encode, outputs_of
+from vllm_ext.server.generation import outputs_of
 from vllm_ext.server.protocol import PromptTokensDetails, Usage
 from vllm_ext.server.service import Service, new_id, now
 
@@ -170,7 +171,7 @@ async def _pooled(
     """The answer with what ``item`` makes of each prompt's numbers, by its index."""
     each = prompts.split("input", given)
     if request.add_special_tokens is False:
-        each = [await prompts.without_special_tokens(service, prompt) for prompt in each]
+        each = await prompts.without_special_tokens(service, each)
     answer_id = new_id(prefix, request)
     runs = [
         service.engine.encode(prompt, params, f"{answer_id}-{index}", priority=request.priority)

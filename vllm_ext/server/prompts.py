@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from vllm_ext.engine.inputs.prompts import TokensPrompt
@@ -24,8 +25,11 @@ def split(name: str, given: GivenPrompts) -> list[Any]:
     return [given] if kinds == {int} else list(given)
 
 
-async def without_special_tokens(service: Service, prompt: Any) -> Any:
-    """A prompt without the tokens that the tokenizer puts around a text."""
-    if not isinstance(prompt, str):
-        return prompt
-    return TokensPrompt(prompt=prompt, prompt_token_ids=await service.encode(prompt, add_special_tokens=False))
+async def without_special_tokens(service: Service, prompts: Iterable[Any]) -> list[Any]:
+    """Prompts without the tokens that the tokenizer puts around a text; those that are token ids stay."""
+    return [
+        TokensPrompt(prompt=each, prompt_token_ids=await service.encode(each, add_special_tokens=False))
+        if isinstance(each, str)
+        else each
+        for each in prompts
+    ]

@@ -14,13 +14,6 @@ _NO_GRAMMAR = "the engine holds no output to a grammar; a logits processor of a 
 _TEXT_ALONE = "the engine takes text and token ids alone"
 _NO_TOOLS = "calls of tools are not read out of the text; write what tools there are into a message"
 
-SAMPLING_FIELDS = (
-    *("n", "temperature", "top_p", "top_k", "min_p", "seed", "max_tokens", "min_tokens", "stop", "stop_token_ids"),
-    *("include_stop_str_in_output", "ignore_eos", "bad_words", "logit_bias", "allowed_token_ids", "prompt_logprobs"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "skip_special_tokens"),
-)
-"""Those that go into :class:`SamplingParams` as they are."""
-
 
 class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
     """How a stream ends: with the usage in an event of its own, or not."""
@@ -31,7 +24,10 @@ class StreamOptions(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class GenerationRequest(RequestBody, kw_only=True):
-    """What requests for completions and for chat have in common. Null, and what is left out, is the model's default."""
+    """What requests for completions and for chat have in common. Null, and what is left out, is the model's default.
+
+    A field that :class:`SamplingParams` has by the same name goes into that as it is.
+    """
 
     FIXED: ClassVar[dict[str, Fixed]] = {
         "cache_salt": Fixed("the prefix cache is one for all requests"),

@@ -80,14 +80,8 @@ class Service:
     def check_generates(self, *, wanted: bool) -> None:
         """RefusedByServer where the model is not for what the route does."""
         if self.generates != wanted:
-            does, routes = (
-                ("pools", "/v1/embeddings, /classify and /pooling")
-                if wanted
-                else (
-                    "generates",
-                    "/v1/completions and /v1/chat/completions",
-                )
-            )
+            does = "pools" if wanted else "generates"
+            routes = "/v1/embeddings, /classify and /pooling" if wanted else "/v1/completions and /v1/chat/completions"
             raise RefusedByServer(f"model {self.model_name!r} {does}: it has the routes {routes}")
 
     def check_task(self, task: str) -> None:

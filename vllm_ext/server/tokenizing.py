@@ -8,8 +8,8 @@ import msgspec
 from starlette.responses import Response
 
 from vllm_ext.errors import RefusedByServer
+from vllm_ext.server.answers import encode, json_response
 from vllm_ext.server.decoding import Fixed, RequestBody
-from vllm_ext.server.generation import encode
 from vllm_ext.server.protocol import NO_TEMPLATE
 from vllm_ext.server.service import Service
 
@@ -54,9 +54,9 @@ async def tokenize(service: Service, request: TokenizeRequest) -> Response:
         tokens = await service.encode(request.prompt, add_special_tokens=request.add_special_tokens is not False)
     written = service.engine.get_tokenizer().convert_ids_to_tokens(tokens) if request.return_token_strs else None
     answer = TokenizeAnswer(len(tokens), service.model_config.max_model_len, tokens, written)
-    return Response(encode(answer), media_type="application/json")
+    return json_response(200, encode(answer))
 
 
 async def detokenize(service: Service, request: DetokenizeRequest) -> Response:
     """The text of tokens."""
-    return Response(encode(DetokenizeAnswer(await service.decode(request.tokens))), media_type="application/json")
+    return json_response(200, encode(DetokenizeAnswer(await service.decode(request.tokens))))
