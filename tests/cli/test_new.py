@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -202,6 +203,25 @@ def test_installed_it_loads(built, vllm_ext, plugin_site, kind):
 
     assert (code, shown["outcome"], shown["detail"], shown["effects"], err) == (0, "active", "", [], "")
     assert shown["requires"] == [f"vllm-ext>={shown['requires'][0].partition('>=')[2]}"]
+
+
+@pytest.mark.slow
+def test_the_readme_of_an_endpoint_plugin_says_how_it_is_served(new, plugin_site, tmp_path):
+    from support.server import running_server  # torch comes with it
+
+    new("endpoint", "acme")
+    copy_onto(plugin_site, tmp_path / "vllm-acme")
+    (block,) = re.findall(
+        r"^```sh\n(vllm-ext serve .*?)^```$", (tmp_path / "vllm-acme" / "README.md").read_text(), re.M | re.S
+    )
+    serve, ask = map(shlex.split, block.splitlines())
+    key, _, value = serve[3].partition("=")
+
+    with running_server(**{key.replace(".", "__"): value.strip("[]").split(",")}) as server:
+        answer = server.get(ask[1].removeprefix("http://127.0.0.1:8000"))
+
+    assert (serve[:3], ask[0]) == (["vllm-ext", "serve", "--set"], "curl")
+    assert answer.json() == {"healthy": True}
 
 
 @pytest.mark.slow
