@@ -8,8 +8,8 @@ from typing import Any
 from vllm_ext.contracts.groups import KINDS, PluginKind, is_read_by_vllm
 from vllm_ext.errors import ContractError, dotted_path, innermost_cause
 from vllm_ext.plan import Decision
+from vllm_ext.plan.requirements import VLLM
 
-_VLLM = "vllm"
 _KIND = {kind.key: kind for kind in KINDS}
 
 
@@ -25,7 +25,7 @@ def source_of(decision: Decision) -> str:
 
 def is_for_vllm(decision: Decision, host: str) -> bool:
     """Whether vLLM would be the one to use the plugin; groups of our own it does not read."""
-    return host == _VLLM and is_read_by_vllm(decision.group)
+    return host == VLLM and is_read_by_vllm(decision.group)
 
 
 def contracts_of(decision: Decision, host: str) -> tuple[Any, ...]:

@@ -25,6 +25,7 @@ from vllm_ext.managers.planned import NamedPlugins, PlannedDriver
 from vllm_ext.managers.policy import is_first_report, report_once
 from vllm_ext.plan import BoundPlan, Decision, Outcome, Plan
 from vllm_ext.plan.names import in_yaml
+from vllm_ext.plan.requirements import VLLM
 
 logger = logging.getLogger(__name__)
 
@@ -136,7 +137,7 @@ def activate_bound(bound_plan: BoundPlan) -> PlatformBinding:
 def runtime_versions(host: str) -> dict[str, str]:
     """Versions of what a plan runs on; those of torch and of a vLLM are read from metadata, without importing them."""
     versions = {"vllm_ext": __version__, "python": python_platform.python_version(), "torch": _version_of("torch")}
-    return versions | ({"vllm": _version_of("vllm")} if host == "vllm" else {})
+    return versions | ({VLLM: _version_of(VLLM)} if host == VLLM else {})
 
 
 def _version_of(module: str) -> str:
@@ -225,7 +226,7 @@ def _cpu_reference(plan: Plan) -> str:
 
 
 def _is_nameable(decision: Decision, plan: Plan) -> bool:
-    return decision.status in _NAMEABLE and (plan.settings.host != "vllm" or is_read_by_vllm(decision.group))
+    return decision.status in _NAMEABLE and (plan.settings.host != VLLM or is_read_by_vllm(decision.group))
 
 
 def _verb(outcome: Outcome) -> str:
