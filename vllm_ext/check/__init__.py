@@ -1,1 +1,1 @@
-"""What is wrong with an installation, and what an engine used of what was registered."""
+"""What is wrong with an installation or with one plugin, and what an engine used of what was registered."""
