@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
+from support.commands import run_without
 from support.vllm_tree import write_tree
 
 GENERAL, PLATFORM = "vllm.general_plugins", "vllm.platform_plugins"
@@ -323,17 +320,8 @@ def test_endpoint_plugins_are_checked_up_to_what_their_routes_answer(plugins, ch
     assert rows[-1] == ("conformance", "skipped", reason)
 
 
-def test_torch_is_imported_by_the_processes_that_it_starts_alone(acme, plugins):
-    program = (
-        "import sys; from vllm_ext.cli.main import main; code = main(['check', 'good']); "
-        "sys.exit('torch was imported' if 'torch' in sys.modules else code)"
-    )
-    path = [str(plugins.site), os.environ.get("PYTHONPATH", "")]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
-
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environ, check=False, timeout=300
-    )
+def test_torch_is_imported_by_the_processes_that_it_starts_alone(acme):
+    done = run_without(["check", "good"])
 
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from support.commands import LARGE, run_without
 
 from vllm_ext.cli.new_project import TEMPLATES, NewProject
 from vllm_ext.contracts.groups import KINDS
@@ -104,21 +105,10 @@ def test_a_hook_that_loads_imports_no_torch(new, vllm_ext, plugin_site, tmp_path
 def test_it_imports_no_torch_and_nothing_of_a_plugin(plugin_site, tmp_path):
     plugin_site.distribution("canary", {"vllm.platform_plugins": ["c = canary:run"]}, {"canary.py": "import torch"})
     arguments = ["new", "platform", "npu", "--directory", str(tmp_path / "npu")]
-    program = (
-        f"import sys; from vllm_ext.cli.main import main; main({arguments}); "
-        "print({'torch', 'canary'} & {*sys.modules})"
-    )
 
-    paths = os.pathsep.join([str(plugin_site.path), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        check=True,
-        env=os.environ | {"PYTHONPATH": paths},
-    )
+    done = run_without(arguments, (*LARGE, "canary"))
 
-    assert done.stdout.endswith("\nset()\n")
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_another_folder_may_be_named_and_be_there_empty(new, tmp_path):
