@@ -13,6 +13,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS, KV_CACHE, SCHEDULING = "weights", "kv_cache", "scheduling"
 """What can be woken up by itself: memory of two kinds, and the steps, which go on once no memory sleeps."""
 MEMORY = (WEIGHTS, KV_CACHE)
+TAGS = (*MEMORY, SCHEDULING)
 
 
 class SleepMode:
@@ -62,10 +63,10 @@ class SleepMode:
         Raises:
             InvalidRequest: nothing has such a name. EngineError: the KV cache is to come before the weights.
         """
-        wanted = {WEIGHTS, KV_CACHE, SCHEDULING} if tags is None else set(tags)
-        for tag in sorted(wanted - {WEIGHTS, KV_CACHE, SCHEDULING}):
-            names = (WEIGHTS, KV_CACHE, SCHEDULING)
-            raise InvalidRequest(f"tags has {tag!r}{did_you_mean(tag, names)}; it takes {', '.join(names)}")
+        wanted = set(TAGS if tags is None else tags)
+        if unknown := sorted(wanted.difference(TAGS)):
+            tag = unknown[0]
+            raise InvalidRequest(f"tags has {tag!r}{did_you_mean(tag, TAGS)}; it takes {', '.join(TAGS)}")
         if wanted.isdisjoint(self._asleep):
             logger.warning("nothing of what is to be woken up sleeps: %s", ", ".join(sorted(wanted)))
             return
