@@ -9,9 +9,9 @@ from pathlib import Path
 from vllm_ext.check.import_scan import Missing, Scan, scan_imports
 from vllm_ext.check.rows import Row
 from vllm_ext.check.source_tree import SourceTree
-from vllm_ext.contracts.groups import KIND_OF_GROUP
 from vllm_ext.discovery import find_providers
 from vllm_ext.errors import ConfigError
+from vllm_ext.managers.host_contracts import kind_of
 from vllm_ext.plan import Decision
 from vllm_ext.plan.requirements import VLLM
 
@@ -37,11 +37,10 @@ def check_folder(folder: str) -> str:
 def import_rows(decision: Decision, against: str | None) -> Iterator[Row]:
     """What the plugin's modules import of vLLM and of vllm_ext, as far as it is not there."""
     module, _, attribute = decision.value.partition("[")[0].partition(":")
-    is_called = decision.kind is not None and KIND_OF_GROUP[decision.group].form != "class"
     plugins = SourceTree()
     vllm = SourceTree([against]) if against is not None else plugins
     hosts = {VLLM: vllm if vllm.find(VLLM) else None, _OURS: SourceTree(closed=(_OURS,))}
-    called = attribute.strip() if is_called else ""
+    called = attribute.strip() if kind_of(decision).is_called else ""
     scan = scan_imports(plugins, module.strip(), called, decision.distribution, hosts)
     if scan is None:
         yield Row(NAME, "skipped", f"the source of {module.strip()} is not found")

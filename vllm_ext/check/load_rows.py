@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vllm_ext.check.rows import Row
-from vllm_ext.contracts.groups import KIND_OF_GROUP
 from vllm_ext.managers.child import LoadReport
+from vllm_ext.managers.host_contracts import kind_of
 
 LOAD, TWICE, REGISTERED = "load", "twice", "registered"
 
@@ -31,7 +31,7 @@ def rows_after_load(report: LoadReport) -> Iterator[Row]:
 def _seconds(report: LoadReport) -> str:
     outcome = report.outcome
     text = f"{outcome.seconds - outcome.call_seconds:.3f} s to import"
-    if KIND_OF_GROUP[report.decision.group].form != "class":
+    if kind_of(report.decision).is_called:
         text += f", {outcome.call_seconds:.3f} s to call"
     return text + (", torch among it" if report.imports_torch else "")
 
@@ -39,8 +39,8 @@ def _seconds(report: LoadReport) -> str:
 def _twice_row(report: LoadReport) -> Row:
     again = report.again
     if again is None:
-        is_class = KIND_OF_GROUP[report.decision.group].form == "class"
-        what = "a class, which is not called" if is_class else "a module, whose import is all that runs"
+        is_module = kind_of(report.decision).is_called
+        what = "a module, whose import is all that runs" if is_module else "a class, which is not called"
         return Row(TWICE, "skipped", f"the entry point names {what}")
     if again.state == "active":
         return Row(TWICE, "pass", "a second call in the same process came to the same")

@@ -54,6 +54,11 @@ class PluginKind(NamedTuple):
         """The kind in a sentence: ``stat logger`` for ``stat_logger``."""
         return self.key.replace("_", " ")
 
+    @property
+    def is_called(self) -> bool:
+        """Whether what the entry point names is called when the plugin is loaded, unless it is a module."""
+        return self.form != "class"
+
 
 _CONTRACTS = "vllm_ext.contracts"
 

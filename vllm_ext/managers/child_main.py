@@ -110,13 +110,13 @@ def _load_again(plan: Plan, decision: Decision, first: _Loaded) -> Outcome | Non
 
     Returns: ``None`` where nothing is called in a load, or where the first one has failed.
     """
-    form = kind_of(decision).form
-    if first.outcome.state != "active" or form == "class" or isinstance(first.plugin, ModuleType):
+    kind = kind_of(decision)
+    if first.outcome.state != "active" or not kind.is_called or isinstance(first.plugin, ModuleType):
         return None
     second = _load(plan, decision, lambda: None)
     before, now = _class_of(first.given), _class_of(second.given)
     # What a hook returns is nobody's business.
-    if form == "hook" or second.outcome.state != "active" or before == now:
+    if kind.form == "hook" or second.outcome.state != "active" or before == now:
         return second.outcome
     detail = f"the first call gave {before}, the second one {now}"
     return dataclasses.replace(second.outcome, state="failed", detail=detail)
