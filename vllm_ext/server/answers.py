@@ -17,7 +17,8 @@ from vllm_ext.server.errors import error_body
 ErrorBodyOf = Callable[[Exception], tuple[int, bytes]]
 """Status and JSON for what was raised."""
 
-_STOPPED = error_body(503, "the server stops, and this request has not ended")
+STOPPED = error_body(503, "the server stops, and this request has not ended")
+"""For who still waits then."""
 JSON_TYPE = "application/json"
 _ENCODER = msgspec.json.Encoder()
 _EVENTS_TYPE = b"text/event-stream; charset=utf-8"
@@ -77,7 +78,7 @@ class Answer(Response):
 
     async def break_off(self, send: Send) -> None:
         """Tell the client that the rest does not come, as the server stops."""
-        await send_whole(send, 503, _STOPPED)
+        await send_whole(send, 503, STOPPED)
 
 
 class JSONAnswer(Answer):
@@ -132,7 +133,7 @@ class EventStream(Answer):
         if not self._is_begun:
             await super().break_off(send)
         else:
-            await self._end(send, _STOPPED)
+            await self._end(send, STOPPED)
 
     async def _end(self, send: Send, error: bytes) -> None:
         """End with an error, the status being sent."""

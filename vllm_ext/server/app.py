@@ -1,8 +1,7 @@
-"""The application: the routes, who may use them, and the shape of every error."""
+"""The application: the routes, and the shape of every error."""
 
 from __future__ import annotations
 
-import hmac
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -11,12 +10,11 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from vllm_ext._version import __version__
 from vllm_ext.errors import VllmExtError
 from vllm_ext.server import chat, completions, monitoring, pooling, tokenizing
-from vllm_ext.server.answers import json_response, send_whole
+from vllm_ext.server.answers import json_response
 from vllm_ext.server.decoding import RequestBody, read_request
 from vllm_ext.server.errors import error_body, phrase_of
 from vllm_ext.server.protocol import ChatRequest, CompletionRequest
@@ -47,8 +45,6 @@ ROUTES = (
     Route("/detokenize", tokenizing.detokenize, tokenizing.DetokenizeRequest),
 )
 """The server's own; a plugin's route with the same method and path takes the place of one."""
-OPEN_PATHS = ("/health",)
-"""What is answered without the key: who watches over a server has none."""
 
 
 def build_app(service: Service) -> FastAPI:
@@ -65,29 +61,6 @@ def build_app(service: Service) -> FastAPI:
     app.state.engine_client = service.engine
     app.state.vllm_config = service.engine.vllm_config
     return app
-
-
-class KeyCheck:
-    """Lets nobody through who does not send the key, around everything else, plugins' routes too."""
-
-    def __init__(self, app: ASGIApp, api_key: str) -> None:
-        self._app = app
-        self._expected = f"Bearer {api_key}".encode()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
-        if scope["type"] == "lifespan" or scope["path"] in OPEN_PATHS or self._has_key(scope):
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await receive()
-            await send({"type": "websocket.close", "code": 1008})
-        else:
-            body = error_body(401, "this server wants its key: Authorization: Bearer KEY")
-            await send_whole(send, 401, body, (b"www-authenticate", b"Bearer"))
-
-    def _has_key(self, scope: Scope) -> bool:
-        given = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(given[0], self._expected)
 
 
 def _endpoint(service: Service, route: Route) -> Callable[[Request], Awaitable[Response]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from vllm_ext.config import Config
 from vllm_ext.contracts.groups import IN_TREE_STAT_LOGGERS_GROUP, STAT_LOGGER
@@ -24,7 +25,8 @@ from vllm_ext.engine.async_llm import AsyncLLM
 from vllm_ext.errors import PluginError, Unavailable
 from vllm_ext.managers import extension_outcomes
 from vllm_ext.plan import Decision
-from vllm_ext.server.app import KeyCheck, build_app
+from vllm_ext.server.access import HostCheck, KeyCheck, StopNotice, is_loopback
+from vllm_ext.server.app import build_app
 from vllm_ext.server.endpoints import AttachedEndpoints
 from vllm_ext.server.listening import listen, url_of
 from vllm_ext.server.service import Service
@@ -153,10 +155,12 @@ async def _serve(
         service = Service(engine, dispatcher.settings, has_metrics=_has_metrics(dispatcher))
         app = build_app(service)
         with contextlib.closing(service), _uvicorns_log():
-            api_key = dispatcher.settings.server.api_key
-            guarded = app if api_key is None else KeyCheck(app, api_key)
             uvicorn_config = uvicorn.Config(
-                guarded, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=GRACE_S
+                _guarded(app, sock, dispatcher),
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                timeout_graceful_shutdown=GRACE_S,
             )
             server = ModelServer(
                 uvicorn_config, lambda: announce(Started(url_of(sock), engine, lambda: stop(signal.SIGTERM, None)))
@@ -172,6 +176,16 @@ async def _serve(
                 # uvicorn's way to say that start-up code of the application failed; it has logged the traceback.
                 names = ", ".join(attached.names) or "none"
                 raise PluginError(f"start-up code that an endpoint plugin added failed; plugins: {names}") from error
+
+
+def _guarded(app: ASGIApp, sock: socket.socket, dispatcher: Dispatcher) -> ASGIApp:
+    """``app`` for those who may use it."""
+    settings = dispatcher.settings.server
+    app = StopNotice(app)
+    if settings.api_key is not None:
+        return KeyCheck(app, settings.api_key)
+    # Others in a network have names for this machine that nobody knows here; and it is open to them all anyway.
+    return HostCheck(app, settings.host) if is_loopback(sock.getsockname()[0]) else app
 
 
 def _args(dispatcher: Dispatcher, service: Service) -> Namespace:
