@@ -29,6 +29,9 @@ def test_its_routes_are_called_with_the_engine_and_its_state_and_one_is_in_place
 
     assert (answer.status_code, answer.json()) == (200, {"model": "m", "text": own})
     assert (misfit.status_code, misfit.json()["error"]["type"]) == (400, "BadRequestError")
+    message = misfit.json()["error"]["message"]
+    assert message.startswith("body.max_tokens: ")
+    assert ".py" not in message
     assert version.json() == {"version": __version__, "asked": 1}
     assert wrong_method.status_code == 405
     replaced = [record.getMessage() for record in caplog.records if "replaces" in record.getMessage()]

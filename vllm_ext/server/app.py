@@ -99,4 +99,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
 
 async def _answer_misfit(_: Request, error: Exception) -> Response:
     """What FastAPI says of a request to a plugin's route."""
-    return json_response(400, error_body(400, str(error)))
+    assert isinstance(error, RequestValidationError)
+    # Its own text has the file of the route, too, which is no business of clients.
+    misfits = [f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}" for each in error.errors()]
+    return json_response(400, error_body(400, "; ".join(misfits)))
