@@ -149,7 +149,8 @@ class Service:
     async def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, with special ones; RefusedByServer for ids that are none."""
         size = self.engine.get_tokenizer().vocab_size
-        for token_id in token_ids:
+        # Not one by one: there may be millions, and the loop stands meanwhile.
+        for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
             if not 0 <= token_id < size:
                 raise RefusedByServer(
                     f"token id {token_id} is outside the vocabulary; ids go from 0 to {size - 1}", param="tokens"

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 import json
 import re
+import threading
+from pathlib import Path
 
 import pytest
 import torch
 from support.vocabularies import byte_level_tokenizer, write_tokenizer
 
+import vllm_ext
 from vllm_ext import TokenizerLike, TokenizerRegistry
 from vllm_ext.contracts.vllm_config import HFConfig, ModelConfig
-from vllm_ext.engine.inputs.tokenizer import FastTokenizer, load_eos_token_ids, load_tokenizer
-from vllm_ext.errors import CheckpointError, ContractError, PluginLoadError, PluginNotFound, TokenizerError
+from vllm_ext.engine.inputs.tokenizer import FastTokenizer, load_eos_token_ids, load_tokenizer, tokenizing
+from vllm_ext.errors import (
+    CheckpointError,
+    ContractError,
+    InvalidRequest,
+    PluginLoadError,
+    PluginNotFound,
+    TokenizerError,
+)
+
+DEMO_MODEL = Path(vllm_ext.__file__).parent / "assets" / "demo_model"
 
 
 def test_a_missing_tokenizer_says_what_was_looked_for_where_and_what_is_there(tmp_path):
@@ -131,3 +143,37 @@ def test_one_that_fails_is_named_with_the_cause(tmp_path):
         PluginLoadError, match=r"Breaks of mode 'breaks' cannot be made for '.*': RuntimeError: no merges"
     ):
         load_tokenizer(model(tmp_path, "breaks"))
+
+
+def test_other_threads_run_while_a_long_text_is_tokenized_and_it_has_the_same_tokens():
+    tokenizer = FastTokenizer.from_pretrained(DEMO_MODEL)
+    # Pieces of it are tokenized alone, as a word with the space before it is.
+    piece, number = " It was a truth", 20_000
+    turns, ended = [], threading.Event()
+
+    def take_turns():
+        while not ended.wait(0.0005):
+            turns.append(None)
+
+    thread = threading.Thread(target=take_turns)
+    thread.start()
+    try:
+        num_before = len(turns)
+        token_ids = tokenizer.encode(piece * number)
+        num_meanwhile = len(turns) - num_before
+        num_before = len(turns)
+        text = tokenizer.decode(token_ids)
+        num_in_decode = len(turns) - num_before
+    finally:
+        ended.set()
+        thread.join()
+
+    assert token_ids == tokenizer.encode(piece) * number
+    assert text == piece * number
+    assert num_meanwhile > 5
+    assert num_in_decode > 5
+
+
+def test_half_of_a_surrogate_pair_is_refused_in_a_long_text_too():
+    with pytest.raises(InvalidRequest, match="it is not valid Unicode"), tokenizing():
+        FastTokenizer.from_pretrained(DEMO_MODEL).encode("a" * 10_000 + "\ud800")

@@ -26,6 +26,8 @@ from vllm_ext.registry.tokenizers import TokenizerRegistry
 
 TOKENIZER_FILE = "tokenizer.json"
 GENERATION_CONFIG_FILE = "generation_config.json"
+_LONG = 4096
+"""Characters or tokens of a text for which an event loop shall not wait."""
 
 
 class FastTokenizer:
@@ -52,7 +54,13 @@ class FastTokenizer:
         return decoder is not None and b'"BPEDecoder"' in decoder.__getstate__()
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        if len(text) > _LONG:
+            # Only the library's calls for several texts let other threads of Python run: an event loop stands no longer
+            # than it takes to hand over the ids. For a short text they cost more than that.
+            (encoding,) = self._tokenizer.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+        else:
+            encoding = self._tokenizer.encode(text, add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode_pair(self, text: str, text_pair: str, max_length: int | None = None) -> tuple[list[int], list[int]]:
@@ -82,6 +90,8 @@ class FastTokenizer:
         return tokenizer
 
     def decode(self, ids: Sequence[int], skip_special_tokens: bool = False) -> str:
+        if len(ids) > _LONG:  # as in encode()
+            return str(self._tokenizer.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0])
         return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
