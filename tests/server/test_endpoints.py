@@ -143,3 +143,37 @@ def test_of_two_with_one_route_the_second_is_refused(attach):
         PluginLoadError, match=r"'beta' of beta 0.1 .* it has the route GET /own, as endpoint plugin 'acme' of acme 0.1"
     ):
         attach(["acme", "beta"], acme=PLUGIN, beta=PLUGIN.replace("/other/{thing}", "/x"))
+
+
+LEAVER = """
+class Endpoint:
+    name = "leaver"
+    required_tasks = None
+
+    def attach_router(self, app):
+        app.middleware("http")(self.refuse)
+        app.add_exception_handler(404, self.refuse)
+        app.router.on_startup.append(self.refuse)
+        app.router.on_shutdown.append(self.refuse)
+        FAULT
+
+    async def refuse(self, *arguments): raise RuntimeError
+
+    async def init_state(self, engine_client, state, args): raise ValueError("no state")
+"""
+
+
+@pytest.mark.parametrize("fault", ["raise ValueError('no routes')", "pass"])
+def test_one_that_fails_leaves_no_middleware_handler_or_hook_and_those_of_others_stay(attach, fault):
+    other = PLUGIN.replace(
+        '@app.get("/own")',
+        "app.add_middleware(Nothing); app.router.on_startup.append(print); app.add_exception_handler(404, print)\n"
+        '        @app.get("/own")',
+    )
+    other += "\nclass Nothing:\n    def __init__(self, app): self.__call__ = app\n"
+
+    app = attach("all", leaver=LEAVER.replace("FAULT", fault), other=other)
+
+    assert [each.cls.__name__ for each in app.user_middleware] == ["Nothing"]
+    assert (app.router.on_startup, app.router.on_shutdown) == ([print], [])
+    assert app.exception_handlers[404] is print

@@ -28,7 +28,13 @@ class _Attached(NamedTuple):
     endpoint: LoadedEndpoint
     before: _Parts
     """What the application was without it."""
-    routes: tuple[BaseRoute, ...]
+    after: _Parts
+    """And what it was with it."""
+
+    @property
+    def routes(self) -> tuple[BaseRoute, ...]:
+        """Those that are its own."""
+        return tuple(route for route in self.after.routes if route not in self.before.routes)
 
 
 class _Parts(NamedTuple):
@@ -36,17 +42,30 @@ class _Parts(NamedTuple):
 
     routes: tuple[BaseRoute, ...]
     middleware: tuple[Any, ...]
+    on_startup: tuple[Any, ...]
+    on_shutdown: tuple[Any, ...]
     exception_handlers: dict[Any, Any]
 
     @classmethod
     def of(cls, app: FastAPI) -> _Parts:
-        return cls(tuple(app.router.routes), tuple(app.user_middleware), dict(app.exception_handlers))
+        routes, middleware, on_startup, on_shutdown = (tuple(part) for part in _lists_of(app))
+        return cls(routes, middleware, on_startup, on_shutdown, dict(app.exception_handlers))
 
     def restore(self, app: FastAPI) -> None:
-        app.router.routes[:] = self.routes
-        app.user_middleware[:] = self.middleware
+        for part, before in zip(_lists_of(app), self[:4], strict=True):
+            part[:] = before
         app.exception_handlers.clear()
         app.exception_handlers.update(self.exception_handlers)
+
+    def take_out(self, app: FastAPI, before: _Parts) -> None:
+        """Leave in ``app`` nothing of these parts but what was there before; what came later stays."""
+        for part, own, others in zip(_lists_of(app), self[:4], before[:4], strict=True):
+            part[:] = [each for each in part if each not in own or each in others]
+        for kind, handler in self.exception_handlers.items():
+            if app.exception_handlers.get(kind) is handler and before.exception_handlers.get(kind) is not handler:
+                del app.exception_handlers[kind]
+                if kind in before.exception_handlers:
+                    app.exception_handlers[kind] = before.exception_handlers[kind]
 
 
 class AttachedEndpoints:
@@ -119,7 +138,7 @@ class AttachedEndpoints:
                 before.restore(self._app)
         if is_done:
             logger.debug("%s is attached, by the name %r", endpoint.source, endpoint.plugin.name)
-            self._attached.append(_Attached(endpoint, before, routes))
+            self._attached.append(_Attached(endpoint, before, _Parts.of(self._app)))
 
     def _check_others(self, endpoint: LoadedEndpoint, routes: Sequence[BaseRoute]) -> None:
         """Of two plugins with one route, only the first would ever be called."""
@@ -144,10 +163,16 @@ class AttachedEndpoints:
         """Take out what a plugin attached; what those after it did stays."""
         self._attached.remove(attached)
         routes = self._app.router.routes
-        kept = [route for route in routes if route not in attached.routes]
+        attached.after.take_out(self._app, attached.before)
+        kept = list(routes)
         keys = set(_keys(kept))
         back = [route for route in attached.before.routes if route not in kept and keys.isdisjoint(_keys([route]))]
         routes[:] = [*back, *kept]
+
+
+def _lists_of(app: FastAPI) -> tuple[list[Any], ...]:
+    """Those of :class:`_Parts`, in its order."""
+    return app.router.routes, app.user_middleware, app.router.on_startup, app.router.on_shutdown
 
 
 def _keys(routes: Iterable[Any]) -> Iterator[_RouteKey]:
