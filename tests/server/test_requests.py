@@ -39,6 +39,8 @@ def error_of(answer, status):
     ("body", "param", "complaint"),
     [
         ({"max_toks": 3}, "max_toks", "unknown field 'max_toks' (did you mean 'max_tokens'?); it takes: add_special_t"),
+        ({"x" * 999: 3}, "x" * 57 + "...", "unknown field '" + "x" * 57 + "...'; it takes: add_special_t"),
+        ({"priority": 2**70}, "priority", "priority has a wrong value: "),
         ({"temperature": -1}, "temperature", "temperature is -1.0; it takes a number, from 0.0 to"),
         ({"temperature": "hot"}, "temperature", "temperature has a wrong value: expected `float | null`, got `str`"),
         ({"prompt": ["a", [5]]}, "prompt", "prompt is a list of several kinds; it takes a text, a list of texts"),

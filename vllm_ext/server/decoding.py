@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar, NamedTuple, TypeAlias, TypeVar
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeAlias, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -38,7 +38,7 @@ class RequestBody(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     user: str | None = None
     """OpenAI's: who the client's own user is; nothing is done with it."""
     request_id: str | None = None
-    priority: int = 0
+    priority: Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)] = 0
 
 
 Body = TypeVar("Body", bound=RequestBody)
@@ -78,8 +78,7 @@ def decode(body: bytes, kind: type[Body]) -> Body:
         value = getattr(request, name)
         if value is not None and value not in fixed.allowed:
             allowed = " or ".join(msgspec.json.encode(each).decode() for each in (*fixed.allowed, None))
-            shown = msgspec.json.encode(value).decode()
-            shown = shown if len(shown) <= 60 else shown[:57] + "..."
+            shown = _cut(msgspec.json.encode(value).decode())
             raise RefusedByServer(f"{name} is {shown}; it takes {allowed}: {fixed.reason}", param=name)
     return request
 
@@ -89,13 +88,18 @@ def _check_size(num_bytes: int) -> None:
         raise RefusedByServer(f"the body has more than {MAX_BODY_BYTES} bytes, which is the most", status=413)
 
 
+def _cut(text: str) -> str:
+    """The beginning of what a client sent: to compare and to repeat all of it could take seconds."""
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
 def _misfit(text: str, kind: type[RequestBody]) -> RefusedByServer:
     at = _AT.search(text)
     path = at["path"].lstrip(".") if at else ""
     what = text[: at.start()] if at else text
     known = [field.encode_name for field in msgspec.structs.fields(kind)]
     if unknown := _UNKNOWN.match(what):
-        name = f"{path}.{unknown['name']}" if path else unknown["name"]
+        name = _cut(f"{path}.{unknown['name']}" if path else unknown["name"])
         hint = did_you_mean(name, known)
         fields = "" if path else f"; it takes: {listing(known)}"
         return RefusedByServer(f"unknown field {name!r}{hint}{fields}", param=name)
