@@ -194,7 +194,10 @@ def _general(config: Config, plan: Plan, decision: Decision) -> tuple[Result, st
 
 
 def _endpoint(config: Config, plan: Plan, decision: Decision) -> tuple[Result, str]:
-    return "skipped", "its routes are for 'vllm-ext serve', and only its author knows what they answer"
+    return "skipped", (
+        "only a server calls it, and none is started here: vllm-ext serve --set plugins.endpoint.enabled="
+        f"[{decision.reference}] attaches its routes, or says what fails"
+    )
 
 
 _CHECKS: Mapping[str, Callable[[Config, Plan, Decision], tuple[Result, str]]] = {
