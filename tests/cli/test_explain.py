@@ -11,6 +11,7 @@ import pytest
 from support.device import BACKEND_OF_CPU
 from support.hook_platform import install_platform
 from support.plugins import write_distribution
+from support.stand_in_vllm import install_vllm
 
 from vllm_ext import _custom_ops
 
@@ -51,7 +52,7 @@ def test_every_slot_has_what_was_chosen_and_who_chose_it(vllm_ext):
     assert "rms_norm" in str(steps(done, "ops"))
 
 
-@pytest.mark.parametrize("arguments", [("explain",), ("explain", "platform"), ("run",), ("run", "--data", "-")])
+@pytest.mark.parametrize("arguments", [("explain",), ("explain", "worker"), ("run",), ("run", "--data", "-")])
 def test_with_vllm_as_the_host_nothing_is_run_and_no_rows_are_shown(vllm_ext, plugins, monkeypatch, arguments):
     plugins.distribution("vllm", {}, {"vllm/__init__.py": ""})
     body = "import sys\ndef run(): print('it ran', file=sys.stderr)\n"
@@ -65,6 +66,25 @@ def test_with_vllm_as_the_host_nothing_is_run_and_no_rows_are_shown(vllm_ext, pl
         "ERROR: host (command line (--set host=vllm)) is 'vllm', and the engine that comes with vllm-ext is the host "
         "'embedded'; set host to that, or start vLLM itself; 'vllm-ext list --load' tries its plugins\n"
     )
+
+
+def test_with_vllm_as_the_host_platform_and_general_plugins_are_explained(vllm_ext, plugins):
+    install_vllm(plugins)
+    body = "import sys\ndef run(): print('it ran', file=sys.stderr)\ndef npu(): return None\n"
+    groups = {"vllm.general_plugins": ["a = acme:run"], "vllm.platform_plugins": ["npu = acme:npu"]}
+    plugins.distribution("acme", groups, {"acme.py": body})
+
+    platforms = vllm_ext("explain", "platform", "-f", "json", "--set", "host=vllm")
+    general = vllm_ext("explain", "general", "-f", "json", "--set", "host=vllm")
+    with_run = vllm_ext("explain", "platform", "--run", "--set", "host=vllm")
+
+    assert (platforms.code, general.code, with_run.code) == (0, 0, 2)
+    assert [(row["candidate"], row["state"]) for row in platforms.out][:2] == [
+        ("'cpu' of vllm 0.1", "chosen"),
+        ("'npu' of acme 0.1", "unavailable"),
+    ]
+    assert [(row["candidate"], row["state"]) for row in general.out] == [("'a' of acme 0.1", "active")]
+    assert (with_run.out, "the host 'embedded'" in with_run.err) == ("", True)
 
 
 def test_attention_backends_have_the_reason_why_each_was_passed_over(vllm_ext):

@@ -22,6 +22,10 @@ _COLUMNS_OF_PROCESSES = ("process", "rank", "pid", "plan", "plugins", "seconds")
 _COLUMNS_OF_RUN = ("slot", "candidate", "state", "owner", "at_start", "in_steps", "reason", "origin")
 
 
+_PLUGIN_SLOTS = ("platform", "general")
+"""Slots that are settled before there is an engine, so that any host has them."""
+
+
 class Explain(ListCommand):
     """Show what was decided on platform, worker, attention, communicator, ops, and plugins of the other kinds.
 
@@ -67,7 +71,9 @@ class Explain(ListCommand):
 
     def _entries(self, config: Config, slot: str | None, *, with_run: bool) -> list[TrailEntry]:
         """Where something prevents an engine, the trail so far; the error is kept for after it was shown."""
-        require_embedded(config.settings, config.where("host"))
+        is_only_plugins = slot in _PLUGIN_SLOTS and not with_run
+        if not is_only_plugins:
+            require_embedded(config.settings, config.where("host"))
         plan = make_plan(config)
         try:
             started = bootstrap(config, plan)
@@ -79,7 +85,7 @@ class Explain(ListCommand):
         try:
             if with_run:
                 return self._run_entries(plan, started, entries, slot)
-            if slot in ("platform", "general"):
+            if is_only_plugins:
                 return entries
             return entries + dispatch_trail(started.dispatcher())
         except VllmExtError as error:
