@@ -110,6 +110,44 @@ def test_the_command_takes_the_place_of_the_process(acme):
     assert out == f"{process.pid} a,npu ['--help', '-v', '--']\n"
 
 
+RUDE = """
+import os, signal
+def npu():
+    os.chdir("/")
+    os.umask(0o077)
+    os.environ["RUDE"] = "1"
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    print("asked")
+    return "vllm.platforms.interface.CpuPlatform"
+"""
+STATE = """
+import os, signal
+mask = os.umask(0)
+print(os.getcwd(), oct(mask), "RUDE" in os.environ, signal.getsignal(signal.SIGHUP).name,
+      signal.SIGTERM in signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+"""
+
+
+def test_what_a_platform_changes_when_it_is_asked_does_not_reach_the_command(acme, tmp_path):
+    acme.distribution("rude", {PLATFORM: ["rude = rude:npu"]}, {"rude.py": RUDE})
+    # A relative path is one from where the user is.
+    (tmp_path / "python").symlink_to(sys.executable)
+    done = subprocess.run(
+        [sys.executable, "-m", "vllm_ext", "exec", "--no-load", "--platform", "rude", "--", "./python", "-c", STATE],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        umask=0o022,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{tmp_path} 0o22 False SIG_DFL False\n"
+    assert "asked" in done.stderr
+
+
 def test_what_the_command_says_itself_is_not_repeated(acme):
     arguments = ["exec", "--no-load", "--set", "worker.cls=acme.Worker", "--", "true", "--worker-cls", "acme.Worker"]
     done = subprocess.run(

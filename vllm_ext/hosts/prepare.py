@@ -9,6 +9,7 @@ import msgspec
 
 from vllm_ext.contracts.groups import KINDS, LOGITSPROCS_GROUP, PLATFORM, is_read_by_vllm
 from vllm_ext.errors import PluginLoadError
+from vllm_ext.hosts.process_state import process_state_kept
 from vllm_ext.hosts.variables import host_variables
 from vllm_ext.managers import bind_platform
 from vllm_ext.managers.child import LoadReport
@@ -32,7 +33,8 @@ def prepare(plan: Plan, environ: Mapping[str, str], load: Load | None) -> Prepar
     """Bind a plan whose host is vLLM, and say it in variables of vLLM.
 
     Effects: candidates for the platform are imported and called here, everything else by ``load``; without ``load``
-    nothing else is tried.
+    nothing else is tried. What a candidate changes in environment, current directory, signals and file mode mask is
+    taken back: neither the trials nor a command that is started then are to depend on who was asked before.
 
     Raises:
         PlatformUnavailable, AmbiguousPlugin: as of :func:`bind_platform`; or no platform is left.
@@ -40,7 +42,8 @@ def prepare(plan: Plan, environ: Mapping[str, str], load: Load | None) -> Prepar
         ConfigError: vLLM has no way to be told.
     """
     plan.require_valid()
-    bound_plan = bind_platform(plan).bound_plan
+    with process_state_kept():
+        bound_plan = bind_platform(plan).bound_plan
     # What cannot be said is not worth trying.
     variables = host_variables(bound_plan, environ)
     failed = [] if load is None else _failures(load(_to_be_tried(bound_plan)).values())
