@@ -14,6 +14,7 @@ from vllm_ext.contracts.groups import (
     IO_PROCESSOR,
     KINDS,
     LOGITSPROCS_GROUP,
+    PLATFORM,
     VLLM_BUILTIN_PLATFORMS_GROUP,
     is_read_by_vllm,
 )
@@ -74,7 +75,7 @@ class _Translation:
     def dragged_in(self) -> Iterator[str]:
         """What vLLM would load besides: it is told names alone, and of logits processors not even those."""
         for decision in self._bound_plan.plan.decisions:
-            if decision.key in self._used_keys or not _is_found_by_vllm(decision):
+            if decision.key in self._used_keys or not self._is_found_by_vllm(decision):
                 continue
             what = f"{source_of(decision)} is not to be used ({self._why_not(decision)})"
             if decision.group == LOGITSPROCS_GROUP:
@@ -88,6 +89,15 @@ class _Translation:
                     f"{what}, and {namesakes} is; {envs.VLLM_PLUGINS} allows both or neither: uninstall one, or "
                     "disable the other as well"
                 )
+
+    def _is_found_by_vllm(self, decision: Decision) -> bool:
+        """Whether vLLM finds it in the metadata, too, and looks for its group."""
+        platform = self._bound_plan.platform
+        if decision.kind == PLATFORM.key and platform is not None and _is_vllms_cpu(platform):
+            # Told to use its own cpu, it asks no platform plugin.
+            return False
+        is_hidden = decision.record is None or decision.record.shadowed_by is not None
+        return not is_hidden and is_read_by_vllm(decision.group) and decision.group != VLLM_BUILTIN_PLATFORMS_GROUP
 
     def _why_not(self, decision: Decision) -> str:
         details = (o.detail for o in self._bound_plan.outcomes if o.key == decision.key and o.detail)
@@ -106,12 +116,6 @@ class _Translation:
 
 def _is_vllms_cpu(platform: Decision) -> bool:
     return (platform.group, platform.name) == (VLLM_BUILTIN_PLATFORMS_GROUP, _CPU)
-
-
-def _is_found_by_vllm(decision: Decision) -> bool:
-    """Whether vLLM finds it in the metadata, too."""
-    is_hidden = decision.record is None or decision.record.shadowed_by is not None
-    return not is_hidden and is_read_by_vllm(decision.group) and decision.group != VLLM_BUILTIN_PLATFORMS_GROUP
 
 
 def _is_harmless(decision: Decision) -> bool:
