@@ -5,15 +5,17 @@ never slept.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import weakref
 
 import pytest
+from safetensors.torch import load_file, save_file
 from support.async_engine import StepGate, all_sent, collect, greedy, run, until
 from support.fake_engine import FakeWorker, continuation
 from support.stats import Kept
 
 from vllm_ext import LLM, SamplingParams
-from vllm_ext.errors import ConfigError, ContractError, EngineError, InvalidRequest
+from vllm_ext.errors import ConfigError, ContractError, EngineError, InvalidRequest, VllmExtError
 
 PROMPTS = [[5, 6, 7], [8, 9], [10] * 40]
 
@@ -177,6 +179,70 @@ def test_a_worker_that_fails_at_it_can_be_woken_up(make_llm):
     assert llm.is_sleeping()
     llm.wake_up()
     assert llm.generate([[1]], greedy(3))[0].outputs[0].token_ids == continuation([1], 3)
+
+
+def test_weights_that_could_not_be_loaded_again_can_be_when_they_are_there(make_cpu_llm, random_llama, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(random_llama, model)
+    llm = make_cpu_llm(model, enable_sleep_mode=True)
+    expected = tokens_of(llm)
+    weights = model / "model.safetensors"
+    content = weights.read_bytes()
+    llm.sleep(2)
+
+    # One tensor is not there, which is found out when the model has been built.
+    tensors = load_file(weights)
+    weights.unlink()
+    save_file({name: tensor for name, tensor in tensors.items() if name != "model.norm.weight"}, weights)
+    with pytest.raises(VllmExtError, match=r"model\.norm\.weight"):
+        llm.wake_up()
+    assert llm.is_sleeping()
+    weights.write_bytes(content)
+    assert llm.wake_up() is True
+
+    assert tokens_of(llm) == expected
+
+
+def test_a_call_that_is_refused_ends_no_request(make_async_llm):
+    gate = StepGate()
+    engine = make_async_llm(gate)
+
+    async def main() -> None:
+        task = asyncio.create_task(collect(engine, [1], greedy(5)))
+        await all_sent(engine, 1)
+        gate.open()
+        with pytest.raises(EngineError, match="engine.enable_sleep_mode is false"):
+            await engine.sleep()
+
+        assert (await task)[-1].outputs[0].token_ids == continuation([1], 5)
+
+    run(main)
+
+
+def test_a_call_of_the_engine_itself_that_is_refused_ends_no_request(make_llm):
+    llm = make_llm()
+    llm.llm_engine.add_request("1", [1], greedy(3))
+
+    with pytest.raises(ConfigError, match="engine.enable_sleep_mode is false"):
+        llm.llm_engine.sleep()
+
+    outputs = []
+    while llm.llm_engine.has_unfinished_requests():
+        outputs += llm.llm_engine.step()
+    assert outputs[-1].outputs[0].token_ids == continuation([1], 3)
+
+
+def test_stat_loggers_are_told_of_what_sleeps_and_not_of_what_was_asked_for(make_llm):
+    kept = Kept()
+    llm = make_llm(stat_logger_factories=[kept.make], enable_sleep_mode=True)
+
+    llm.sleep(0)
+    llm.sleep(2)
+    llm.sleep(1)
+    llm.sleep(0)
+    llm.close()
+
+    assert kept.sleep_states == [(1, 0), (1, 2)]
 
 
 def test_stat_loggers_are_told(make_llm):

@@ -11,6 +11,7 @@ from vllm_ext.contracts.sampling_params import RequestOutputKind, SamplingParams
 from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.engine.arguments import check_call, check_request_id, check_sleep, check_tags, ids_of
 from vllm_ext.engine.core.engine_core import EngineCore
+from vllm_ext.engine.core.sleep_mode import check_sleep_mode
 from vllm_ext.engine.inputs.input_processor import InputProcessor
 from vllm_ext.engine.inputs.prompts import PromptType
 from vllm_ext.engine.metrics.manager import StatLoggerManager
@@ -162,9 +163,10 @@ class LLMEngine:
         """End the requests in flight, and stop; see :meth:`LLM.sleep`. The next step gives their last outputs."""
         self._check_running()
         level = check_sleep(level, mode, ("abort",))
+        check_sleep_mode(level, is_enabled=self.vllm_config.model_config.enable_sleep_mode)
         self.abort_request(self.output_processor.request_ids())
-        self.engine_core.sleep(level)
-        self._stats.record_sleep_state(is_asleep=True, level=level)
+        if self.engine_core.sleep(level):
+            self._stats.record_sleep_state(is_asleep=True, level=level)
 
     def wake_up(self, tags: list[str] | None = None) -> bool:
         """Go on; see :meth:`LLM.wake_up`."""

@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 from vllm_ext.engine.arguments import check_sleep, check_tags
 from vllm_ext.engine.core.messages import AbortRequests
+from vllm_ext.engine.core.sleep_mode import check_sleep_mode
+from vllm_ext.errors import ConfigError, EngineError
 
 if TYPE_CHECKING:
+    from vllm_ext.contracts.vllm_config import VllmConfig
     from vllm_ext.engine.async_requests import AsyncRequests
     from vllm_ext.engine.calls import Calls
     from vllm_ext.engine.core.async_client import AsyncCoreClient
@@ -67,6 +70,7 @@ class AsyncSleepCalls:
     _core: AsyncCoreClient
     _requests: AsyncRequests
     _stats: StatLoggerManager
+    vllm_config: VllmConfig
 
     async def sleep(self, level: int = 1, mode: str = "abort") -> None:
         """Stop after the step that is running, and give memory back until :meth:`wake_up`. Requests that come meanwhile
@@ -82,10 +86,15 @@ class AsyncSleepCalls:
             EngineError: sleep mode is not enabled, or a worker failed; in the latter case :meth:`wake_up` may be tried.
         """
         level = check_sleep(level, mode, ("abort", "keep"))
+        try:
+            # Before anything is ended for a call that the core would refuse.
+            check_sleep_mode(level, is_enabled=self.vllm_config.model_config.enable_sleep_mode)
+        except ConfigError as error:
+            raise EngineError(str(error)) from error
         if mode == "abort" and (core_ids := self._requests.abort(self._requests.request_ids())):
             self._core.send(AbortRequests(core_ids))
-        await self._core.call("sleep", level=level)
-        self._stats.record_sleep_state(is_asleep=True, level=level)
+        if await self._core.call("sleep", level=level):
+            self._stats.record_sleep_state(is_asleep=True, level=level)
 
     async def wake_up(self, tags: list[str] | None = None) -> bool:
         """Take memory again, and go on; see :meth:`LLM.wake_up`. All errors of the engine are EngineErrors."""

@@ -121,6 +121,8 @@ class Worker(WorkerBase):
 
     def wake_up(self, tags: list[str] | None = None) -> None:
         if (tags is None or "weights" in tags) and self.model_runner.model is None:
+            # An attempt that failed may have registered layers, which would be there twice.
+            self.compilation_config.static_forward_context.clear()
             self.model_runner.use_model(self._build_model())
         if tags is None or "kv_cache" in tags:
             self.model_runner.allocate_kv_cache()

@@ -166,18 +166,20 @@ class EngineCore:
             self.executor.reset_prefix_cache()
         return done
 
-    def sleep(self, level: int = 1) -> None:
+    def sleep(self, level: int = 1) -> bool:
         """Stop the steps, and above level 0 let the workers give memory back. Requests in flight stay; above level 0
         they are preempted, and computed again later.
+
+        Returns: whether it sleeps at this level now; not where it has given memory back before.
 
         Raises:
             ConfigError: sleep mode is not enabled.
             EngineError: the scheduler does not let go of the cache, or a worker failed.
         """
         self._sleep_mode.check(level)
-        if level and self._sleep_mode.has_given_memory:
+        if self._sleep_mode.has_given_memory:
             logger.warning("the engine sleeps already; wake it up before it sleeps otherwise")
-            return
+            return False
         if level and not self.reset_prefix_cache(reset_running_requests=True):
             raise EngineError(
                 f"scheduler {dotted_path(type(self.scheduler))} did not reset the prefix cache, so that the KV cache "
@@ -185,6 +187,7 @@ class EngineCore:
             )
         with self._worker_code("in sleep()"):
             self._sleep_mode.enter(level)
+        return True
 
     def wake_up(self, tags: list[str] | None = None) -> bool:
         """Go on after :meth:`sleep`, with all that sleeps or with what ``tags`` name (``weights``, ``kv_cache``,

@@ -16,6 +16,15 @@ MEMORY = (WEIGHTS, KV_CACHE)
 TAGS = (*MEMORY, SCHEDULING)
 
 
+def check_sleep_mode(level: int, *, is_enabled: bool) -> None:
+    """ConfigError where an engine cannot sleep so deeply."""
+    if level and not is_enabled:
+        raise ConfigError(
+            f"sleep() of level {level} gives memory back, and engine.enable_sleep_mode is false; set it to true "
+            "when the engine is started, or use level 0, which stops the steps alone"
+        )
+
+
 class SleepMode:
     """What of an engine sleeps.
 
@@ -40,11 +49,7 @@ class SleepMode:
 
     def check(self, level: int) -> None:
         """ConfigError where the engine cannot sleep so deeply."""
-        if level and not self._is_enabled:
-            raise ConfigError(
-                f"sleep() of level {level} gives memory back, and engine.enable_sleep_mode is false; set it to true "
-                "when the engine is started, or use level 0, which stops the steps alone"
-            )
+        check_sleep_mode(level, is_enabled=self._is_enabled)
 
     def enter(self, level: int) -> None:
         """Stop the steps; above level 0, let the workers give memory back, too. Nothing is in flight then that has a
