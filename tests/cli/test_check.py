@@ -17,6 +17,7 @@ def once():
     calls.append(1)
     assert len(calls) < 2
 def declines(): return None
+class My: ...
 def token(config): raise OSError(config["token"])
 """
 
@@ -213,7 +214,48 @@ def test_one_whose_module_is_missing_fails_where_it_is_loaded(plugins, check):
     code, rows, _ = check("a")
 
     assert (code, rows[1]) == (1, ("imports", "skipped", "the source of nowhere is not found"))
-    assert rows[2] == ("load", "fail", "it failed: ModuleNotFoundError: No module named 'nowhere'")
+    assert rows[2][:2] == ("load", "fail")
+    assert rows[2][2].startswith("it failed: ModuleNotFoundError: No module named 'nowhere'; its entry point is ")
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ("acme:godo", "'acme:godo', and there is no name 'godo' of acme (did you mean 'good'?)"),
+        ("acme.good", "'acme.good', and there is no such module (did you mean 'acme:good'?)"),
+        ("nowhere:good", "'nowhere:good', and there is no module nowhere"),
+    ],
+)
+def test_an_entry_point_that_leads_nowhere_is_named(plugins, check, value, fault):
+    plugins.distribution("acme", {GENERAL: [f"a = {value}"]}, {"acme.py": CODE})
+
+    _, rows, _ = check("a")
+
+    assert rows[2][:2] == ("load", "fail")
+    assert rows[2][2].endswith(f"; its entry point is {fault}")
+
+
+def test_a_class_that_is_registered_by_its_path_has_to_be_there(plugins, check):
+    code = "def register():\n    from vllm_ext import ModelRegistry\n"
+    for arch, path in {"A": "modle:Llama", "B": "model:Lama", "C": "model:Llama", "D": "open:Any"}.items():
+        code += f"    ModelRegistry.register_model('{arch}', 'acme.{path}')\n"
+    code += "    ModelRegistry.register_model('E', 'nowhere.model:Llama')\n"
+    files = {"acme/__init__.py": code, "acme/model.py": "import torch\nclass Llama: ...\n"}
+    files["acme/open.py"] = "def __getattr__(name): ...\n"
+    plugins.distribution("acme", {GENERAL: ["a = acme:register"]}, files)
+
+    code, rows, _ = check("a")
+
+    what, absent = "model architecture", "and there is no"
+    module = f"{what} 'A' is named 'acme.modle:Llama', {absent} module acme.modle (did you mean 'model'?)"
+    name = f"{what} 'B' is named 'acme.model:Lama', {absent} name 'Lama' of acme.model (did you mean 'Llama'?)"
+    nowhere = f"{what} 'E' is named 'nowhere.model:Llama', and nowhere.model is not found on the path"
+    assert code == 1
+    assert [row[1:] for row in rows if row[0] == "registered" and " is named " in row[2]] == [
+        ("fail", module),
+        ("fail", name),
+        ("warning", nowhere),
+    ]
 
 
 def test_secrets_are_not_shown(acme, check):
@@ -287,6 +329,13 @@ PASSED = ("metadata", "imports", "load", "twice", "registered")
         ),
         ("vllm_ext_dummy_stats", "totals", "skipped", "pass", "of which it was told after every step"),
         ("vllm_ext_dummy_stats", "report", "skipped", "warning", "declined: options.report.path names no file"),
+        (
+            "vllm_ext_dummy_endpoint",
+            "ask",
+            "pass",
+            "pass",
+            "a server starts with it and has GET /version, POST /ask/{prompt}; no request is sent",
+        ),
         ("vllm_ext_dummy_csv", "csv_embeddings", "pass", "pass", "an engine makes one"),
     ],
 )
@@ -310,17 +359,41 @@ class One:
 """
 
 
-def test_endpoint_plugins_are_checked_up_to_what_their_routes_answer(plugins, check):
+def test_an_endpoint_that_cannot_be_prepared_fails(plugins, check):
     plugins.distribution("acme", {"vllm.endpoint_plugins": ["e = acme:One"]}, {"acme.py": ENDPOINT})
 
     code, rows, _ = check("e")
 
-    assert (code, rows[3][:2]) == (0, ("twice", "pass"))
-    assert rows[-1][:2] == ("conformance", "skipped")
-    assert rows[-1][2] == (
-        "only a server calls it, and none is started here: vllm-ext serve --set plugins.endpoint.enabled=[acme:e] "
-        "attaches its routes, or says what fails"
-    )
+    assert (code, rows[3][:2]) == (1, ("twice", "pass"))
+    assert rows[-1][:2] == ("conformance", "fail")
+    assert "endpoint plugin 'e' of acme 0.1: init_state() returned None; it has to be async" in rows[-1][2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("tasks", "result", "detail"),
+    [
+        ((), "warning", "a server starts with it, and it adds no route"),
+        (("embed",), "skipped", "endpoint plugin 'e' of acme 0.1 is left out: it is for models with one of the tasks "),
+    ],
+)
+def test_an_endpoint_without_a_route_or_for_another_model_proves_nothing(plugins, check, tasks, result, detail):
+    code = ENDPOINT.replace("def init", "async def init").replace('= "x", ()', f"= 'x', {tasks}")
+    plugins.distribution("acme", {"vllm.endpoint_plugins": ["e = acme:One"]}, {"acme.py": code})
+
+    code, rows, _ = check("e", "--set", "probe.timeout_s=300")
+
+    assert (code, rows[-1][:2]) == (0, ("conformance", result))
+    assert rows[-1][2].startswith(detail)
+
+
+def test_without_what_a_server_needs_an_endpoint_is_not_tried(plugins, check, monkeypatch):
+    plugins.distribution("acme", {"vllm.endpoint_plugins": ["e = acme:One"]}, {"acme.py": ENDPOINT})
+    monkeypatch.setattr("vllm_ext.server._NEEDED", ("fastapi", "nowhere"))
+
+    _, rows, _ = check("e")
+
+    assert rows[-1] == ("conformance", "skipped", "a server needs nowhere; pip install 'vllm-ext[server]'")
 
 
 def test_torch_is_imported_by_the_processes_that_it_starts_alone(acme):

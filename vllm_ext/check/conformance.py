@@ -12,6 +12,7 @@ from vllm_ext.config import Config, Settings
 from vllm_ext.contracts.groups import ENDPOINT, EXECUTOR, GENERAL, IO_PROCESSOR, LOGITS_PROCESSOR, PLATFORM, STAT_LOGGER
 from vllm_ext.managers.host_contracts import source_of
 from vllm_ext.plan import Decision, Plan
+from vllm_ext.server import missing_packages
 
 NAME = "conformance"
 REFERENCE = "cpu"
@@ -45,6 +46,8 @@ _ALONE: dict[str, Any] = {
     "plugins.stat_logger.enabled": [],
     "plugins.io_processor.use": None,
     "plugins.io_processor.enabled": "all",
+    "plugins.endpoint.enabled": [],
+    "plugins.endpoint.disabled": [],
 }
 """No plugin but the one in question has a say in what is computed."""
 
@@ -194,9 +197,20 @@ def _general(config: Config, plan: Plan, decision: Decision) -> tuple[Result, st
 
 
 def _endpoint(config: Config, plan: Plan, decision: Decision) -> tuple[Result, str]:
-    return "skipped", (
-        "only a server calls it, and none is started here: vllm-ext serve --set plugins.endpoint.enabled="
-        f"[{decision.reference}] attaches its routes, or says what fails"
+    if missing := missing_packages():
+        return "skipped", f"a server {missing}"
+    wanted = Wanted((), 0, with_server=True)
+    trial = _run_with(config, {"plugins.endpoint.enabled": [decision.reference]}, wanted)
+    if trial.failure:
+        return _failure(trial)
+    if left_out := [text for text in trial.warnings if text.startswith(source_of(decision))]:
+        return "skipped", left_out[0]
+    if not trial.routes:
+        return "warning", "a server starts with it, and it adds no route"
+    routes = ", ".join(trial.routes)
+    return (
+        "pass",
+        f"a server starts with it and has {routes}; no request is sent, since only its author knows what they take",
     )
 
 

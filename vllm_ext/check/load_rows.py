@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from vllm_ext.check.rows import Row
+from vllm_ext.check.source_tree import SourceTree
 from vllm_ext.managers.child import LoadReport
 from vllm_ext.managers.host_contracts import kind_of
+from vllm_ext.plan import Decision
 
 LOAD, TWICE, REGISTERED = "load", "twice", "registered"
 
@@ -17,6 +19,8 @@ def load_row(report: LoadReport) -> Row:
     if outcome.state == "active":
         parts = [_seconds(report), *report.effects]
         return Row(LOAD, "pass", "; ".join(parts))
+    if outcome.state == "failed" and (fault := _entry_point_fault(report.decision)):
+        return Row(LOAD, "fail", f"it failed: {'; '.join([outcome.detail, *report.effects])}{fault}")
     is_refusal = outcome.state == "unavailable" and not report.decision.named
     verb = "declined" if outcome.state == "unavailable" else "failed"
     return Row(LOAD, "warning" if is_refusal else "fail", f"it {verb}: {'; '.join([outcome.detail, *report.effects])}")
@@ -51,8 +55,37 @@ def _twice_row(report: LoadReport) -> Row:
 def _registered_rows(report: LoadReport) -> Iterator[Row]:
     for sentence in report.registered:
         yield Row(REGISTERED, "pass", sentence)
+    tree = SourceTree()
+    for what, path in report.class_paths:
+        if row := _path_row(tree, what, path):
+            yield row
     if not report.registered:
         yield Row(REGISTERED, "pass", "nothing in the registries of vllm_ext")
+
+
+def _path_row(tree: SourceTree, what: str, path: str) -> Row | None:
+    """Whether a class that is imported where it is needed will be there, without importing it."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    if tree.find(module.partition(".")[0]) is None:
+        # The plugin may have changed its path.
+        return Row(REGISTERED, "warning", f"{what} is named {path!r}, and {module} is not found on the path")
+    absence = tree.absence(module, name)
+    if absence is None or not absence.is_certain:
+        return None
+    return Row(REGISTERED, "fail", f"{what} is named {path!r}, and there is no {absence.text}")
+
+
+def _entry_point_fault(decision: Decision) -> str:
+    """Of a plugin that does not load, what of its entry point is not there; as the end of a sentence."""
+    value = decision.value.partition("[")[0].strip()
+    module, _, name = (part.strip() for part in value.partition(":"))
+    tree, start = SourceTree(), f"; its entry point is {value!r}, and there is no "
+    if not name and tree.find(module) is None:
+        above, _, last = module.rpartition(".")
+        if above and tree.find(above) is not None and tree.absence(above, last) is None:
+            return f"{start}such module (did you mean '{above}:{last}'?)"
+    absence = tree.absence(module, name.partition(".")[0])
+    return f"{start}{absence.text}" if absence is not None and absence.is_certain else ""
 
 
 def skipped_rows(checks: Iterable[str], reason: str) -> Iterator[Row]:

@@ -35,6 +35,8 @@ class Wanted(msgspec.Struct, frozen=True):
     with_leads: bool = False
     """Whether to ask for log probabilities, which not every worker has."""
     with_draws: bool = False
+    with_server: bool = False
+    """Whether a server is prepared with the engine, up to where it would listen; nothing is generated then."""
 
 
 class Completion(msgspec.Struct, frozen=True):
@@ -52,6 +54,8 @@ class Trial(msgspec.Struct, frozen=True):
     completions: tuple[Completion, ...] = ()
     max_num_batched_tokens: int = 0
     """In force when the engine ran, after the platform's hooks."""
+    routes: tuple[str, ...] = ()
+    """Of endpoint plugins, such as ``GET /health``."""
     warnings: tuple[str, ...] = ()
     """What was logged at that level or above."""
     failure: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import logging
 import os
@@ -52,8 +53,11 @@ def main() -> None:
 
     faulthandler.dump_traceback_later(request.timeout_s, exit=True, file=errors)
     try:
-        with LLM.from_config(request.config, progress=False) as llm:
-            trial = _generate(llm, request.wanted)
+        if request.wanted.with_server:
+            trial = _rehearse(request.config)
+        else:
+            with LLM.from_config(request.config, progress=False) as llm:
+                trial = _generate(llm, request.wanted)
     except BaseException as error:  # noqa: BLE001 - whatever ends it is the result
         trial = Trial(failure=_cause(error), failure_is="warning" if _has_declined(error) else "fail")
     os.write(result_fd, msgspec.json.encode(msgspec.structs.replace(trial, warnings=tuple(kept.texts))))
@@ -61,6 +65,12 @@ def main() -> None:
     sys.stderr.flush()
     # Threads and exit handlers of the plugin have no say in when this ends.
     os._exit(0)
+
+
+def _rehearse(config: Config) -> Trial:
+    from vllm_ext.server.run import rehearse
+
+    return Trial(routes=tuple(asyncio.run(rehearse(config))))
 
 
 def _generate(llm: LLM, wanted: Wanted) -> Trial:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import socket
 
 from vllm_ext.cli.base import SettingsCommand, ends_on_signals, output_to_stderr
@@ -12,11 +11,11 @@ from vllm_ext.cli.engine_options import add_engine_options, engine_overrides, op
 from vllm_ext.config import Config
 from vllm_ext.errors import ConfigError
 from vllm_ext.importing import without_gc
+from vllm_ext.server import missing_packages
 from vllm_ext.server.listening import bind
 
 _OPTIONS = ("host", "port", "served_model_name")
 """Options that are keys of the settings' section ``server``. There is none for the key: others see a command line."""
-_NEEDED = ("fastapi", "uvicorn")
 
 
 class Serve(SettingsCommand):
@@ -34,9 +33,8 @@ class Serve(SettingsCommand):
     def take_action(self, parsed_args: argparse.Namespace) -> int:
         overrides = [*engine_overrides(parsed_args), *option_overrides(parsed_args, "server", _OPTIONS)]
         config = self.load_config(parsed_args, *overrides)
-        missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ConfigError(f"serve needs {' and '.join(missing)}; pip install 'vllm-ext[server]'")
+        if missing := missing_packages():
+            raise ConfigError(f"serve {missing}")
 
         with contextlib.closing(bind(config)) as sock:
             return self._serve(config, sock)

@@ -44,6 +44,8 @@ class LoadReport:
     """The end of what it wrote to standard output and standard error."""
     registered: tuple[str, ...] = ()
     """What it added to the registries, or replaced there; one sentence each, without its subject."""
+    class_paths: tuple[tuple[str, str], ...] = ()
+    """Of what it registered by a path, to be imported when it is needed: what, and the path."""
     again: Outcome | None = None
     """Of a second call, where one was asked for and there is something to call."""
 
@@ -210,7 +212,16 @@ class _Child:
             effects = [*effects, f"writes {self._num_output_bytes / 1e6:.1f} MB to standard output and error"]
         outcome = msgspec.convert(last.outcome, Outcome)
         again = self._second_outcome(code, output)
-        return LoadReport(self._decision, outcome, tuple(effects), last.imports_torch, output, last.registered, again)
+        return LoadReport(
+            self._decision,
+            outcome,
+            tuple(effects),
+            last.imports_torch,
+            output,
+            last.registered,
+            last.class_paths,
+            again,
+        )
 
     def _second_outcome(self, code: int, output: str) -> Outcome | None:
         """What became of the second call; ``None`` where there was none."""

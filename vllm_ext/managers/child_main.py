@@ -60,6 +60,7 @@ def main(report_fd: int) -> None:
         effects=before.found(),
         imports_torch="torch" in sys.modules,
         registered=registrations.found(decision.distribution),
+        class_paths=registrations.class_paths(decision.distribution),
     )
     if request["again"]:
         faulthandler.dump_traceback_later(request["timeout_s"], exit=True, file=errors)

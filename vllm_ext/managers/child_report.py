@@ -18,3 +18,4 @@ class ChildReport(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     effects: tuple[str, ...] = ()
     imports_torch: bool = False
     registered: tuple[str, ...] = ()
+    class_paths: tuple[tuple[str, str], ...] = ()

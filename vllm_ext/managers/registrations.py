@@ -47,6 +47,16 @@ class Registrations:
             if entry.owner is not None and entry is not before.get(name)
         )
 
+    def class_paths(self, distribution: str) -> tuple[tuple[str, str], ...]:
+        """What it is, and the path, of each entry that ``distribution`` has registered by a class path."""
+        return tuple(
+            (one_line(f"{registry.what} {split_key(name)[0]!r}"), entry.value)
+            for registry, before in self._compared()
+            for name, entry in sorted(registry.snapshot().items())
+            if isinstance(entry.value, str) and entry is not before.get(name)
+            if entry.owner is not None and entry.owner.identity == distribution
+        )
+
     def _compared(self) -> Iterator[tuple[Registry[Any], dict[str, Registration[Any]]]]:
         for registry in all_registries():
             yield registry, self._before.get(registry.what, {})

@@ -100,6 +100,11 @@ class AttachedEndpoints:
         """Of the plugins whose routes are there."""
         return [attached.endpoint.decision.name for attached in self._attached]
 
+    @property
+    def routes(self) -> list[str]:
+        """Method and path of those that plugins added, sorted."""
+        return sorted(f"{method} {path}" for attached in self._attached for method, path in _keys(attached.routes))
+
     async def init_state(self, engine: AsyncLLM, args: Namespace) -> None:
         """Let each plugin prepare the application's state; errors as of the constructor.
 

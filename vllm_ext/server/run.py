@@ -9,10 +9,11 @@ import signal
 import socket
 import threading
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from vllm_ext.config import Config
@@ -166,9 +167,7 @@ async def _serve(
                 uvicorn_config, lambda: announce(Started(url_of(sock), engine, lambda: stop(signal.SIGTERM, None)))
             )
             stop.watch(server)
-            with dispatcher.activate():
-                attached = AttachedEndpoints(app, endpoints, dispatcher.bound_plan, service.tasks)
-                await attached.init_state(engine, _args(dispatcher, service))
+            attached = await _attach(dispatcher, service, app, endpoints)
             listen(sock, dispatcher.config)
             try:
                 await server.serve([sock])
@@ -186,6 +185,35 @@ def _guarded(app: ASGIApp, sock: socket.socket, dispatcher: Dispatcher) -> ASGIA
         return KeyCheck(app, settings.api_key)
     # Others in a network have names for this machine that nobody knows here; and it is open to them all anyway.
     return HostCheck(app, settings.host) if is_loopback(sock.getsockname()[0]) else app
+
+
+async def rehearse(config: Config) -> list[str]:
+    """Do all that a server does before its first request, and end; it has no socket.
+
+    Returns: method and path of each route that endpoint plugins add, such as ``GET /health``, sorted.
+
+    Raises:
+        PluginError, ModelError, EngineError: what prevents the start.
+    """
+    dispatcher = bootstrap(config).dispatcher(progress=False)
+    with dispatcher.activate():
+        endpoints = load_endpoints(dispatcher.bound_plan)
+    async with AsyncLLM.from_dispatcher(dispatcher) as engine:
+        with contextlib.closing(Service(engine, dispatcher.settings)) as service:
+            app = build_app(service)
+            attached = await _attach(dispatcher, service, app, endpoints)
+            # Start-up and shutdown code that plugins add.
+            async with app.router.lifespan_context(app):
+                return attached.routes
+
+
+async def _attach(
+    dispatcher: Dispatcher, service: Service, app: FastAPI, endpoints: Sequence[LoadedEndpoint]
+) -> AttachedEndpoints:
+    with dispatcher.activate():
+        attached = AttachedEndpoints(app, endpoints, dispatcher.bound_plan, service.tasks)
+        await attached.init_state(service.engine, _args(dispatcher, service))
+    return attached
 
 
 def _args(dispatcher: Dispatcher, service: Service) -> Namespace:
