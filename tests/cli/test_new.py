@@ -64,7 +64,8 @@ def test_it_prints_the_files_and_the_next_commands(new, tmp_path):
         )
     }
     assert next_commands == (
-        "  cd vllm-npu\n  python -m pip install -e '.[test]'\n  vllm-ext show npu --load\n  python -m pytest\n"
+        "  cd vllm-npu\n  python -m pip install -e '.[test]'\n  vllm-ext show npu --load\n  vllm-ext check npu\n"
+        "  python -m pytest\n"
     )
     readme = (tmp_path / "vllm-npu" / "README.md").read_text()
     assert all(line.strip() in readme for line in next_commands.splitlines()[1:])
@@ -212,6 +213,20 @@ def test_the_readme_of_an_endpoint_plugin_says_how_it_is_served(new, plugin_site
 
     assert (serve[:3], ask[0]) == (["vllm-ext", "serve", "--set"], "curl")
     assert answer.json() == {"healthy": True}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KIND_KEYS)
+def test_installed_it_passes_every_check(built, vllm_ext, plugin_site, kind):
+    plugin_site.install(built[kind][1])
+
+    code, rows, err = vllm_ext("check", name_of(kind), "-f", "json", "--set", "probe.timeout_s=300")
+
+    results = {(row["check"], row["result"]) for row in rows}
+    skipped = {check for check, result in results if result == "skipped"}
+    assert (code, err, {result for _, result in results} - {"pass", "skipped"}) == (0, "", set())
+    # There is no reference for what a general plugin registers, and classes are not called.
+    assert skipped <= {"twice"} if kind != "general" else skipped == {"conformance"}
 
 
 @pytest.mark.slow

@@ -32,6 +32,7 @@ class NewProject(OwnCommand):
             f"  cd {shlex.quote(str(directory))}",
             "  python -m pip install -e '.[test]'",
             f"  vllm-ext show {project.name} --load",
+            f"  vllm-ext check {project.name}",
             "  python -m pytest",
         ]
         self.app.stdout.write("".join(f"{line}\n" for line in lines))
