@@ -120,6 +120,6 @@ class PluginSite:
     def forget_modules(self) -> None:
         """Drop what was imported from the folder."""
         root = f"{self.path}/"
-        for name, module in list(sys.modules.items()):
+        for name, module in sys.modules.copy().items():
             if (getattr(module, "__file__", None) or "").startswith(root):
                 del sys.modules[name]
