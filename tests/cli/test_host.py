@@ -93,6 +93,15 @@ def test_a_command_that_is_not_there_is_said_before_anything_is_tried(acme, vllm
     assert "no command 'no-such-command' is to be found on PATH" in err
 
 
+def test_nor_is_a_file_that_cannot_be_executed_a_command(acme, vllm_ext, tmp_path):
+    (tmp_path / "serve.py").write_text("")
+
+    code, _, err = vllm_ext("exec", "--", tmp_path / "serve.py")
+
+    assert code == 2
+    assert "serve.py' is a file that can be executed; give another, or its path" in err
+
+
 SHOW = "import os, sys; print(os.getpid(), os.environ['VLLM_PLUGINS'], sys.argv[1:]); sys.exit(7)"
 
 

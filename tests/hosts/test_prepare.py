@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from support.distributions import GENERAL, PLATFORM, config
 from support.stand_in_vllm import install_vllm
@@ -73,3 +75,20 @@ def test_a_platform_that_is_named_and_declines_ends_it(prepared):
 def test_where_no_platform_is_left_nothing_can_be_started(prepared):
     with pytest.raises(PlatformUnavailable, match="no platform activated"):
         prepared({}, vllm={"cpu": None}.items())
+
+
+BUILT_FOR_ANOTHER_DEVICE = (
+    "'vllm.platforms.interface.CpuPlatform' if __import__('os').environ.get('VLLM_TARGET_DEVICE') == 'cpu' else None"
+)
+
+
+def test_the_cpu_that_is_named_is_asked_as_the_vllm_will_be_told(prepared):
+    done = prepared({}, vllm={"cpu": BUILT_FOR_ANOTHER_DEVICE}.items(), platform__driver="cpu")
+
+    assert done.variables["VLLM_TARGET_DEVICE"] == "cpu"
+    assert "VLLM_TARGET_DEVICE" not in os.environ
+
+
+def test_where_the_platform_is_left_to_vllm_it_is_not_told(prepared):
+    with pytest.raises(PlatformUnavailable, match="no platform activated"):
+        prepared({}, vllm={"cpu": BUILT_FOR_ANOTHER_DEVICE}.items())

@@ -87,7 +87,8 @@ class Execute(_HostCommand):
         command = parsed_args.command
         program = shutil.which(command[0])
         if program is None:
-            raise ConfigError(f"no command {command[0]!r} is to be found on PATH; give one that is, or its path")
+            where = "is a file that can be executed" if os.sep in command[0] else "is to be found on PATH"
+            raise ConfigError(f"no command {command[0]!r} {where}; give another, or its path")
         variables = self.variables(parsed_args, environ)
         shown = " ".join(f"{name}={value}" for name, value in variables.items())
         self.app.LOG.info("%s %s", shown, program)

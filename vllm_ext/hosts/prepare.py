@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import msgspec
 from vllm_ext.contracts.groups import KINDS, LOGITSPROCS_GROUP, PLATFORM, is_read_by_vllm
 from vllm_ext.errors import PluginLoadError
 from vllm_ext.hosts.process_state import process_state_kept
-from vllm_ext.hosts.variables import host_variables
+from vllm_ext.hosts.variables import CPU_VARIABLES, host_variables, is_vllms_cpu
 from vllm_ext.managers import bind_platform
 from vllm_ext.managers.child import LoadReport
 from vllm_ext.managers.host_contracts import source_of
@@ -43,6 +44,9 @@ def prepare(plan: Plan, environ: Mapping[str, str], load: Load | None) -> Prepar
     """
     plan.require_valid()
     with process_state_kept():
+        if all(candidate.named and is_vllms_cpu(candidate) for candidate in plan.candidates()):
+            # As it will be there: without it, a vLLM that was built for another device declines.
+            os.environ |= CPU_VARIABLES
         bound_plan = bind_platform(plan).bound_plan
     # What cannot be said is not worth trying.
     variables = host_variables(bound_plan, environ)

@@ -25,6 +25,8 @@ from vllm_ext.plan.names import matches_any
 
 _CPU = "cpu"
 """The one of its own platforms that vLLM can be told to use, whatever else is there."""
+CPU_VARIABLES = {envs.VLLM_TARGET_DEVICE: _CPU}
+"""How it is told."""
 
 
 def host_variables(bound_plan: BoundPlan, environ: Mapping[str, str]) -> dict[str, str]:
@@ -43,7 +45,7 @@ def host_variables(bound_plan: BoundPlan, environ: Mapping[str, str]) -> dict[st
     if problems := [*translation.unsayable(), *translation.dragged_in(), *translation.target_device()]:
         raise ConfigError(f"vLLM cannot be given this plan: {'. '.join(problems)}", problems)
     variables = {envs.VLLM_PLUGINS: ",".join(translation.names)}
-    return variables | ({envs.VLLM_TARGET_DEVICE: _CPU} if _is_vllms_cpu(bound_plan.platform) else {})
+    return variables | (CPU_VARIABLES if is_vllms_cpu(bound_plan.platform) else {})
 
 
 class _Translation:
@@ -93,7 +95,7 @@ class _Translation:
     def _is_found_by_vllm(self, decision: Decision) -> bool:
         """Whether vLLM finds it in the metadata, too, and looks for its group."""
         platform = self._bound_plan.platform
-        if decision.kind == PLATFORM.key and platform is not None and _is_vllms_cpu(platform):
+        if decision.kind == PLATFORM.key and platform is not None and is_vllms_cpu(platform):
             # Told to use its own cpu, it asks no platform plugin.
             return False
         is_hidden = decision.record is None or decision.record.shadowed_by is not None
@@ -107,14 +109,15 @@ class _Translation:
         """With ``VLLM_TARGET_DEVICE=cpu`` vLLM asks no platform plugin at all."""
         platform = self._bound_plan.platform
         is_cpu = self._environ.get(envs.VLLM_TARGET_DEVICE, "").lower() == _CPU
-        if is_cpu and platform is not None and not _is_vllms_cpu(platform):
+        if is_cpu and platform is not None and not is_vllms_cpu(platform):
             yield (
                 f"environment ({envs.VLLM_TARGET_DEVICE}) is 'cpu', with which vLLM takes its own cpu platform, and "
                 f"the plan has {source_of(platform)}; unset it, or set platform.driver: cpu"
             )
 
 
-def _is_vllms_cpu(platform: Decision) -> bool:
+def is_vllms_cpu(platform: Decision) -> bool:
+    """Whether it is the platform that a vLLM takes when it is told so, also one that was built for another device."""
     return (platform.group, platform.name) == (VLLM_BUILTIN_PLATFORMS_GROUP, _CPU)
 
 
