@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from support.commands import run_onto_full_disk
 
 pytestmark = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no device here that is always full")
 
@@ -63,15 +64,7 @@ def test_where_standard_error_is_full_the_exit_code_is_still_that_of_the_command
     ],
 )
 def test_a_standard_output_that_is_full_is_named_once(arguments, unbuffered):
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "vllm_ext", *arguments.split()],
-            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+    done = run_onto_full_disk(arguments, unbuffered)
 
     assert done.stderr == "ERROR: standard output cannot be written: No space left on device\n"
     assert done.returncode == 1

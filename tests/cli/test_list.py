@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from support.commands import run_without
+from support.commands import run_onto_full_disk, run_without
 
 import vllm_ext
 from vllm_ext.cli.main import main
@@ -406,15 +406,7 @@ def test_a_closed_standard_output_is_no_error():
     ],
 )
 def test_a_standard_output_that_is_full_is_an_error_in_a_line(arguments, unbuffered):
-    with open("/dev/full", "w") as full:
-        done = subprocess.run(
-            [sys.executable, "-m", "vllm_ext", *arguments.split()],
-            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
+    done = run_onto_full_disk(arguments, unbuffered)
 
     assert done.returncode == 1
     assert all(line.startswith("ERROR: ") and "No space left" in line for line in done.stderr.splitlines())

@@ -1,4 +1,4 @@
-"""Commands in a process of their own, to see what they import there."""
+"""Commands in a process of their own: what they import there, and what they say where nothing can be written."""
 
 from __future__ import annotations
 
@@ -26,3 +26,16 @@ def run_without(arguments: Sequence[str], modules: Sequence[str] = LARGE) -> sub
         text=True,
         check=False,
     )
+
+
+def run_onto_full_disk(arguments: str, unbuffered: str = "") -> subprocess.CompletedProcess[str]:
+    """Run ``vllm-ext`` with a standard output that takes nothing; ``unbuffered`` is ``PYTHONUNBUFFERED``."""
+    with open("/dev/full", "w") as full:
+        return subprocess.run(
+            [sys.executable, "-m", "vllm_ext", *arguments.split()],
+            env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
