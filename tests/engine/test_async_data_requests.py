@@ -37,6 +37,13 @@ def make_engine():
     assert wait_until(lambda: own_threads() == [])
 
 
+def gated(*statements: str) -> str:
+    """A processor that notes a request, waits for its ``GATE``, and then does what the statements say."""
+    lines = ("CALLS.append(request_id)", "self.GATE.wait(120)", *statements, "return prompt")
+    head = "    GATE = threading.Event()\n    def pre_process(self, prompt, request_id=None):\n"
+    return head + "".join(f"        {line}\n" for line in lines)
+
+
 def kept(engine: AsyncLLM) -> dict[str, object]:
     return engine._data_requests._requests.processor.kept
 
@@ -223,16 +230,7 @@ class TestTheEnd:
         run(main)
 
     def test_one_that_is_cancelled_while_the_processor_works_is_forgotten_after_it(self, plugins, make_engine):
-        body = (
-            "    GATE = threading.Event()\n"
-            "    def pre_process(self, prompt, request_id=None):\n"
-            "        CALLS.append(request_id)\n"
-            "        self.GATE.wait(120)\n"
-            "        self.kept[request_id] = prompt\n"
-            "        CALLS.append(dict(self.kept))\n"
-            "        return prompt\n"
-        )
-        install(plugins, body=body)
+        install(plugins, body=gated("self.kept[request_id] = prompt", "CALLS.append(dict(self.kept))"))
 
         async def main() -> None:
             engine = make_engine()
@@ -269,14 +267,7 @@ class TestTheEnd:
         run(main)
 
     def test_one_whose_processor_has_more_to_do_when_the_engine_has_ended_is_told_so(self, plugins, make_engine):
-        body = (
-            "    GATE = threading.Event()\n"
-            "    def pre_process(self, prompt, request_id=None):\n"
-            "        CALLS.append(request_id)\n"
-            "        self.GATE.wait(120)\n"
-            "        return prompt\n"
-        )
-        install(plugins, body=body)
+        install(plugins, body=gated())
 
         async def main() -> None:
             engine = make_engine()
@@ -298,15 +289,7 @@ class TestTheEnd:
         run(main)
 
     def test_what_the_processor_is_at_when_the_engine_ends_is_forgotten_after_it(self, plugins, make_engine):
-        body = (
-            "    GATE = threading.Event()\n"
-            "    def pre_process(self, prompt, request_id=None):\n"
-            "        CALLS.append(request_id)\n"
-            "        self.GATE.wait(120)\n"
-            "        self.kept[request_id] = prompt\n"
-            "        return prompt\n"
-        )
-        install(plugins, body=body)
+        install(plugins, body=gated("self.kept[request_id] = prompt"))
 
         async def main() -> None:
             engine = make_engine()

@@ -163,7 +163,7 @@ class LLMEngine:
         """End the requests in flight, and stop; see :meth:`LLM.sleep`. The next step gives their last outputs."""
         self._check_running()
         level = check_sleep(level, mode, ("abort",))
-        check_sleep_mode(level, is_enabled=self.vllm_config.model_config.enable_sleep_mode)
+        check_sleep_mode(level, self.vllm_config.model_config)
         self.abort_request(self.output_processor.request_ids())
         if self.engine_core.sleep(level):
             self._stats.record_sleep_state(is_asleep=True, level=level)

@@ -88,7 +88,7 @@ class AsyncSleepCalls:
         level = check_sleep(level, mode, ("abort", "keep"))
         try:
             # Before anything is ended for a call that the core would refuse.
-            check_sleep_mode(level, is_enabled=self.vllm_config.model_config.enable_sleep_mode)
+            check_sleep_mode(level, self.vllm_config.model_config)
         except ConfigError as error:
             raise EngineError(str(error)) from error
         if mode == "abort" and (core_ids := self._requests.abort(self._requests.request_ids())):

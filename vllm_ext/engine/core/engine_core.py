@@ -12,7 +12,7 @@ from vllm_ext.contracts.stats import SchedulerStats
 from vllm_ext.dispatch.blame import whose_code
 from vllm_ext.dispatch.naming_code import NamingCode, platform_code
 from vllm_ext.engine.core.messages import Capabilities
-from vllm_ext.engine.core.sleep_mode import SleepMode
+from vllm_ext.engine.core.sleep_mode import SleepMode, check_sleep_mode
 from vllm_ext.engine.core.step_stats import StepRecorder, StepStats
 from vllm_ext.engine.executors.worker_calls import name_of_method
 from vllm_ext.engine.processes.cleanup import shut_down_on_error
@@ -66,8 +66,7 @@ class EngineCore:
             with self._worker_code("to say what it can do"):
                 self.capabilities = self._ask_capabilities()
             self.scheduler = dispatcher.scheduler_factory(self.kv_cache_config)
-        is_enabled = self.vllm_config.model_config.enable_sleep_mode
-        self._sleep_mode = SleepMode(self.executor, is_enabled=is_enabled)
+        self._sleep_mode = SleepMode(self.executor)
         queueing = f"scheduler {dotted_path(type(self.scheduler))} failed in add_request()"
         self._queueing = NamingCode(queueing, (InvalidRequest,), self._bound_plan)
 
@@ -176,7 +175,7 @@ class EngineCore:
             ConfigError: sleep mode is not enabled.
             EngineError: the scheduler does not let go of the cache, or a worker failed.
         """
-        self._sleep_mode.check(level)
+        check_sleep_mode(level, self.vllm_config.model_config)
         if self._sleep_mode.has_given_memory:
             logger.warning("the engine sleeps already; wake it up before it sleeps otherwise")
             return False

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Iterable
 
 from vllm_ext.contracts.executor import Executor
+from vllm_ext.contracts.vllm_config import ModelConfig
 from vllm_ext.errors import ConfigError, EngineError, InvalidRequest, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -16,9 +17,9 @@ MEMORY = (WEIGHTS, KV_CACHE)
 TAGS = (*MEMORY, SCHEDULING)
 
 
-def check_sleep_mode(level: int, *, is_enabled: bool) -> None:
+def check_sleep_mode(level: int, model_config: ModelConfig) -> None:
     """ConfigError where an engine cannot sleep so deeply."""
-    if level and not is_enabled:
+    if level and not model_config.enable_sleep_mode:
         raise ConfigError(
             f"sleep() of level {level} gives memory back, and engine.enable_sleep_mode is false; set it to true "
             "when the engine is started, or use level 0, which stops the steps alone"
@@ -26,15 +27,10 @@ def check_sleep_mode(level: int, *, is_enabled: bool) -> None:
 
 
 class SleepMode:
-    """What of an engine sleeps.
+    """What of an engine sleeps; that it may, is for :func:`check_sleep_mode`."""
 
-    Args:
-        is_enabled: whether memory may be given back; without that, steps can still be stopped.
-    """
-
-    def __init__(self, executor: Executor, *, is_enabled: bool) -> None:
+    def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._is_enabled = is_enabled
         self._asleep: set[str] = set()
 
     @property
@@ -46,10 +42,6 @@ class SleepMode:
     def has_given_memory(self) -> bool:
         """Whether memory is missing for steps."""
         return not self._asleep.isdisjoint(MEMORY)
-
-    def check(self, level: int) -> None:
-        """ConfigError where the engine cannot sleep so deeply."""
-        check_sleep_mode(level, is_enabled=self._is_enabled)
 
     def enter(self, level: int) -> None:
         """Stop the steps; above level 0, let the workers give memory back, too. Nothing is in flight then that has a
